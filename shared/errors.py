@@ -1,0 +1,39 @@
+"""The exception tree: what went wrong, where, and what to do about it.
+
+    DgreidError          exit code 1: the work could not be finished
+    └── UsageError       exit code 2: what was asked for cannot be done as asked
+        ├── ConfigError  a preset, an override or a protocol
+        └── DataError    a data root, a data set, a label run that is not there
+
+Commands turn any of these into one sentence on stderr and its exit code; nothing else may reach a user.
+"""
+
+from pathlib import Path
+
+
+class DgreidError(Exception):
+    """A failure with its place and its remedy.
+
+    Args:
+        what: one sentence, without a full stop.
+        fix: what the user can do, often a command.
+        path: the file or folder concerned.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, fix: str, path: Path | str | None = None) -> None:
+        self.what, self.fix, self.path = what, fix, path
+        super().__init__(f"{what}{f' [{path}]' if path is not None else ''}\n  fix: {fix}")
+
+
+class UsageError(DgreidError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class DataError(UsageError):
+    pass
