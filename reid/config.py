@@ -1,0 +1,188 @@
+"""The whole configuration of a training run: frozen sections, presets in YAML, `section.key=value` overrides.
+
+Defaults are the `paper` preset's values; a preset file states only what it changes. Unknown keys are refused.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import ConfigError
+from shared.schemas import PARTS
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    backbone: str = "ViT-B-16-quickgelu"  # an open_clip model name; with `architecture`, only a label
+    architecture: dict[str, Any] | None = None  # open_clip model config of our own (embed_dim, vision_cfg, text_cfg)
+    pretrained: str | None = "openai"  # open_clip tag of the weights; None = random initialisation
+    weights_file: Path | None = None  # local file with those weights, used instead of open_clip's cache
+    weights_sha256: str | None = None  # refuse a file with another digest
+    allow_download: bool = False  # let open_clip fetch the pretrained weights; never silently
+    image_size: tuple[int, int] = (256, 128)  # height, width in pixels
+    stride: int = Field(16, gt=0)  # pixels between patches; 12 makes them overlap
+    parts: tuple[str, ...] = PARTS  # in order; () is the baseline without part tokens
+    mask_heads: int = Field(2, gt=0)  # attention heads of the mask predictors; the paper uses 8 on MSMT17
+    mask_temperature: float = Field(1.0, gt=0)  # tau of p = sigmoid(logits / tau)
+    gate_threshold: float = Field(0.5, ge=0, le=1)  # a patch is visible where p is strictly above
+
+
+class DataConfig(Section):
+    label_run: str | None = None  # None: the only label run there is
+    missing_labels: Literal["require", "drop"] = "require"  # images without part boxes stop the run, or are left out
+    visible_share: float = Field(0.5, gt=0, le=1)  # a patch shows a part when the box covers this share of it
+    flip: float = Field(0.5, ge=0, le=1)  # chance of a horizontal flip, image and mask together
+    workers: int = Field(2, ge=0)  # image loading processes
+    embed_batch: int = Field(256, gt=0)  # images per batch where no gradient is needed
+
+
+class BatchConfig(Section):
+    identities_per_batch: int = Field(16, gt=1)
+    images_per_identity: int = Field(4, gt=0)
+
+
+class Stage1Config(BatchConfig):
+    epochs: int = Field(120, gt=0)
+    lr: float = Field(3.5e-4, gt=0)  # Adam, prompts only
+    weight_decay: float = Field(1e-4, ge=0)  # coupled (Adam), not AdamW
+    warmup_epochs: int = Field(5, ge=0)
+    warmup_lr: float = Field(1e-5, ge=0)
+    final_lr: float = Field(1e-6, ge=0)  # end of the cosine
+
+
+class LossWeights(Section):
+    identity: float = Field(1.0, ge=0)  # L_id
+    memory: float = Field(1.0, ge=0)  # L_imp
+    text: float = Field(1.0, ge=0)  # L_i2tce
+    mask_bce: float = Field(1.0, ge=0)  # L_bce
+    mask_dice: float = Field(1.0, ge=0)  # L_dice
+
+
+class Stage2Config(BatchConfig):
+    epochs: int = Field(60, gt=0)
+    lr: float = Field(5e-6, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    mask_lr_factor: float = Field(10.0, gt=0)  # mask predictors learn faster and without weight decay
+    warmup_epochs: int = Field(10, ge=0)
+    warmup_factor: float = Field(0.1, gt=0, le=1)
+    milestones: tuple[int, ...] = (30, 50)  # epochs at which the rate falls
+    decay: float = Field(0.1, gt=0, le=1)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    memory_temperature: float = Field(0.01, gt=0)
+    memory_momentum: float = Field(0.2, ge=0, le=1)  # share of the old memory row that is kept
+    losses: LossWeights = LossWeights()
+    gradient_clip: float | None = None  # maximum norm; None = off, as in the paper
+    train_patch_projection: bool = False  # the paper freezes it; a random-initialised backbone must learn it
+    checkpoint_every: int = Field(1, gt=0)  # epochs
+
+
+class EvalConfig(Section):
+    splits: int = Field(10, gt=0)  # random splits of the sets that have none of their own
+    max_rank: int = Field(50, gt=0)
+    batch_size: int = Field(256, gt=0)
+
+
+class RunConfig(Section):
+    preset: str = "paper"
+    protocol: str = ""
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    stage1: Stage1Config = Stage1Config()
+    stage2: Stage2Config = Stage2Config()
+    evaluation: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> "RunConfig":
+        if self.model.weights_file and not self.model.weights_sha256:
+            raise ValueError("model.weights_file needs model.weights_sha256, so that a run names its weights")
+        return self
+
+
+def preset_names() -> list[str]:
+    return sorted(Path(entry.name).stem for entry in _preset_folder().iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(preset: str, overrides: Sequence[str] = (), **top_level: Any) -> RunConfig:
+    """Build the configuration from a preset (a shipped name or a path to a YAML file) and overrides.
+
+    Args:
+        preset: e.g. "tiny", or "my/preset.yaml".
+        overrides: `section.key=value`, values in YAML, e.g. "stage2.epochs=3".
+        top_level: further keys of RunConfig, e.g. protocol="a2b".
+    Raises:
+        ConfigError: unknown preset or key (the known ones are listed), or a value of the wrong type or range.
+    """
+    given = _read_preset(preset)
+    given["preset"] = Path(preset).stem
+    for override in overrides:
+        _apply(given, override)
+    given.update(top_level)
+    return parse_config(given, where=f"preset {preset}" + (f" with {', '.join(overrides)}" if overrides else ""))
+
+
+def parse_config(given: dict[str, Any], where: str) -> RunConfig:
+    """Validate a configuration mapping; `where` names its origin in the error. Raises ConfigError."""
+    try:
+        return RunConfig.model_validate(given)
+    except ValidationError as err:
+        problems = "; ".join(_explain(problem) for problem in err.errors())
+        raise ConfigError(f"{where}: {problems}", fix="correct the key or value and run the command again") from err
+
+
+def _preset_folder() -> Any:
+    return resources.files("reid") / "presets"
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    source: Any = Path(preset) if preset.endswith((".yaml", ".yml")) else _preset_folder() / f"{preset}.yaml"
+    if not source.is_file():
+        known = ", ".join(preset_names())
+        raise ConfigError(
+            f"there is no preset {preset!r}", fix=f"choose one of {known}, or give a path to a .yaml file"
+        )
+    try:
+        given = yaml.safe_load(source.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as err:
+        raise ConfigError(f"not readable as YAML: {str(err).splitlines()[0]}", path=str(source), fix="mend it") from err
+    if not isinstance(given, dict):
+        raise ConfigError("a preset must be a mapping of sections", path=str(source), fix="see reid/presets/tiny.yaml")
+    return given
+
+
+def _apply(given: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} is not key=value", fix="write it like stage2.epochs=3")
+    *sections, last = key.split(".")
+    for section in sections:
+        given = given.setdefault(section, {})
+        if not isinstance(given, dict):
+            raise ConfigError(f"override {override!r}: {section} is not a section", fix="see reid/config.py")
+    given[last] = _yaml_value(text)
+
+
+def _yaml_value(text: str) -> Any:
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)  # YAML reads 1e-4 as a string
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(step) for step in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{place or 'configuration'}: {problem['msg']}"
+    section: Any = RunConfig
+    for step in problem["loc"][:-1]:
+        section = section.model_fields[step].annotation
+    return f"unknown key {place} (known here: {', '.join(section.model_fields)})"
