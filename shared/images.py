@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import DgreidError
 
@@ -48,6 +48,8 @@ def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
         raise
     except Image.DecompressionBombError as err:
         raise UnreadableImageError("a decompression bomb", path) from err
+    except UnidentifiedImageError as err:
+        raise UnreadableImageError("not an image of a known format", path) from err
     except Exception as err:  # Pillow's decoders raise many types on hostile bytes; all mean the same to us
         raise UnreadableImageError(_one_line(err), path) from err
 
@@ -73,4 +75,4 @@ def encode_jpeg(pixels: np.ndarray, quality: int = 95) -> bytes:
 
 
 def _one_line(err: Exception) -> str:
-    return (str(err) or type(err).__name__).splitlines()[0].replace("<_io.BytesIO object at ", "<bytes ")[:200]
+    return (str(err) or type(err).__name__).splitlines()[0][:200]

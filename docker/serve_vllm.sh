@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The one place that says how vLLM is started for grounding; the image and `make vllm` both run this.
+#   docker/serve_vllm.sh MODEL [more vLLM flags]
+set -euo pipefail
+model="${1:?which model? e.g. make vllm MODEL=Qwen/Qwen2.5-VL-7B-Instruct}"
+shift
+# - white space is switched off in guided JSON: a model may otherwise fill its answer with it up to the token limit
+# - one image per prompt: a question is about one crop
+# - a crop is at most about 1,500 tokens and an answer under 200, so a short context leaves memory for more requests
+exec python3 -m vllm.entrypoints.openai.api_server \
+  --model "$model" \
+  --host "${VLLM_HOST:-127.0.0.1}" --port "${VLLM_PORT:-8000}" \
+  --max-model-len "${VLLM_MAX_MODEL_LEN:-4096}" \
+  --limit-mm-per-prompt '{"image":1}' \
+  --structured-outputs-config '{"backend":"xgrammar","disable_any_whitespace":true}' \
+  "$@"

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from reid.config import RunConfig, load_config, preset_names
+from shared.errors import ConfigError
+
+
+def test_every_shipped_preset_loads_and_says_its_name() -> None:
+    assert {"tiny", "paper"} <= set(preset_names())
+    for name in preset_names():
+        assert load_config(name).preset == name
+
+
+def test_the_paper_preset_has_the_papers_numbers() -> None:
+    config = load_config("paper")
+    assert (config.stage1.epochs, config.stage1.lr, config.stage1.weight_decay) == (120, 3.5e-4, 1e-4)
+    assert (config.stage2.epochs, config.stage2.lr, config.stage2.milestones) == (60, 5e-6, (30, 50))
+    assert (config.stage2.memory_temperature, config.stage2.memory_momentum) == (0.01, 0.2)
+    assert config.model.image_size == (256, 128)
+    assert config.precision == "16-mixed"
+
+
+def test_overrides_reach_their_place_with_their_type() -> None:
+    config = load_config(
+        "tiny", ["stage2.epochs=3", "stage2.lr=1e-4", "model.parts=[]", "stage2.losses.text=0"], protocol="a2b"
+    )
+    assert (config.stage2.epochs, config.stage2.lr, config.model.parts) == (3, 1e-4, ())
+    assert (config.stage2.losses.text, config.stage2.losses.memory) == (0, 1)
+    assert config.protocol == "a2b"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["stage2.epoch=3"], ["unknown key stage2.epoch", "epochs"]),
+        (["nonsense=1"], ["unknown key nonsense", "stage1"]),
+        (["stage2.losses.dice=1"], ["unknown key stage2.losses.dice", "mask_dice"]),
+        (["stage2.lr=-1"], ["stage2.lr", "greater than 0"]),
+        (["stage2"], ["not key=value"]),
+        (["seed.deeper=1"], ["seed"]),
+        (["model.weights_file=w.pt"], ["weights_sha256"]),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("tiny", overrides)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_preset_file_of_ones_own(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("seed: 7\n")
+    assert load_config(str(mine)).seed == 7
+    mine.write_text("seed: [\n")
+    with pytest.raises(ConfigError, match="not readable as YAML"):
+        load_config(str(mine))
+    mine.write_text("- a list\n")
+    with pytest.raises(ConfigError, match="mapping"):
+        load_config(str(mine))
+    with pytest.raises(ConfigError, match="no preset 'huge'"):
+        load_config("huge")
+
+
+def test_a_configuration_survives_its_own_dump() -> None:
+    config = load_config("tiny", ["stage2.gradient_clip=1.0"])
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
