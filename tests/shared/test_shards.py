@@ -95,17 +95,17 @@ def test_a_retried_answer_hides_the_older_one(tmp_path: Path) -> None:
     write_label_shard([label(status=LabelStatus.ENGINE_ERROR, x_min=None), label(part="legs")], folder)
     write_label_shard([label(created_at=NOON + timedelta(seconds=1))], folder)
     connection = connect(labels=label_shards(tmp_path))
-    assert connection.sql("select part, status from labels order by part").fetchall() == [
+    assert connection.execute("select part, status from labels order by part").fetchall() == [
         ("head", "ok"),
         ("legs", "ok"),
     ]
-    assert connection.sql("select count(*) from label_rows").fetchone() == (3,)
+    assert connection.execute("select count(*) from label_rows").fetchone() == (3,)
 
 
 def test_views_without_files_are_empty_but_have_their_columns() -> None:
     connection = connect()
-    assert connection.sql("select count(x_min) from labels").fetchone() == (0,)
-    assert connection.sql("select count(identity) from manifest").fetchone() == (0,)
+    assert connection.execute("select count(x_min) from labels").fetchone() == (0,)
+    assert connection.execute("select count(identity) from manifest").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "columns", "version"])

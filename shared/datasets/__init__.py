@@ -1,0 +1,33 @@
+"""Public person re-identification data sets: their names, where they lie, and what their file names say.
+
+One reader per public layout, and one for any folder (`pattern`) or table (`csv_table`) that a `dataset.yaml` declares.
+Readers look at names only, never into images; `shared.manifest` does that.
+
+Camera rule: a data set that does not say which camera took an image has camera 0, "not labelled". Evaluation then
+treats query and gallery as different cameras, so nothing is removed as same-camera.
+"""
+
+from shared.datasets.catalogue import (
+    DatasetSpec,
+    known_datasets,
+    listed,
+    locate,
+    name_key,
+    names_by_key,
+    resolve_name,
+    scan_dataset,
+)
+from shared.datasets.records import FileRecord, Scan
+
+__all__ = [
+    "DatasetSpec",
+    "FileRecord",
+    "Scan",
+    "known_datasets",
+    "listed",
+    "locate",
+    "name_key",
+    "names_by_key",
+    "resolve_name",
+    "scan_dataset",
+]

@@ -1,0 +1,140 @@
+"""The manifest of a data set: every image of its layout, hashed and fully decoded once, as typed rows in Parquet."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+from shared.datasets import FileRecord, Scan, locate, resolve_name, scan_dataset
+from shared.errors import DataError
+from shared.images import UnreadableImageError, decode, image_id_of, read_file
+from shared.progress import Progress
+from shared.schemas import ImageStatus, ManifestRow
+from shared.shards import read_manifest, write_manifest
+
+log = logging.getLogger(__name__)
+
+WORKERS = 2  # threads: hashing and decoding both let go of the interpreter
+SPLITS = ("train", "query", "gallery", "all")
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """One line of the data set's table."""
+
+    split: str
+    images: int  # files, unreadable ones included
+    identities: int  # people; neither distractors nor junk
+    cameras: int  # 0 when the data set does not label them
+    distractors: int  # images of identity 0
+    junk: int  # images of identity -1
+    unreadable: int
+    duplicates: int  # images whose bytes appeared before in the same split
+
+
+def build_manifest(name: str, data_root: Path, out: Path, *, workers: int = WORKERS) -> list[ManifestRow]:
+    """Scan a data set and write its manifest to `out`, atomically; rows sorted by path and split.
+
+    Files whose path, size and modification time are those of the manifest already at `out` are not read again. Broken
+    images become rows with status unreadable and the reason. Files that are no images of the layout are counted by
+    reason in the log.
+
+    Args:
+        name: any accepted name of the data set.
+        workers: decoding threads.
+
+    Raises ConfigError for an unknown name, DataError when the data set is not there or has no images, DgreidError
+    when `out` cannot be written.
+    """
+    name = resolve_name(name, data_root)
+    scanned = scan_dataset(name, data_root)
+    _log_skipped(name, scanned)
+    root, known = locate(name, data_root), _known(name, out)
+    with Progress(f"scan {name}", len(scanned.files)) as progress, ThreadPool(workers) as pool:
+        rows = []
+        for row in pool.imap(lambda record: _row(name, root, record, known), scanned.files, chunksize=16):
+            rows.append(row)
+            progress.advance(failure=ImageStatus.UNREADABLE if row.status == ImageStatus.UNREADABLE else None)
+    write_manifest(rows, out)
+    return rows
+
+
+def summarise(rows: Sequence[ManifestRow]) -> list[SplitSummary]:
+    """One line per split that has images, in the order train, query, gallery, all."""
+    return [_summary(split, [row for row in rows if row.split == split]) for split in SPLITS if _has(rows, split)]
+
+
+def _has(rows: Sequence[ManifestRow], split: str) -> bool:
+    return any(row.split == split for row in rows)
+
+
+def _summary(split: str, rows: Sequence[ManifestRow]) -> SplitSummary:
+    readable = [row for row in rows if row.status == ImageStatus.OK]
+    identities = Counter(row.identity for row in rows)
+    return SplitSummary(
+        split=split,
+        images=len(rows),
+        identities=sum(identity > 0 for identity in identities),
+        cameras=len({row.camera for row in rows if row.camera > 0}),
+        distractors=identities[0],
+        junk=identities[-1],
+        unreadable=len(rows) - len(readable),
+        duplicates=len(readable) - len({row.image_id for row in readable}),
+    )
+
+
+def _known(name: str, path: Path) -> dict[tuple[str, int, int], ManifestRow]:
+    """Readable rows of the last manifest by (path, size, time). Unreadable files get another look every time."""
+    if not path.is_file():
+        return {}
+    try:
+        rows = read_manifest(path)
+    except DataError as err:
+        log.warning("%s: scanning everything again, the old manifest is of no use: %s", name, err.what)
+        return {}
+    return {
+        (row.path, row.size_bytes, row.modified_ns): row
+        for row in rows
+        if row.dataset == name and row.status == ImageStatus.OK
+    }
+
+
+def _row(name: str, root: Path, record: FileRecord, known: dict[tuple[str, int, int], ManifestRow]) -> ManifestRow:
+    labels = {"split": record.split, "identity": record.identity, "camera": record.camera}
+    path = root / record.path
+    size, modified = _size_and_time(path)
+    if before := known.get((record.path, size, modified)):
+        return before.model_copy(update=labels)
+    content, width, height, reason = b"", 0, 0, ""
+    try:
+        content = read_file(path)
+        width, height = decode(content, path).size
+    except UnreadableImageError as err:
+        reason = err.reason
+    return ManifestRow(
+        dataset=name,
+        path=record.path,
+        image_id=image_id_of(content),
+        width=width,
+        height=height,
+        status=ImageStatus.UNREADABLE if reason else ImageStatus.OK,
+        reason=reason,
+        size_bytes=size,
+        modified_ns=modified,
+        **labels,
+    )
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # gone since the names were listed: reading it says so in its row
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _log_skipped(name: str, scanned: Scan) -> None:
+    for reason, paths in scanned.skipped.items():
+        log.warning("%s: left out %d x %s, e.g. %s", name, len(paths), reason, paths[0])
