@@ -1,0 +1,209 @@
+"""Scores of a training run on its targets, before and after training, from the run folder and the targets alone."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import yaml
+from lightning_fabric import Fabric
+
+from reid.checkpoint import file_sha256, load_checkpoint
+from reid.config import RunConfig, parse_config
+from reid.embed import predicted_masks, retrieval_features
+from reid.images import PersonImages
+from reid.job import make_fabric
+from reid.metrics import evaluate
+from reid.model.muva import Muva, build_model
+from reid.protocols import EvaluationSplit, Protocol, evaluation_splits, parse_protocol
+from reid.transforms import TESTING
+from shared.atomic_files import atomic_path, write_text
+from shared.datasets import locate
+from shared.errors import DataError
+from shared.progress import Progress
+from shared.schemas import ManifestRow
+from shared.shards import read_manifest
+from shared.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+EXAMPLE_MASKS = 24  # images per target whose predicted masks are kept for the report
+
+
+@dataclass(frozen=True)
+class Target:
+    """A data set to be scored on, and the images its splits need, each once."""
+
+    name: str
+    splits: list[EvaluationSplit]
+    rows: list[ManifestRow]
+    folder: Path
+
+    @property
+    def image_ids(self) -> list[str]:
+        return [row.image_id for row in self.rows]
+
+    @property
+    def paths(self) -> list[str]:
+        return [row.path for row in self.rows]
+
+
+class Contestant:
+    """One state of the model, built when it is first needed.
+
+    Args:
+        state: "trained" or "untrained".
+        sha256: of what determines the model; embeddings made with another one are not used again.
+        build: makes the model on the CPU.
+    """
+
+    def __init__(self, state: str, sha256: str, build: Callable[[], Muva], fabric: Fabric) -> None:
+        self.state, self.sha256, self.fabric = state, sha256, fabric
+        self._build = build
+
+    @cached_property
+    def model(self) -> Muva:
+        return self._build().to(self.fabric.device).eval()
+
+
+def evaluate_run(run_folder: Path, workspace: Workspace, *, device: str | None = None) -> dict[str, Any]:
+    """Score a run's model, and the same model before any training, on every target; writes and returns scores.json.
+
+    Reads the run's config.yaml and stage2/latest.pt and the targets' manifests and images, nothing else. Writes
+    embeddings/ and masks/ as well; embeddings of the same model and images are used again. Always in float32, so
+    that the scores do not depend on the device. A target with random splits gets the mean over them.
+
+    Args:
+        device: in place of the run's own.
+    Raises:
+        DataError: the run, its checkpoint, or a target's manifest is not there.
+        ConfigError: the device cannot be had.
+        DgreidError: a file is damaged, or a target has no query that can be scored.
+    """
+    config = read_config(run_folder)
+    protocol = parse_protocol(config.protocol, workspace.data_root)
+    latest = run_folder / "stage2" / "latest.pt"
+    if not latest.is_file():
+        raise DataError("this run has no trained model yet", path=latest, fix="run its make train command to the end")
+    targets = [_target(protocol, name, config, workspace) for name in protocol.targets]
+    contestants = _contestants(config, latest, make_fabric(device or config.device, "32-true"))
+    line = protocol.line({target.name: target.splits for target in targets}, selected_on="nothing: the last epoch")
+    report: dict[str, Any] = {"protocol": line, "scores": {}, "deviation": {}, "per_split": {}, "seconds": {}}
+    for target in targets:
+        for contestant in contestants:
+            started = time.monotonic()
+            features = _features(contestant, target, run_folder, config)
+            splits = _scores(target, features, config.evaluation.max_rank)
+            report["per_split"].setdefault(target.name, {})[contestant.state] = splits
+            for key, combine in (("scores", np.mean), ("deviation", np.std)):
+                combined = {name: float(combine([split[name] for split in splits])) for name in splits[0]}
+                report[key].setdefault(target.name, {})[contestant.state] = combined
+            report["seconds"][f"{target.name} {contestant.state}"] = time.monotonic() - started
+    write_text(run_folder / "scores.json", json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def read_config(run_folder: Path) -> RunConfig:
+    """The frozen configuration of a run. Raises DataError when there is no such run, ConfigError when it is damaged."""
+    path = run_folder / "config.yaml"
+    if not path.is_file():
+        raise DataError("there is no such run", path=path, fix="make train PROTOCOL=<sources>2<target>")
+    return parse_config(yaml.safe_load(path.read_text(encoding="utf-8")), where=str(path))
+
+
+def _target(protocol: Protocol, name: str, config: RunConfig, workspace: Workspace) -> Target:
+    rows = read_manifest(workspace.manifest(name))
+    splits = list(evaluation_splits(protocol, name, rows, splits=config.evaluation.splits, seed=config.seed))
+    needed = {row.path: row for split in splits for row in [*split.query, *split.gallery]}
+    return Target(name, splits, [needed[path] for path in sorted(needed)], locate(name, workspace.data_root))
+
+
+def _contestants(config: RunConfig, latest: Path, fabric: Fabric) -> list[Contestant]:
+    state, meta = load_checkpoint(latest)
+    if meta["epoch"] < config.stage2.epochs:
+        log.warning("this run is at epoch %d of %d: its scores are not final", meta["epoch"], config.stage2.epochs)
+    identities = int(meta["num_identities"])
+
+    def trained() -> Muva:
+        model = build_model(config.model, identities, seed=config.seed, load_weights=False)
+        model.load_state_dict(state["model"])
+        return model
+
+    def untrained() -> Muva:
+        return build_model(config.model, identities, seed=config.seed)
+
+    origin = json.dumps([config.model.model_dump(mode="json"), config.seed], sort_keys=True)
+    return [
+        Contestant("trained", file_sha256(latest), trained, fabric),
+        Contestant("untrained", hashlib.sha256(origin.encode()).hexdigest(), untrained, fabric),
+    ]
+
+
+def _features(contestant: Contestant, target: Target, run_folder: Path, config: RunConfig) -> dict[str, np.ndarray]:
+    """Path -> feature [F], from the run folder when they are of this model and these images, else computed."""
+    path = run_folder / "embeddings" / f"{target.name}.{contestant.state}.npz"
+    features = _stored(path, contestant, target)
+    if features is None:
+        if contestant.state == "trained":
+            _write_masks(contestant, target, run_folder, config)
+        images = PersonImages([target.folder / row.path for row in target.rows], contestant.model.grid, TESTING)
+        with Progress(f"embed {target.name} {contestant.state}", len(images)) as progress:
+            features = retrieval_features(
+                contestant.model,
+                images,
+                contestant.fabric,
+                batch_size=config.evaluation.batch_size,
+                workers=config.data.workers,
+                progress=progress,
+            )
+        _write_arrays(
+            path,
+            features=features,
+            image_ids=np.array(target.image_ids),
+            paths=np.array(target.paths),
+            model_sha256=np.array(contestant.sha256),
+        )
+    return dict(zip(target.paths, features, strict=True))
+
+
+def _stored(path: Path, contestant: Contestant, target: Target) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = (str(stored["model_sha256"]), stored["paths"].tolist(), stored["image_ids"].tolist())
+            return stored["features"] if found == (contestant.sha256, target.paths, target.image_ids) else None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        log.warning("%s cannot be read: made again", path)
+        return None
+
+
+def _write_masks(contestant: Contestant, target: Target, run_folder: Path, config: RunConfig) -> None:
+    places = np.unique(np.linspace(0, len(target.rows) - 1, EXAMPLE_MASKS).round().astype(int))
+    rows = [target.rows[place] for place in places]
+    images = PersonImages([target.folder / row.path for row in rows], contestant.model.grid, TESTING)
+    masks = predicted_masks(contestant.model, images, contestant.fabric, batch_size=EXAMPLE_MASKS, workers=0)
+    paths = np.array([row.path for row in rows])
+    _write_arrays(run_folder / "masks" / f"{target.name}.npz", paths=paths, masks=masks)
+
+
+def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a keyword for its own flag
+
+
+def _scores(target: Target, features: dict[str, np.ndarray], max_rank: int) -> list[dict[str, float]]:
+    """mean_ap, mean_inp, rank_1, rank_5, rank_10 in percent of every split."""
+
+    def side(rows: Sequence[ManifestRow]) -> tuple[np.ndarray, list[int], list[int]]:
+        found = np.stack([features[row.path] for row in rows])
+        return found, [row.identity for row in rows], [row.camera for row in rows]
+
+    return [evaluate(*side(split.query), *side(split.gallery), max_rank=max_rank).summary() for split in target.splits]

@@ -1,0 +1,117 @@
+"""Image files as batches: decoded, resized, perhaps mirrored, with the patches of every part."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from reid.part_masks import PatchGrid
+from reid.transforms import Sample, flipped, is_flipped, resized, sample_of, visible_patches
+from shared.errors import DgreidError
+from shared.images import UnreadableImageError, load_image
+
+CACHE_BYTES = 512 * 2**20  # sets whose resized pixels fit are decoded once; larger ones by `data.workers` processes
+
+
+class Batch(NamedTuple):
+    images: Tensor  # uint8 [B, 3, H, W]
+    visible: Tensor  # bool [B, R, L], from the part boxes
+    indices: Tensor  # long [B], positions in the data set
+
+
+class PersonImages(Dataset[Batch]):
+    """N image files with their part boxes, resized to the model's input.
+
+    Args:
+        files: the images.
+        grid: the model's patch grid; its image size is the size resized to.
+        mode: interpolation of the resize.
+        boxes: float [N, R, 4] in pixels of the original images, NaN rows where a part has no box; None: no parts.
+        visible_share: a patch shows a part when the box covers this share of it.
+        flip: chance of a horizontal flip of image and boxes, drawn from (seed, epoch, index).
+        seed: of the flips.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        grid: PatchGrid,
+        mode: v2.InterpolationMode,
+        *,
+        boxes: np.ndarray | None = None,
+        visible_share: float = 0.5,
+        flip: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.files, self.grid, self.mode = list(files), grid, mode
+        self.boxes = np.empty((len(self.files), 0, 4)) if boxes is None else boxes
+        self.visible_share, self.flip, self.seed = visible_share, flip, seed
+        self.epoch = 0  # set before each pass over the images
+        size = (len(self.files), 3, grid.image_height, grid.image_width)
+        self.cached = int(np.prod(size)) <= CACHE_BYTES
+        self._known = np.zeros(len(self.files), dtype=bool)
+        self._pixels = torch.empty(size if self.cached else 0, dtype=torch.uint8)
+        self._boxes = torch.empty(self.boxes.shape if self.cached else 0, dtype=torch.float64)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One image as a batch of one. Raises UnreadableImageError naming the file."""
+        sample = self._sample(index)
+        if self.flip and is_flipped(self.flip, seed=self.seed, epoch=self.epoch, index=index):
+            sample = flipped(sample)
+        visible = visible_patches(sample, self.grid, self.visible_share)
+        return Batch(sample.image.as_subclass(Tensor)[None], visible[None], torch.tensor([index]))
+
+    def __getitems__(self, indices: list[int]) -> Batch | str:
+        """A batch, or what is wrong with it: an exception would lose its type on the way out of a worker process."""
+        try:
+            singles = [self[index] for index in indices]
+        except UnreadableImageError as err:
+            return err.what + f" [{err.path}]"
+        return Batch(*(torch.cat(columns) for columns in zip(*singles, strict=True)))
+
+    def _sample(self, index: int) -> Sample:
+        if self.cached and self._known[index]:
+            return sample_of(self._pixels[index], self._boxes[index])
+        image = load_image(self.files[index])
+        sample = resized(image, self.boxes[index], (self.grid.image_height, self.grid.image_width), self.mode)
+        if self.cached:
+            self._pixels[index], self._boxes[index], self._known[index] = sample.image, sample.boxes, True
+        return sample
+
+
+def load_batches(images: PersonImages, batches: Sequence[Sequence[int]], workers: int) -> Iterator[Batch]:
+    """The given batches of image indices, in order, loaded by `workers` processes (none for a cached set).
+
+    Raises DgreidError naming the file when one cannot be read any more.
+    """
+    loader: DataLoader[Batch | str] = DataLoader(
+        images,
+        batch_sampler=[list(batch) for batch in batches],
+        num_workers=0 if images.cached else workers,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # otherwise every pass draws from the global one
+    )
+    for batch in loader:
+        if isinstance(batch, str):
+            raise DgreidError(
+                f"an image changed after the data set was scanned: {batch}",
+                fix="restore the file, or scan the data set again (make manifest DATASET=<name>) and start a new run",
+            )
+        yield batch
+
+
+def in_order(count: int, batch_size: int) -> list[range]:
+    """All indices below `count` in batches of at most `batch_size`."""
+    return [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

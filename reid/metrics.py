@@ -1,0 +1,259 @@
+"""Retrieval scores under the Market-1501 rule: mAP, mINP and CMC from features, identities and cameras.
+
+Only the ranks of the correct matches are needed, so no row is ever sorted: the rank of a match is one plus the number
+of kept gallery images that are nearer, ties going to the lower gallery index (as a stable ascending sort would).
+Nearness is first read off float32 matrix products; images closer to a match than their rounding error could explain
+are compared again in float64, so the scores depend neither on the chunk size nor on threads.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from shared.errors import DgreidError, UsageError
+from shared.schemas import JUNK_IDENTITY
+
+UNIT_ROUNDOFF = 2.0**-24  # float32
+SMALLEST = float(np.finfo(np.float32).tiny)  # products below it may vanish
+BLOCK_ROWS = 256  # feature rows turned into float64 at once
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Retrieval scores, each a share in 0..1."""
+
+    mean_ap: float  # mean average precision
+    mean_inp: float  # mean inverse negative penalty (Ye et al. 2021): matches / rank of the last match
+    cmc: NDArray[np.float64]  # [max_rank]; cmc[k - 1] is the share of valid queries with a match among the first k
+    num_valid_queries: int  # queries of a person with at least one match left
+    per_query_ap: NDArray[np.float64]  # [Q]; NaN for queries that are not valid
+
+    def summary(self) -> dict[str, float]:
+        """mAP, mINP and Rank-1/5/10 in percent (a rank beyond `max_rank` reads as `max_rank`)."""
+        ranks = {f"rank_{k}": 100 * float(self.cmc[min(k, len(self.cmc)) - 1]) for k in (1, 5, 10)}
+        return {"mean_ap": 100 * self.mean_ap, "mean_inp": 100 * self.mean_inp, **ranks}
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Features [N, D] as given, finite; identities and cameras [N]."""
+
+    features: NDArray[Any]
+    identities: NDArray[np.int64]
+    cameras: NDArray[np.int64]
+
+
+def evaluate(
+    query_features: ArrayLike,
+    query_ids: ArrayLike,
+    query_cameras: ArrayLike,
+    gallery_features: ArrayLike,
+    gallery_ids: ArrayLike,
+    gallery_cameras: ArrayLike,
+    *,
+    max_rank: int = 50,
+    chunk: int = 512,
+) -> Scores:
+    """Score a ranking by Euclidean distance of the features as they are given (normalise them yourself).
+
+    Rule of Zheng et al. 2015 (Market-1501), single query: gallery images of the query's identity and camera are
+    removed; identity -1 is junk and dropped; identity 0 is a distractor, right for nobody; queries of identity 0 or -1
+    and queries without a match left are skipped. Camera 0 means "not labelled" and never counts as the same camera.
+    AP is the mean over correct ranks r of (hits up to r) / r.
+
+    Extra memory: one float32 copy of the features, and chunk x gallery float32 values.
+
+    Args:
+        query_features: [Q, D] numbers, a NumPy array or a torch tensor on any device.
+        query_ids: [Q] integers.
+        query_cameras: [Q] integers.
+        gallery_features: [G, D].
+        gallery_ids: [G].
+        gallery_cameras: [G].
+        max_rank: length of the CMC curve; may exceed the gallery.
+        chunk: queries compared at once.
+
+    Raises UsageError for shapes that do not fit and numbers below 1, DgreidError for features that are not finite
+    or beyond float32, and when no query is valid.
+    """
+    if max_rank < 1 or chunk < 1:
+        raise UsageError(f"max_rank={max_rank}, chunk={chunk}", fix="give numbers of at least 1")
+    query = _side("query", query_features, query_ids, query_cameras)
+    gallery = _side("gallery", gallery_features, gallery_ids, gallery_cameras)
+    if query.features.shape[1] != gallery.features.shape[1]:
+        raise UsageError(
+            f"query features have {query.features.shape[1]} dimensions, gallery features {gallery.features.shape[1]}",
+            fix="embed both with the same checkpoint",
+        )
+    kept = gallery.identities != JUNK_IDENTITY
+    if not kept.all():
+        gallery = _Side(gallery.features[kept], gallery.identities[kept], gallery.cameras[kept])
+
+    average_precision = np.full(len(query.identities), np.nan)
+    inverse_penalty = np.full(len(query.identities), np.nan)
+    first_hits = np.zeros(max_rank)
+    for index, ranks in _ranks_of_matches(query, gallery, chunk):
+        hits = np.arange(1, len(ranks) + 1)
+        average_precision[index] = np.mean(hits / ranks)
+        inverse_penalty[index] = len(ranks) / ranks[-1]
+        if ranks[0] <= max_rank:
+            first_hits[ranks[0] - 1] += 1
+    valid = int(np.count_nonzero(~np.isnan(average_precision)))
+    if not valid:
+        raise DgreidError(
+            f"none of {len(query.identities)} queries has a correct match in the gallery",
+            fix="a match needs the query's identity (above 0) and another camera; leave cameras that nobody "
+            "labelled at 0 and look at the manifest's splits",
+        )
+    return Scores(
+        mean_ap=float(np.nanmean(average_precision)),
+        mean_inp=float(np.nanmean(inverse_penalty)),
+        cmc=np.cumsum(first_hits) / valid,
+        num_valid_queries=valid,
+        per_query_ap=average_precision,
+    )
+
+
+def _ranks_of_matches(query: _Side, gallery: _Side, chunk: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield (query index, ascending 1-based ranks of its matches) for every valid query."""
+    by_identity = np.argsort(gallery.identities, kind="stable")
+    sorted_ids = gallery.identities[by_identity]
+    first = np.searchsorted(sorted_ids, query.identities, "left")
+    last = np.searchsorted(sorted_ids, query.identities, "right")
+    askable = np.flatnonzero((query.identities > 0) & (last > first))
+    if not askable.size:
+        return
+    centre = gallery.features.mean(axis=0, dtype=np.float64)
+    centred = _centred(gallery.features, centre)
+    squares = _squares(centred)  # [G]
+    comparison = _Comparison(gallery.features, squares)
+    for start in range(0, len(askable), chunk):
+        block = askable[start : start + chunk]
+        centred_query = _centred(query.features[block], centre)
+        lengths = np.sqrt(_squares(centred_query))  # [chunk]
+        distances = centred_query @ centred.T  # [chunk, G]
+        distances *= -2
+        distances += squares.astype(np.float32)  # squared distances less the query's own square
+        for row, length, index in zip(distances, lengths, block, strict=True):
+            same = by_identity[first[index] : last[index]]
+            camera = query.cameras[index]
+            seen_by_it = (gallery.cameras[same] == camera) & (camera != 0)
+            matches = same[~seen_by_it]
+            if matches.size:
+                row[same[seen_by_it]] = np.inf
+                yield int(index), comparison.ranks(query.features[index], float(length), row, matches)
+
+
+class _Comparison:
+    """Ranks of matches from a row of float32 distances, near ties settled in float64.
+
+    Args:
+        features: gallery [G, D], as given.
+        squares: [G] squared lengths of the centred gallery features.
+    """
+
+    def __init__(self, features: NDArray[Any], squares: NDArray[np.float64]) -> None:
+        self._features = features
+        self._largest, self._smallest = float(squares.max()), float(squares.min())
+
+    def ranks(
+        self, query: NDArray[Any], length: float, row: NDArray[np.float32], matches: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """query [D] as given, its centred length, row [G] float32 (inf: removed), matches: indices. Ascending ranks."""
+        values = row[matches].astype(np.float64)
+        margins = self._margins(length, values)
+        # float32 bounds, rounded outwards: a float64 bound would turn the whole row into float64
+        lows = np.nextafter((values - margins).astype(np.float32), np.float32(-np.inf))
+        highs = np.nextafter((values + margins).astype(np.float32), np.float32(np.inf))
+        near = row[row <= highs.max()]
+        nearer = [int(np.count_nonzero(near < low)) for low in lows]
+        unclear = [place for place, high in enumerate(highs) if int(np.count_nonzero(near <= high)) > nearer[place] + 1]
+        rivals = [np.flatnonzero((row >= lows[place]) & (row <= highs[place])) for place in unclear]
+        if unclear:
+            asked = np.unique(np.concatenate(rivals))
+            exact = self._exact(query, asked)
+            for place, others in zip(unclear, rivals, strict=True):
+                own = exact[np.searchsorted(asked, matches[place])]
+                theirs = exact[np.searchsorted(asked, others)]
+                nearer[place] += int(np.count_nonzero((theirs < own) | ((theirs == own) & (others < matches[place]))))
+        return np.sort(np.array(nearer)) + 1
+
+    def _margins(self, length: float, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The most by which rounding can move another float32 distance against each of `values`.
+
+        Rounding errors of a dot product of D terms grow like sqrt(D) times its partial sums (Higham and Mary 2019),
+        and partial sums of centred features stay near the line from 0 to the result, within about
+        |q| |g| / sqrt(D); eight such steps are allowed for.
+        """
+        dimensions = self._features.shape[1]
+        bound = length * self._largest**0.5
+        product = np.maximum(abs(self._largest - values), abs(self._smallest - values)) / 2  # the largest |q . g|
+        of_dot = dimensions**0.5 * np.minimum(product, bound) + 8 * bound
+        of_sum = self._largest + 2 * bound
+        margins: NDArray[np.float64] = 4 * UNIT_ROUNDOFF * (of_dot + of_sum) + SMALLEST * dimensions
+        return margins
+
+    def _exact(self, query: NDArray[Any], rivals: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Squared distances to `rivals` in float64, summed row by row so that equal rows give equal numbers."""
+        own = query.astype(np.float64)
+        exact = np.empty(len(rivals))
+        for start in range(0, len(rivals), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            difference = self._features[rivals[rows]].astype(np.float64)
+            difference -= own
+            np.square(difference, out=difference)
+            exact[rows] = difference.sum(axis=1)
+        return exact
+
+
+def _side(name: str, features: ArrayLike, identities: ArrayLike, cameras: ArrayLike) -> _Side:
+    values = _numpy(features)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
+    ids, cams = _numpy(identities), _numpy(cameras)
+    if values.ndim != 2 or not values.size or ids.shape != (len(values),) or cams.shape != (len(values),):
+        raise UsageError(
+            f"{name} shapes do not fit: features {values.shape}, identities {ids.shape}, cameras {cams.shape}",
+            fix="give features [N, D] with N and D at least 1, identities [N] and cameras [N]",
+        )
+    if not np.isfinite(values).all():
+        rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        raise DgreidError(
+            f"{len(rows)} {name} features are not finite (first: row {rows[0]})",
+            fix="the model diverged or overflowed in half precision: embed in float32 or use an earlier checkpoint",
+        )
+    return _Side(values, ids.astype(np.int64), cams.astype(np.int64))
+
+
+def _numpy(values: Any) -> NDArray[Any]:
+    if hasattr(values, "detach"):  # a torch tensor; NumPy has no bfloat16
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
+    return np.asarray(values)
+
+
+def _centred(features: NDArray[Any], centre: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Distances do not change when both sides move; around the gallery's centre float32 resolves them best."""
+    moved = np.empty(features.shape, np.float32)
+    origin = centre.astype(features.dtype)
+    for start in range(0, len(features), BLOCK_ROWS):
+        with np.errstate(over="ignore"):
+            moved[start : start + BLOCK_ROWS] = features[start : start + BLOCK_ROWS] - origin
+    return moved
+
+
+def _squares(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    squares = np.concatenate(
+        [
+            np.square(features[start : start + BLOCK_ROWS], dtype=np.float64).sum(axis=1)
+            for start in range(0, len(features), BLOCK_ROWS)
+        ]
+    )
+    if not squares.max() < np.finfo(np.float32).max / 8:
+        raise DgreidError(
+            f"features are too long for float32 (length {squares.max() ** 0.5:.1e})", fix="scale or normalise them"
+        )
+    return squares

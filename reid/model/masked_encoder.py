@@ -1,0 +1,134 @@
+"""CLIP's image encoder with part tokens and adaptively masked attention (Sec. 2 of the method, AM-MSA)."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reid.model.block import run_block
+from reid.model.mask_predictor import MaskPredictor
+from reid.part_masks import PatchGrid
+
+
+class ImageOutput(NamedTuple):
+    """What the image encoder gives for B images, R parts, L patches.
+
+    features: (B, (1 + R) * E) float32, class token first, then the parts; not normalised.
+    mask_logits: (layers, B, R, L) float32, the residual logits of every block's mask; None when masks were given
+        or there are no parts.
+    """
+
+    features: Tensor
+    mask_logits: Tensor | None
+
+
+class MaskedEncoder(nn.Module):
+    """The token sequence is [class, R part tokens, L patches].
+
+    Args:
+        visual: open_clip's VisionTransformer; its modules are taken over, its weights are not copied.
+        grid: the patches of our input; CLIP's position table is resized to it.
+        num_parts: R; with 0 this is the plain vision transformer.
+        mask_heads: attention heads of the mask predictors.
+        mask_temperature: tau of p = sigmoid(logits / tau).
+        gate_threshold: a patch is visible for a part where p is strictly above it.
+    """
+
+    def __init__(
+        self,
+        visual: Any,
+        grid: PatchGrid,
+        *,
+        num_parts: int,
+        mask_heads: int,
+        mask_temperature: float,
+        gate_threshold: float,
+    ) -> None:
+        super().__init__()
+        self.num_parts = num_parts
+        self.mask_temperature = mask_temperature
+        self.gate_threshold = gate_threshold
+        width = visual.conv1.out_channels
+        self.conv1 = visual.conv1
+        self.conv1.stride = (grid.stride, grid.stride)
+        self.class_embedding = visual.class_embedding
+        table = resized_positions(visual.positional_embedding.detach(), visual.grid_size, (grid.rows, grid.columns))
+        self.positional_embedding = nn.Parameter(torch.cat([table[:1], table[:1].expand(num_parts, -1), table[1:]]))
+        self.ln_pre, self.blocks = visual.ln_pre, visual.transformer.resblocks
+        self.ln_post, self.proj = visual.ln_post, visual.proj
+        if num_parts:
+            self.part_tokens = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_parts, width), std=0.02))
+        predictors = [MaskPredictor(width, grid.count, mask_heads) for _ in self.blocks] if num_parts else []
+        self.mask_predictors = nn.ModuleList(predictors)
+
+    def forward(self, images: Tensor, visible: Tensor | None = None) -> ImageOutput:
+        """Encode images under given masks, or under masks predicted block by block.
+
+        Args:
+            images: (B, 3, height, width) float, normalised.
+            visible: (B, R, L) bool, used at every block in place of the predicted masks.
+        """
+        tokens, kept = self._embed(images), 1 + self.num_parts
+        allowed = attention_mask(visible) if self.num_parts and visible is not None else None
+        layers: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            if self.num_parts and visible is None:
+                layers.append(self._mask_logits(index, tokens, layers))
+                allowed = attention_mask(self._gate(layers[-1]))
+            if index < len(self.blocks) - 1:
+                tokens = run_block(block, tokens, mask=allowed)
+            else:  # nothing reads the last block's patches
+                mask = None if allowed is None else allowed[:, :, :kept]
+                tokens = run_block(block, tokens, kept=tokens[:, :kept], mask=mask)
+        features = self.ln_post(tokens) @ self.proj  # (B, 1 + R, E)
+        return ImageOutput(features.flatten(1).float(), torch.stack(layers) if layers else None)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """(B, 3, height, width) -> tokens (B, 1 + R + L, D)."""
+        patches = self.conv1(images).flatten(2).transpose(1, 2)  # (B, L, D)
+        leading = self.class_embedding[None]
+        if self.num_parts:
+            leading = torch.cat([leading, self.part_tokens])
+        leading = leading.to(patches.dtype).expand(len(images), -1, -1)  # (B, 1 + R, D)
+        tokens: Tensor = self.ln_pre(torch.cat([leading, patches], dim=1) + self.positional_embedding)
+        return tokens
+
+    def _mask_logits(self, index: int, tokens: Tensor, earlier: list[Tensor]) -> Tensor:
+        """Residual over layers: this block's z plus the logits before it. (B, R, L)"""
+        parts, patches = tokens[:, 1 : 1 + self.num_parts], tokens[:, 1 + self.num_parts :]
+        share: Tensor = self.mask_predictors[index](
+            parts, patches
+        ).float()  # sums and sigmoids stay exact in half precision
+        return share + earlier[-1] if earlier else share
+
+    def _gate(self, logits: Tensor) -> Tensor:
+        """Hard gate (B, R, L) bool; comparing leaves no gradient."""
+        return torch.sigmoid(logits / self.mask_temperature) > self.gate_threshold
+
+
+def attention_mask(visible: Tensor) -> Tensor:
+    """Who may attend to whom (table in Sec. 2 of the method).
+
+    The class token and the patches see each other freely; a part sees the class token, itself and its visible
+    patches; a patch sees the parts it is visible for.
+
+    Args:
+        visible: (B, R, L) bool.
+    Returns:
+        (B, 1, N, N) bool, N = 1 + R + L, True where row may attend to column; one mask for all heads.
+    """
+    batch, parts, patches = visible.shape
+    count = 1 + parts + patches
+    allowed = visible.new_ones(batch, 1, count, count)
+    allowed[:, 0, 1 : 1 + parts, 1 : 1 + parts] = torch.eye(parts, dtype=torch.bool, device=visible.device)
+    allowed[:, 0, 1 : 1 + parts, 1 + parts :] = visible
+    allowed[:, 0, 1 + parts :, 1 : 1 + parts] = visible.transpose(1, 2)
+    return allowed
+
+
+def resized_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Resize the patch rows of a position table (1 + old_h * old_w, D) bilinearly -> (1 + new_h * new_w, D)."""
+    patches = table[1:].T.reshape(1, -1, *old)  # (1, D, old_h, old_w)
+    patches = F.interpolate(patches, size=new, mode="bilinear", align_corners=False, antialias=False)
+    return torch.cat([table[:1], patches.flatten(2)[0].T])

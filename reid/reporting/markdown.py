@@ -1,0 +1,51 @@
+"""The report for terminals, pull requests and lab notebooks: the same numbers, no pictures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from reid.reporting.summary import headline
+from reid.reporting.tables import (
+    NO_PAPER_NUMBER,
+    RESPONSIBLE_USE,
+    label_table,
+    paper_table,
+    score_table,
+    setting_rows,
+    training_table,
+)
+
+
+def render_markdown(summary: dict[str, Any]) -> str:
+    """The whole report.md."""
+    sections = [
+        f"# {_escape(summary['run'])}",
+        _escape(headline(summary)),
+        f"Protocol: {_escape(summary['protocol']) or 'not recorded'}",
+        "## Scores (%)",
+        _table(*score_table(summary)),
+    ]
+    if not any(summary["paper"].values()):
+        sections += [NO_PAPER_NUMBER, _table(*paper_table())]
+    sections += ["## Training data"]
+    header, rows = training_table(summary)
+    sections += [_table(header, rows)] if rows else ["The run folder holds no record of its training set."]
+    if summary["labels"]["statuses"]:
+        sections += ["## Part labels of the training images", _table(*label_table(summary))]
+    sections += ["## What made it", _table(("what", "value"), setting_rows(summary))]
+    sections += ["```sh\n" + "\n".join(summary["reproduce"]["commands"]) + "\n```"]
+    if summary["missing"]:
+        sections += ["## Not in this report", "\n".join(f"- {_escape(sentence)}" for sentence in summary["missing"])]
+    return "\n\n".join([*sections, RESPONSIBLE_USE]) + "\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines)
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown renders as itself, on one line, whatever a data set or folder is called."""
+    flat = " ".join(str(text).split())
+    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("[", "\\[")):
+        flat = flat.replace(character, escaped)
+    return flat

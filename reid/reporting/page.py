@@ -1,0 +1,153 @@
+"""report.html: one self-contained file, its images as data URIs, its curves as inline SVG, no script."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from reid.reporting import tables
+from reid.reporting.curves import cmc_panel, training_panels
+from reid.reporting.label_facts import LabelFacts, LabelledImage
+from reid.reporting.masks import read_masks
+from reid.reporting.pictures import Album, Area, Picture, box_outlines, mask_areas, part_colours
+from reid.reporting.retrieval import RankedQuery, TargetRetrieval
+from reid.reporting.run_record import RunRecord
+from reid.reporting.summary import headline, joined
+from shared.schemas import PARTS, ManifestRow
+
+IMAGE_NOTE = "The pictures are part of this file: keep it where the data sets may be kept, or write it without images."
+MASK_EXAMPLES = 8  # per target
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One person crop with its caption and what is drawn over it."""
+
+    picture: Picture | None
+    path: str
+    description: str  # for screen readers
+    caption: str
+    mark: str = ""
+    verdict: str = ""  # right | wrong
+    outlines: list[Area] = field(default_factory=list)
+    fills: list[Area] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def render_page(
+    summary: dict[str, Any],
+    record: RunRecord,
+    labels: LabelFacts,
+    retrieved: Mapping[str, TargetRetrieval],
+    album: Album | None,
+) -> str:
+    """The whole page. album None: no images in it, not even their paths."""
+    parts = tuple((record.config.get("model") or {}).get("parts", PARTS))
+    colours = part_colours(parts)
+    environment = Environment(
+        loader=PackageLoader("reid"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html").render(
+        summary=summary,
+        title=f"{' + '.join(summary['sources']) or 'unrecorded sources'} → {', '.join(summary['targets'])}",
+        headline=headline(summary),
+        scores=tables.score_table(summary),
+        paper_table=None if any(summary["paper"].values()) else tables.paper_table(),
+        no_paper_number=tables.NO_PAPER_NUMBER,
+        cmc=[_curve(target, found) for target, found in retrieved.items()],
+        panels=training_panels(record.stage1, record.stage2),
+        training_gaps=training_gaps(record),
+        training=tables.training_table(summary),
+        labels=tables.label_table(summary),
+        label_problem=labels.problem,
+        colours=colours,
+        images=album is not None,
+        image_note=IMAGE_NOTE,
+        examples=[_label_tile(example, colours, album) for example in labels.examples] if album else [],
+        masks=[_mask_group(record.folder, target, colours, album) for target in record.targets] if album else [],
+        strips=[_strip_group(target, found, album) for target, found in retrieved.items()] if album else [],
+        settings=tables.setting_rows(summary),
+        config_text=yaml.safe_dump(record.config, sort_keys=False) if record.config else "not recorded",
+        responsible_use=tables.RESPONSIBLE_USE,
+    )
+
+
+def training_gaps(record: RunRecord) -> list[str]:
+    """A sentence for each stage without curves."""
+    return [
+        f"No loss curve of stage {stage}: the run folder has no readable stage{stage}/metrics.csv."
+        for stage, epochs in ((1, record.stage1), (2, record.stage2))
+        if not epochs
+    ]
+
+
+def _curve(target: str, found: TargetRetrieval) -> dict[str, Any]:
+    if not found.cmc:
+        return {"target": target, "panel": None, "note": found.problem}
+    note = f"Mean over {found.splits} random splits. " if found.splits > 1 else ""
+    return {"target": target, "panel": cmc_panel(found.cmc), "note": f"{note}{found.problem}"}
+
+
+def _label_tile(example: LabelledImage, colours: Mapping[str, str], album: Album) -> Tile:
+    problems = [
+        f"{part.replace('_', ' ')}: {status.replace('_', ' ')}"
+        for part, status in example.statuses.items()
+        if status != "ok"
+    ]
+    return Tile(
+        album.picture(example.dataset, example.path),
+        example.path,
+        f"training image of {example.dataset} with the boxes of {joined(list(example.boxes)) or 'no part'}",
+        example.dataset,
+        outlines=box_outlines(example.boxes, colours),
+        problems=problems,
+    )
+
+
+def _mask_group(folder: Path, target: str, colours: Mapping[str, str], album: Album) -> dict[str, Any]:
+    paths, masks, problem = read_masks(folder, target)
+    # spread over the file: its first images may all show one person
+    chosen = sorted({round(place) for place in np.linspace(0, len(paths) - 1, MASK_EXAMPLES)}) if paths else []
+    tiles = [_mask_tile(target, paths[index], masks[index], colours, album) for index in chosen]
+    return {"target": target, "note": problem, "tiles": tiles}
+
+
+def _mask_tile(target: str, path: str, masks: np.ndarray, colours: Mapping[str, str], album: Album) -> Tile:
+    picture = album.picture(target, path)
+    shares = zip(colours, masks.reshape(len(masks), -1).mean(axis=1), strict=False)
+    described = ", ".join(f"{part.replace('_', ' ')} {share:.0%}" for part, share in shares)
+    fills = mask_areas(masks, list(colours.values()), picture.width, picture.height) if picture else []
+    return Tile(picture, path, f"{target} image, patches seen: {described}", "", fills=fills)
+
+
+def _strip_group(target: str, found: TargetRetrieval, album: Album) -> dict[str, Any]:
+    return {
+        "target": target,
+        "note": found.problem if not found.ranked else "",
+        "strips": [_strip(ranked, partial(album.picture, target)) for ranked in found.ranked],
+    }
+
+
+def _strip(ranked: RankedQuery, picture: Any) -> dict[str, Any]:
+    query = Tile(picture(ranked.query.path), ranked.query.path, "query", _camera(ranked.query), mark="query")
+    nearest = [
+        Tile(
+            picture(row.path),
+            row.path,
+            f"rank {rank}, {'right' if right else 'wrong'}, {_camera(row)}",
+            _camera(row),
+            mark=f"{rank} {'✓' if right else '✗'}",
+            verdict="right" if right else "wrong",
+        )
+        for rank, (row, right) in enumerate(ranked.nearest, start=1)
+    ]
+    return {"title": ranked.title, "tiles": [query, *nearest]}
+
+
+def _camera(row: ManifestRow) -> str:
+    return f"camera {row.camera}" if row.camera else "camera unknown"

@@ -1,0 +1,40 @@
+"""One training run from its configuration to stage2/latest.pt; killed at any moment, it continues where it was."""
+
+import json
+import logging
+from pathlib import Path
+
+from reid.config import RunConfig
+from reid.job import make_job
+from reid.model.muva import build_model
+from reid.protocols import parse_protocol
+from reid.stage1 import learn_prompts
+from reid.stage2 import train_images
+from reid.training_set import build_training_set
+from shared.atomic_files import write_text
+from shared.runlog import open_run
+from shared.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+def train(config: RunConfig, workspace: Workspace, run_folder: Path) -> None:
+    """Train both stages of `config.protocol` in `run_folder`, or continue an interrupted run there.
+
+    On the CPU an interrupted and continued run gives the same bits as an uninterrupted one.
+
+    Raises:
+        ConfigError: the protocol, device or label run is not to be had, or the folder holds a run of another
+            configuration.
+        DataError: manifests or labels are missing.
+        DgreidError: the loss is not finite, an image cannot be read any more, or data changed since the run began.
+    """
+    protocol = parse_protocol(config.protocol, workspace.data_root)
+    data = build_training_set(protocol, config.data, config.model.parts, workspace)
+    open_run(run_folder, config.model_dump(mode="json"))
+    write_text(run_folder / "training_set.json", json.dumps(data.record(), indent=2) + "\n")
+    log.info("%d images of %d identities from %s", len(data), len(data.identities), ", ".join(data.sources))
+    model = build_model(config.model, len(data.identities), seed=config.seed)
+    job = make_job(config, data, workspace.data_root, run_folder, model.grid)
+    model.to(job.fabric.device)
+    train_images(model, job, learn_prompts(model, job))

@@ -1,0 +1,197 @@
+"""The training images of a protocol's sources: manifests joined with part labels, identities numbered 0..K-1."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from reid.config import DataConfig
+from reid.protocols import Protocol, training_rows
+from shared.datasets import locate
+from shared.errors import ConfigError, DataError
+from shared.schemas import FINAL_STATUSES, MANIFEST_SCHEMA, ImageStatus, ManifestRow
+from shared.shards import connect, label_shards, read_manifest, to_table
+from shared.workspace import Workspace
+
+UNREADABLE = "unreadable image"
+NOT_LABELLED = "not labelled"
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """N training images of K identities, ordered by data set and path.
+
+    boxes: float64 [N, R, 4] in pixels of the original images, XYXY, maxima exclusive; NaN where a part has no box.
+    labels: int64 [N] in 0..K-1; label k is identities[k], a (data set, identity) pair. cameras: int64 [N].
+    dropped: how many images were left out, by reason. label_run: None when no labels were needed.
+    """
+
+    datasets: tuple[str, ...]
+    paths: tuple[str, ...]  # relative to the data set's folder
+    labels: np.ndarray
+    cameras: np.ndarray
+    boxes: np.ndarray
+    identities: tuple[tuple[str, int], ...]
+    sources: tuple[str, ...]
+    label_run: str | None
+    dropped: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def files(self, data_root: Path) -> list[Path]:
+        """Absolute or relative path of every image. Raises DataError when a data set is gone."""
+        folders = {name: locate(name, data_root) for name in self.sources}
+        return [folders[name] / path for name, path in zip(self.datasets, self.paths, strict=True)]
+
+    @property
+    def identities_sha256(self) -> str:
+        """What prompts are made for: the ordered identities."""
+        return hashlib.sha256(json.dumps(self.identities).encode()).hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        """Of everything training reads from this table."""
+        table = [self.identities, self.datasets, self.paths, self.labels.tolist()]
+        return hashlib.sha256(json.dumps(table).encode() + self.boxes.tobytes()).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """The run folder's training_set.json."""
+        pairs = {(name, int(camera)) for name, camera in zip(self.datasets, self.cameras, strict=True)}
+        return {
+            "sources": list(self.sources),
+            "label_run": self.label_run,
+            "images": len(self),
+            "identities": len(self.identities),
+            "cameras": len(pairs),
+            "dropped": self.dropped,
+            "sha256": self.sha256,
+        }
+
+
+def build_training_set(
+    protocol: Protocol, config: DataConfig, parts: Sequence[str], workspace: Workspace
+) -> TrainingSet:
+    """Gather the training images of the protocol's sources and their part boxes.
+
+    Args:
+        parts: the R parts the model has, in order; without parts no labels are read.
+    Raises:
+        DataError: no manifest or no labels yet (with the command that makes them), labels missing while
+            `missing_labels` is "require", or fewer than two identities left.
+        ConfigError: several label runs to choose from, or not the one asked for.
+    """
+    chosen = [row for name in protocol.sources for row in _source_rows(protocol, name, workspace)]
+    dropped = Counter({UNREADABLE: sum(row.status == ImageStatus.UNREADABLE for row in chosen)})
+    rows = sorted(
+        (row for row in chosen if row.status == ImageStatus.OK and row.identity > 0),
+        key=lambda row: (row.dataset, row.path),
+    )
+    label_run = choose_label_run(config.label_run, protocol.sources, workspace.labels) if parts else None
+    boxes, reasons = _boxes(rows, parts, label_run, workspace)
+    if config.missing_labels == "require" and any(reasons):
+        raise _missing(rows, reasons, label_run)
+    dropped.update(reason for reason in reasons if reason)
+    kept = [index for index, reason in enumerate(reasons) if not reason]
+    return _numbered([rows[index] for index in kept], boxes[kept], protocol, label_run, dropped)
+
+
+def choose_label_run(asked: str | None, sources: Sequence[str], labels_root: Path) -> str:
+    """The label run to train with: the one asked for, or the only one that has labels of the sources.
+
+    Raises ConfigError for an unknown or ambiguous choice, DataError when there are no labels at all.
+    """
+    shards = [shard for name in sources for shard in label_shards(labels_root, dataset=name)]
+    runs = sorted({shard.parents[2].name.removeprefix("label_run=") for shard in shards})
+    if not runs:
+        raise DataError(
+            f"there are no part labels of {', '.join(sources)} yet",
+            path=labels_root,
+            fix="; ".join(f"make label DATASET={name}" for name in sources),
+        )
+    if asked is None and len(runs) > 1:
+        raise ConfigError(f"there are several label runs: {', '.join(runs)}", fix="choose one with LABELS=<run>")
+    if asked is not None and asked not in runs:
+        raise ConfigError(
+            f"there is no label run {asked!r} of {', '.join(sources)}",
+            fix=f"choose one of LABELS={' or LABELS='.join(runs)}",
+        )
+    return asked or runs[0]
+
+
+def _source_rows(protocol: Protocol, name: str, workspace: Workspace) -> list[ManifestRow]:
+    return training_rows(protocol, name, read_manifest(workspace.manifest(name)))
+
+
+def _boxes(
+    rows: Sequence[ManifestRow], parts: Sequence[str], label_run: str | None, workspace: Workspace
+) -> tuple[np.ndarray, list[str]]:
+    """Boxes [N, R, 4] of the rows, and per row why they are incomplete ("" where they are not)."""
+    boxes = np.full((len(rows), len(parts), 4), np.nan)
+    reasons = [""] * len(rows)
+    if label_run is None:
+        return boxes, reasons
+    with connect(labels=label_shards(workspace.labels, label_run=label_run)) as connection:
+        connection.register("wanted", _numbered_rows(rows))
+        connection.register("parts", pa.table({"part": list(parts), "place": list(range(len(parts)))}))
+        answers = connection.execute(
+            "select number, place, coalesce(status, ?), x_min, y_min, x_max, y_max from wanted cross join parts "
+            "left join (select * from labels where label_run = ?) using (dataset, image_id, part) "
+            "order by number, place",
+            [NOT_LABELLED, label_run],
+        ).fetchall()
+    for number, place, status, *box in answers:
+        if status not in FINAL_STATUSES:
+            reasons[number] = reasons[number] or status
+        elif None not in box:
+            boxes[number, place] = box
+    return boxes, reasons
+
+
+def _numbered_rows(rows: Sequence[ManifestRow]) -> pa.Table:
+    table = to_table(rows, MANIFEST_SCHEMA).select(["dataset", "image_id"])
+    return table.append_column("number", pa.array(range(len(rows)), pa.int64()))
+
+
+def _missing(rows: Sequence[ManifestRow], reasons: Sequence[str], label_run: str | None) -> DataError:
+    total = Counter(row.dataset for row in rows)
+    counts = Counter((row.dataset, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
+    told = "; ".join(
+        f"{name}: {count} of {total[name]} images {reason}" for (name, reason), count in sorted(counts.items())
+    )
+    fixes = "; ".join(f"make label DATASET={name} LABELS={label_run}" for name in sorted({name for name, _ in counts}))
+    return DataError(
+        f"training images without part boxes in label run {label_run!r}: {told}",
+        fix=f"{fixes} (only the missing ones are asked for), or leave them out with data.missing_labels=drop",
+    )
+
+
+def _numbered(
+    rows: Sequence[ManifestRow], boxes: np.ndarray, protocol: Protocol, label_run: str | None, dropped: Counter[str]
+) -> TrainingSet:
+    identities = tuple(sorted({(row.dataset, row.identity) for row in rows}))
+    if len(identities) < 2:
+        told = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none left out"
+        raise DataError(
+            f"{len(identities)} identities in {len(rows)} training images of {', '.join(protocol.sources)} "
+            f"({told}); training needs at least 2",
+            fix="add sources to the protocol, or label the images that were left out",
+        )
+    label_of = {identity: label for label, identity in enumerate(identities)}
+    return TrainingSet(
+        datasets=tuple(row.dataset for row in rows),
+        paths=tuple(row.path for row in rows),
+        labels=np.array([label_of[row.dataset, row.identity] for row in rows], dtype=np.int64),
+        cameras=np.array([row.camera for row in rows], dtype=np.int64),
+        boxes=boxes,
+        identities=identities,
+        sources=tuple(protocol.sources),
+        label_run=label_run,
+        dropped={reason: count for reason, count in sorted(dropped.items()) if count},
+    )

@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import reid.images
+from reid.images import Batch, PersonImages, in_order, load_batches
+from reid.part_masks import PatchGrid
+from reid.transforms import TESTING
+from shared.errors import DgreidError
+
+GRID = PatchGrid(32, 16, 8, 8)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{index}.png" for index in range(5)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (20, 10, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def make(files: list[Path], flip: float = 0.5) -> PersonImages:
+    boxes = np.tile(np.array([[[0.0, 0.0, 5.0, 10.0]]]), (len(files), 1, 1))
+    return PersonImages(files, GRID, TESTING, boxes=boxes, flip=flip, seed=3)
+
+
+def epoch_of(images: PersonImages, epoch: int, workers: int = 0) -> Batch:
+    images.epoch = epoch
+    columns = zip(*load_batches(images, in_order(len(images), 2), workers), strict=True)
+    return Batch(*(torch.cat(column) for column in columns))
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_batch_holds_pixels_patches_and_indices(files: list[Path]) -> None:
+    found = epoch_of(make(files, flip=0.0), 1)
+    assert found.images.shape == (5, 3, 32, 16) and found.images.dtype == torch.uint8
+    assert found.indices.tolist() == [0, 1, 2, 3, 4]
+    expected = np.asarray(Image.open(files[3]).resize((16, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.array_equal(found.images[3].numpy(), expected)
+    assert found.visible[0, 0].view(4, 2).tolist() == [[True, False], [True, False], [False, False], [False, False]]
+
+
+def test_flipped_images_carry_flipped_patches(files: list[Path]) -> None:
+    straight, mirrored = epoch_of(make(files, flip=0.0), 1), epoch_of(make(files, flip=1.0), 1)
+    assert torch.equal(mirrored.images, straight.images.flip(-1))
+    assert torch.equal(mirrored.visible.view(5, 1, 4, 2), straight.visible.view(5, 1, 4, 2).flip(-1))
+
+
+def test_cache_and_worker_processes_change_nothing(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = make(files)
+    first, second = epoch_of(cached, 1), epoch_of(cached, 2)
+    assert not torch.equal(first.images, second.images)  # another epoch flips others
+    assert same(epoch_of(cached, 1), first)  # now from the cache
+    monkeypatch.setattr(reid.images, "CACHE_BYTES", 0)
+    plain = make(files)
+    assert cached.cached and not plain.cached
+    assert same(epoch_of(plain, 1), first)
+    assert same(epoch_of(plain, 2, workers=2), second)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_broke_is_named_in_one_sentence(
+    files: list[Path], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reid.images, "CACHE_BYTES", 0)
+    files[3].write_bytes(b"no image")
+    with pytest.raises(DgreidError) as caught:
+        epoch_of(make(files), 1, workers)
+    assert str(files[3]) in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_loading_leaves_the_global_random_state_alone(files: list[Path]) -> None:
+    before = torch.get_rng_state()
+    epoch_of(make(files), 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_in_order_covers_everything_once() -> None:
+    assert [list(batch) for batch in in_order(5, 2)] == [[0, 1], [2, 3], [4]]
+    assert in_order(0, 2) == [] and len(in_order(4, 2)) == 2

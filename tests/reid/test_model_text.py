@@ -1,0 +1,91 @@
+import socket
+
+import open_clip
+import pytest
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+
+from reid.model.muva import build_model
+from reid.model.prompts import prompt_templates
+from shared.schemas import PARTS
+
+PLACES = slice(5, 9)  # positions of the learnable vectors
+
+
+def plain_clip(config, seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return open_clip.CLIP(**config.architecture).eval()
+
+
+def slow_text(clip, contexts, parts):
+    """All 77 positions through open_clip's own transformer: contexts [1 + R, 4, W] -> (1 + R) * E."""
+    features = []
+    for template, vectors in zip(prompt_templates(parts), contexts, strict=True):
+        tokens = open_clip.tokenizer.tokenize([template])  # (1, 77)
+        embedded = clip.token_embedding(tokens)[0].clone()
+        embedded[PLACES] = vectors
+        hidden = clip.transformer((embedded + clip.positional_embedding)[None], attn_mask=clip.attn_mask)
+        end = max(range(77), key=lambda place: int(tokens[0, place]))
+        features.append(clip.ln_final(hidden)[0, end] @ clip.text_projection)
+    return torch.cat(features)
+
+
+def test_templates_are_the_papers():
+    assert prompt_templates(PARTS) == [
+        "A photo of a * * * * person",
+        "A photo of a * * * * head of a person",
+        "A photo of a * * * * upper body of a person",
+        "A photo of a * * * * legs of a person",
+    ]
+    assert prompt_templates(()) == ["A photo of a * * * * person"]
+    assert prompt_templates(("left_arm",))[1] == "A photo of a * * * * left arm of a person"
+
+
+def test_the_learnable_vectors_stand_at_positions_5_to_8():
+    tokenizer = SimpleTokenizer()
+    star = tokenizer.encode("*")
+    assert len(star) == 1
+    for template in prompt_templates(PARTS):
+        tokens = tokenizer([template])[0]
+        assert (tokens == star[0]).nonzero().flatten().tolist() == [5, 6, 7, 8]
+
+
+def test_the_vocabulary_needs_no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the tokenizer went to the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert SimpleTokenizer().encode("a person") == [320, 2533]
+
+
+@pytest.mark.parametrize("parts", [(), PARTS, ("legs",)])
+def test_features_equal_open_clips_at_the_full_77_positions(model_config, parts):
+    config = model_config(parts=parts)
+    model = build_model(config, 4, seed=7)
+    model.prompts.contexts.data.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+    clip = plain_clip(config, seed=7)
+    identities = torch.tensor([2, 0, 2])
+    text = model.encode_text(identities)
+    assert text.shape == (3, (1 + len(parts)) * 12) and text.dtype == torch.float32
+    contexts = model.prompts.contexts.detach().clone().requires_grad_()
+    slow = torch.stack([slow_text(clip, contexts[identity], parts) for identity in identities.tolist()])
+    torch.testing.assert_close(text, slow, rtol=1e-4, atol=1e-5)
+    weights = torch.randn_like(text)
+    (gradient,) = torch.autograd.grad((text * weights).sum(), model.prompts.contexts)
+    (slow_gradient,) = torch.autograd.grad((slow * weights).sum(), contexts)
+    torch.testing.assert_close(gradient, slow_gradient, rtol=1e-3, atol=1e-5)
+    assert gradient[0].any() and gradient[2].any() and not gradient[1].any() and not gradient[3].any()
+
+
+def test_contexts_are_one_set_per_identity_and_granularity(model_config):
+    model = build_model(model_config(), 50, seed=0)
+    contexts = model.prompts.contexts
+    assert contexts.shape == (50, 4, 4, 16)
+    assert abs(contexts.std().item() - 0.002) < 1e-4
+
+
+def test_the_vocabulary_table_is_not_kept(model_config):
+    state = build_model(model_config(), 3, seed=0).state_dict()
+    assert state["prompts.template_embeddings"].shape == (4, 15, 16)
+    assert max(tensor.numel() for tensor in state.values()) < 49408
