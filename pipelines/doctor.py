@@ -1,0 +1,103 @@
+"""`doctor`: what works on this machine, what does not, and what to do about it."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from importlib import metadata
+
+from rich.console import Console
+from rich.table import Table
+
+from shared.atomic_files import write_text
+from shared.datasets import known_datasets, locate
+from shared.errors import DataError, DgreidError
+from shared.shards import label_shards
+from shared.workspace import Workspace
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "fastapi", "httpx", "pyarrow", "duckdb")
+OPTIONAL = ("vllm", "transformers", "ray")
+
+
+def doctor() -> None:
+    """Check Python, packages, device, disk, data sets and labels."""
+    workspace = Workspace.from_environment()
+    table = Table("check", "", "found")
+    failed = []
+    for name, check in CHECKS.items():
+        try:
+            table.add_row(name, "[green]ok[/green]", check(workspace))
+        except DgreidError as err:
+            failed.append(name)
+            table.add_row(name, "[red]no[/red]", str(err))
+    Console().print(table)
+    if failed:
+        raise DgreidError(f"{', '.join(failed)}: not in order", fix="see the table above")
+
+
+def _python(_: Workspace) -> str:
+    return f"{sys.version.split()[0]} on {os.cpu_count()} cores"
+
+
+def _packages(_: Workspace) -> str:
+    versions = {name: _version(name) for name in (*PACKAGES, *OPTIONAL)}
+    if missing := [name for name in PACKAGES if not versions[name]]:
+        raise DgreidError(f"not installed: {', '.join(missing)}", fix="make install")
+    found = [f"{name} {version}" for name, version in versions.items() if version]
+    absent = [f"{name} not installed (optional)" for name in OPTIONAL if not versions[name]]
+    return ", ".join(found + absent)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device(_: Workspace) -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return f"no GPU: training runs on the CPU with {torch.get_num_threads()} threads"
+
+
+def _runs_root(workspace: Workspace) -> str:
+    probe = workspace.runs_root / ".doctor"
+    write_text(probe, "ok")
+    probe.unlink()
+    return f"{workspace.runs_root}, {shutil.disk_usage(workspace.runs_root).free / 2**30:.0f} GiB free"
+
+
+def _data_root(workspace: Workspace) -> str:
+    if not workspace.data_root.is_dir():
+        return f"{workspace.data_root} does not exist yet; DATA_ROOT=<folder with your data sets>"
+    found = []
+    for name in known_datasets(workspace.data_root):
+        try:
+            locate(name, workspace.data_root)
+        except DataError:
+            continue
+        found.append(name)
+    return f"{workspace.data_root}: {', '.join(found) or 'no data set that we know'}"
+
+
+def _labels(workspace: Workspace) -> str:
+    names = sorted(
+        {
+            f"{path.parts[-3].partition('=')[2]} ({path.parts[-4].partition('=')[2]})"
+            for path in label_shards(workspace.labels)
+        }
+    )
+    return ", ".join(names) or "none yet: make label DATASET=<name>"
+
+
+CHECKS: dict[str, Callable[[Workspace], str]] = {
+    "python": _python,
+    "packages": _packages,
+    "device": _device,
+    "RUNS_ROOT": _runs_root,
+    "DATA_ROOT": _data_root,
+    "labels": _labels,
+}

@@ -1,0 +1,38 @@
+"""`eval`: score a trained run on the targets of its protocol."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.datasets import scan
+from pipelines.runs import newest_run, run_folder
+from shared.workspace import Workspace
+
+COLUMNS = {"mean_ap": "mAP", "mean_inp": "mINP", "rank_1": "Rank-1", "rank_5": "Rank-5", "rank_10": "Rank-10"}
+
+
+def evaluate(
+    run: Annotated[str | None, typer.Option(help="name or path of the run; default: the newest")] = None,
+) -> None:
+    """Embed the targets with the trained and the untrained model and compare their rankings."""
+    from reid.evaluation import evaluate_run, read_config
+    from reid.protocols import parse_protocol
+
+    workspace = Workspace.from_environment()
+    folder = run_folder(workspace, run) if run else newest_run(workspace)
+    for target in parse_protocol(read_config(folder).protocol, workspace.data_root).targets:
+        scan(target, workspace)
+    show_scores(evaluate_run(folder, workspace))
+    typer.echo(f"next: make report RUN={folder.name}")
+
+
+def show_scores(found: dict[str, Any]) -> None:
+    """The protocol line, then one row for the untrained and the trained model of every target, in percent."""
+    typer.echo(found["protocol"])
+    table = Table("target", "model", *COLUMNS.values())
+    for target, models in found["scores"].items():
+        for model in ("untrained", "trained"):
+            table.add_row(target, model, *(f"{models[model][name]:.1f}" for name in COLUMNS))
+    Console().print(table)

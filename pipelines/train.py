@@ -1,0 +1,36 @@
+"""`train`: both stages of one protocol, continued when the run folder already exists."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.datasets import scan
+from pipelines.runs import run_folder
+from shared.workspace import Workspace
+
+
+def train(
+    protocol: Annotated[str, typer.Argument(help="<source>[+<source>...]2<target>[+<target>...], e.g. duke2market")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ..., see reid/config.py")] = None,
+    preset: Annotated[str, typer.Option(help="tiny, paper, or a path to a .yaml file")] = "paper",
+    label_run: Annotated[str | None, typer.Option(help="which part labels; default: the only run there is")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="name of the run folder; default: from protocol, preset, seed")
+    ] = None,
+) -> None:
+    """Train on the sources of a protocol: prompts first, then the image encoder."""
+    from reid.config import load_config
+    from reid.protocols import parse_protocol
+    from reid.train import train as train_both_stages
+
+    workspace = Workspace.from_environment()
+    parsed = parse_protocol(protocol, workspace.data_root)
+    given = list(overrides or [])
+    if label_run:
+        given.append(f"data.label_run={label_run}")
+    config = load_config(preset, given, protocol=parsed.name)
+    for source in parsed.sources:
+        scan(source, workspace)
+    folder = run_folder(workspace, run or f"{parsed.name}-{config.preset}-seed{config.seed}", must_exist=False)
+    train_both_stages(config, workspace, folder)
+    typer.echo(f"trained: {folder}\nnext: make eval RUN={folder.name} && make report RUN={folder.name}")

@@ -1,0 +1,149 @@
+"""The commands as a user meets them: exit codes, one sentence for every failure, work that continues."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.__main__ import run
+from shared.shards import connect, label_shards, read_manifest
+from shared.workspace import Workspace
+
+MINI = [
+    "model.image_size=[32,16]",
+    "model.architecture.embed_dim=16",
+    "model.architecture.vision_cfg={image_size: [32, 16], layers: 2, width: 32, head_width: 16, patch_size: 8}",
+    "model.architecture.text_cfg={context_length: 77, vocab_size: 49408, width: 16, heads: 2, layers: 1}",
+    "stage1.epochs=2",
+    "stage2.epochs=2",
+    "stage2.milestones=[]",
+    "data.workers=0",
+]
+
+
+def refused(arguments: list[str], code: int, *words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The command ends with this exit code and says these words in one sentence, without a traceback."""
+    capfd.readouterr()
+    assert run(arguments) == code
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert said.count("error: ") == 1
+    assert "fix: " in said
+    assert all(word in said for word in words), said
+
+
+def test_from_crops_to_a_report(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["label", "3dpes"]) == 0
+    assert run(["train", "3dpes2caviar", *MINI, "--preset", "tiny", "--run", "first"]) == 0
+    assert run(["eval"]) == 0
+    assert run(["report", "--run", "first"]) == 0
+    folder = workspace.training_runs / "first"
+    report = json.loads((folder / "report.json").read_text())
+    assert set(report["scores"]) == {"caviar"}
+    for model in ("trained", "untrained"):
+        assert set(report["scores"]["caviar"][model]) >= {"mean_ap", "mean_inp", "rank_1", "rank_5", "rank_10"}
+        assert 0 <= report["scores"]["caviar"][model]["rank_1"] <= 100
+    assert "3dpes" in report["protocol"]
+    assert (folder / "report.md").is_file()
+    assert "<html" in (folder / "report.html").read_text()
+    with (folder / "stage2" / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    capfd.readouterr()
+    assert run(["sql", "3dpes", "--query", "select count(*) as n, count(distinct image_id) as images from labels"]) == 0
+    assert "24" in capfd.readouterr().out  # 8 images x 3 parts
+    assert run(["sql", "3dpes"]) == 0
+    assert "canned queries" in capfd.readouterr().out
+
+
+def test_repeating_a_finished_training_changes_nothing_and_another_configuration_is_refused(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["label", "3dpes"]) == 0
+    command = ["train", "3dpes2caviar", *MINI, "--preset", "tiny", "--run", "first"]
+    assert run(command) == 0
+    latest = workspace.training_runs / "first" / "stage2" / "latest.pt"
+    before = latest.read_bytes()
+    assert run(command) == 0
+    assert latest.read_bytes() == before
+    refused([*command, "seed=3"], 2, "another configuration", "seed", capfd=capfd)
+
+
+def test_a_wrong_data_root(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATA_ROOT", str(workspace.data_root / "nowhere"))
+    refused(["label", "3dpes"], 2, "nowhere", capfd=capfd)
+    refused(["train", "3dpes2caviar", "--preset", "tiny"], 2, "nowhere", capfd=capfd)
+
+
+def test_names_that_do_not_exist(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    refused(["label", "atlantis"], 2, "atlantis", "viper", capfd=capfd)
+    refused(["label", ""], 2, "DATASET=", capfd=capfd)
+    refused(["label", "3dpes", "--engine", "oracle"], 2, "oracle", capfd=capfd)
+    refused(["train", "3dpes2atlantis", "--preset", "tiny"], 2, "atlantis", capfd=capfd)
+    refused(["train", "3dpes23dpes", "--preset", "tiny"], 2, "supervised:", capfd=capfd)
+    refused(["eval"], 2, "no training run yet", "make train", capfd=capfd)
+    refused(["report", "--run", "nothing"], 2, "no such training run", capfd=capfd)
+    refused(["eval", "--run", "../.."], 2, capfd=capfd)
+    refused(["sql", "3dpes", "--query", "select 1"], 2, "no labels yet", "make label DATASET=3dpes", capfd=capfd)
+    refused(["fly"], 2, "fly", capfd=capfd)
+
+
+def test_an_unknown_preset_or_key(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    refused(["train", "3dpes2caviar", "--preset", "huge"], 2, "huge", "tiny", capfd=capfd)
+    refused(["train", "3dpes2caviar", "stage2.epoch=1", "--preset", "tiny"], 2, "stage2.epoch", "epochs", capfd=capfd)
+
+
+def test_missing_labels(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "3dpes2caviar", *MINI, "--preset", "tiny"]
+    refused(command, 2, "no part labels", "make label DATASET=3dpes", capfd=capfd)
+    assert run(["label", "3dpes"]) == 0
+    refused([*command, "--label-run", "nightly"], 2, "nightly", "LABELS=", capfd=capfd)
+
+
+def test_the_papers_weights_are_asked_for_not_fetched(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(["label", "3dpes"]) == 0
+    command = ["train", "3dpes2caviar", "--preset", "paper", "precision=32-true"]
+    refused(command, 2, "not on this machine", "model.weights_file", capfd=capfd)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_broken_image_is_one_reported_row(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], damage: str
+) -> None:
+    image = workspace.data_root / "3DPeS" / "bounding_box_train" / "0001_c1s1_000001_00.jpg"
+    content = {"truncated": image.read_bytes()[:-60], "empty": b"", "text": b"not a picture"}[damage]
+    image.write_bytes(content)
+    refused(["label", "3dpes"], 1, "1 image", image.name, capfd=capfd)
+    rows = read_manifest(workspace.manifest("3dpes"))
+    assert [row.path for row in rows if row.status == "unreadable"] == [f"bounding_box_train/{image.name}"]
+    connection = connect(labels=label_shards(workspace.labels, dataset="3dpes"))
+    counts = connection.execute("select status, count(*) from labels group by status order by status").fetchall()
+    assert counts == [("ok", 15 * 3), ("unreadable", 3)]
+    assert run(["train", "3dpes2caviar", *MINI, "--preset", "tiny", "--run", "broken"]) == 0
+    record = json.loads((workspace.training_runs / "broken" / "training_set.json").read_text())
+    assert (record["images"], record["dropped"]) == (7, {"unreadable image": 1})
+
+
+def test_a_place_that_cannot_be_written(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    blocker = workspace.data_root / "a file"
+    blocker.write_text("where a folder should be")
+    monkeypatch.setenv("RUNS_ROOT", str(blocker / "runs"))
+    refused(["label", "3dpes"], 1, "cannot write", "RUNS_ROOT", capfd=capfd)
+
+
+def test_own_data_in_a_folder(workspace: Workspace) -> None:
+    folder = workspace.data_root / "mine"
+    (workspace.data_root / "CAVIAR4REID" / "bounding_box_train").rename(folder)
+    (folder / "dataset.yaml").write_text('layout: pattern\npattern: "{identity}_c{camera}s{*}.jpg"\nsplit: train\n')
+    assert run(["manifest", "mine"]) == 0
+    rows = read_manifest(workspace.manifest("mine"))
+    assert {(row.identity, row.camera) for row in rows} == {(i, c) for i in (50, 51) for c in (1, 2)}
+    assert run(["datasets"]) == 0
+    assert run(["doctor"]) == 0
