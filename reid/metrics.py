@@ -64,7 +64,8 @@ def evaluate(
     and queries without a match left are skipped. Camera 0 means "not labelled" and never counts as the same camera.
     AP is the mean over correct ranks r of (hits up to r) / r.
 
-    Extra memory: one float32 copy of the features, and chunk x gallery float32 values.
+    Extra memory: one float32 copy of the features, and chunk x gallery float32 values (MSMT17 in 2,048 dimensions:
+    0.8 + 0.2 GB).
 
     Args:
         query_features: [Q, D] numbers, a NumPy array or a torch tensor on any device.
@@ -88,9 +89,6 @@ def evaluate(
             f"query features have {query.features.shape[1]} dimensions, gallery features {gallery.features.shape[1]}",
             fix="embed both with the same checkpoint",
         )
-    kept = gallery.identities != JUNK_IDENTITY
-    if not kept.all():
-        gallery = _Side(gallery.features[kept], gallery.identities[kept], gallery.cameras[kept])
 
     average_precision = np.full(len(query.identities), np.nan)
     inverse_penalty = np.full(len(query.identities), np.nan)
@@ -129,14 +127,16 @@ def _ranks_of_matches(query: _Side, gallery: _Side, chunk: int) -> Iterator[tupl
     centre = gallery.features.mean(axis=0, dtype=np.float64)
     centred = _centred(gallery.features, centre)
     squares = _squares(centred)  # [G]
-    comparison = _Comparison(gallery.features, squares)
+    kept = gallery.identities != JUNK_IDENTITY
+    comparison = _Comparison(gallery.features, squares[kept])
+    offsets = np.where(kept, squares, np.inf).astype(np.float32)  # junk is infinitely far from everybody
     for start in range(0, len(askable), chunk):
         block = askable[start : start + chunk]
         centred_query = _centred(query.features[block], centre)
         lengths = np.sqrt(_squares(centred_query))  # [chunk]
         distances = centred_query @ centred.T  # [chunk, G]
         distances *= -2
-        distances += squares.astype(np.float32)  # squared distances less the query's own square
+        distances += offsets  # squared distances less the query's own square
         for row, length, index in zip(distances, lengths, block, strict=True):
             same = by_identity[first[index] : last[index]]
             camera = query.cameras[index]
@@ -152,7 +152,7 @@ class _Comparison:
 
     Args:
         features: gallery [G, D], as given.
-        squares: [G] squared lengths of the centred gallery features.
+        squares: squared lengths of the centred gallery features that can be found.
     """
 
     def __init__(self, features: NDArray[Any], squares: NDArray[np.float64]) -> None:
@@ -219,8 +219,8 @@ def _side(name: str, features: ArrayLike, identities: ArrayLike, cameras: ArrayL
             f"{name} shapes do not fit: features {values.shape}, identities {ids.shape}, cameras {cams.shape}",
             fix="give features [N, D] with N and D at least 1, identities [N] and cameras [N]",
         )
-    if not np.isfinite(values).all():
-        rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    rows = np.flatnonzero(~np.concatenate([np.isfinite(block).all(axis=1) for block in _blocks(values)]))
+    if rows.size:
         raise DgreidError(
             f"{len(rows)} {name} features are not finite (first: row {rows[0]})",
             fix="the model diverged or overflowed in half precision: embed in float32 or use an earlier checkpoint",
@@ -246,14 +246,15 @@ def _centred(features: NDArray[Any], centre: NDArray[np.float64]) -> NDArray[np.
 
 
 def _squares(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    squares = np.concatenate(
-        [
-            np.square(features[start : start + BLOCK_ROWS], dtype=np.float64).sum(axis=1)
-            for start in range(0, len(features), BLOCK_ROWS)
-        ]
-    )
+    squares = np.concatenate([np.square(block, dtype=np.float64).sum(axis=1) for block in _blocks(features)])
     if not squares.max() < np.finfo(np.float32).max / 8:
         raise DgreidError(
             f"features are too long for float32 (length {squares.max() ** 0.5:.1e})", fix="scale or normalise them"
         )
     return squares
+
+
+def _blocks(features: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Views of at most BLOCK_ROWS rows, so that no step needs a second copy of the features."""
+    for start in range(0, len(features), BLOCK_ROWS):
+        yield features[start : start + BLOCK_ROWS]

@@ -42,7 +42,7 @@ class Protocol:
                 f"protocol {self.name!r}: {', '.join(shared)} is source and target; that is no cross-domain score",
                 fix=f"name other targets, or write {SUPERVISED}{self.name} to train and test on one data set",
             )
-        if self.supervised and not set(self.sources) & set(self.targets):
+        if self.supervised and not shared:
             raise ConfigError(
                 f"protocol {self.name!r} is called supervised, but no data set is both source and target",
                 fix=f"leave out {SUPERVISED!r}",

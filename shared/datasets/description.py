@@ -10,7 +10,7 @@ csv: images.csv             # layout: csv, see shared.datasets.csv_table
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -37,6 +37,8 @@ class Description(BaseModel):
     split: Split | None = None
     splits: dict[str, Split] = {}
     csv: str | None = None
+    synthetic: bool = False
+    generator: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _fits_the_layout(self) -> Self:

@@ -13,6 +13,9 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 DESCRIPTION_FILE = "dataset.yaml"
 FOLDS_FILE = "folds.json"  # published train/test folds, see reid.protocols
 
+# Ours or published beside the images: nothing that a user would miss in the manifest.
+COMPANIONS = frozenset({DESCRIPTION_FILE, FOLDS_FILE, "attributes.csv", "part_truth.csv"})
+
 NOT_AN_IMAGE = "not an image file"
 HIDDEN = "hidden file"
 ELSEWHERE = "in a folder that the layout does not use"
@@ -70,7 +73,7 @@ def images_in(root: Path, folders: Iterable[str]) -> tuple[list[tuple[str, str]]
     images: list[tuple[str, str]] = []
     skipped: dict[str, list[str]] = defaultdict(list)
     for path in walk_files(root):
-        if path in (DESCRIPTION_FILE, FOLDS_FILE):
+        if path in COMPANIONS:
             continue
         folder = next((name for name in by_length if not name or path.startswith(f"{name}/")), None)
         pure = PurePosixPath(path)

@@ -1,0 +1,234 @@
+"""Public layouts: generated trees with the real naming, and the real small sets where they are."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from shared.datasets import known_datasets, locate, resolve_name, scan_dataset
+from shared.datasets.records import (
+    ELSEWHERE,
+    FOREIGN_NAME,
+    HIDDEN,
+    NOT_AN_IMAGE,
+    NOT_LISTED,
+    NOT_THERE,
+    number_cameras,
+    number_identities,
+    walk_files,
+)
+from shared.errors import ConfigError, DataError
+
+REAL = Path(os.environ.get("REID_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "datasets"
+
+
+def plant(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 4)).save(root / path)
+
+
+def records(name: str, root: Path) -> list[tuple[str, str, int, int]]:
+    return [(r.path, r.split, r.identity, r.camera) for r in scan_dataset(name, root).files]
+
+
+def test_market1501_reads_people_distractors_junk_and_counts_the_rest(tmp_path: Path) -> None:
+    market = tmp_path / "Market-1501-v15.09.15"
+    plant(
+        market,
+        "bounding_box_train/0002_c1s1_000451_03.jpg",
+        "query/0003_c6s3_077467_00.jpg",
+        "bounding_box_test/0003_c2s1_000551_01.jpg",
+        "bounding_box_test/0000_c3s2_103552_01.jpg",
+        "bounding_box_test/-1_c1s1_000401_03.jpg",
+        "bounding_box_test/unnamed.jpg",
+        "bounding_box_test/._0003_c2s1_000551_01.jpg",
+        "gt_bbox/0001_c1s1_001051_00.jpg",
+    )
+    (market / "bounding_box_test" / "Thumbs.db").write_bytes(b"x")
+    assert records("market", tmp_path) == [
+        ("bounding_box_test/-1_c1s1_000401_03.jpg", "gallery", -1, 1),
+        ("bounding_box_test/0000_c3s2_103552_01.jpg", "gallery", 0, 3),
+        ("bounding_box_test/0003_c2s1_000551_01.jpg", "gallery", 3, 2),
+        ("bounding_box_train/0002_c1s1_000451_03.jpg", "train", 2, 1),
+        ("query/0003_c6s3_077467_00.jpg", "query", 3, 6),
+    ]
+    assert scan_dataset("market", tmp_path).skipped == {
+        NOT_AN_IMAGE: ["bounding_box_test/Thumbs.db"],
+        FOREIGN_NAME: ["bounding_box_test/unnamed.jpg"],
+        HIDDEN: ["bounding_box_test/._0003_c2s1_000551_01.jpg"],
+        ELSEWHERE: ["gt_bbox/0001_c1s1_001051_00.jpg"],
+    }
+
+
+def test_duke_names_without_a_sequence(tmp_path: Path) -> None:
+    plant(tmp_path, "dukemtmc-reid/DukeMTMC-reID/query/0005_c2_f0046985.jpg")
+    assert records("duke", tmp_path) == [("query/0005_c2_f0046985.jpg", "query", 5, 2)]
+    assert locate("duke", tmp_path) == tmp_path / "dukemtmc-reid" / "DukeMTMC-reID"
+
+
+def test_msmt17_lists_keep_train_and_test_people_apart(tmp_path: Path) -> None:
+    root = tmp_path / "MSMT17_V1"
+    names = {
+        "train": ["0000/0000_000_01_0303morning_0015_0.jpg", "0001/0001_000_15_0303morning_0015_0.jpg"],
+        "test": ["0000/0000_000_07_0303morning_0015_0.jpg", "0000/0000_001_02_0303noon_0015_0.jpg"],
+    }
+    plant(root, *(f"{folder}/{name}" for folder, found in names.items() for name in found), "train/0009/extra.jpg")
+    (root / "list_train.txt").write_text(f"{names['train'][0]} 0\n")
+    (root / "list_val.txt").write_text(f"{names['train'][1]} 1\n")
+    (root / "list_query.txt").write_text(f"{names['test'][0]} 0\n")
+    (root / "list_gallery.txt").write_text(f"{names['test'][1]} 0\n0002/0002_001_02_0303noon_0015_0.jpg 2\n")
+    assert [(r.split, r.identity, r.camera) for r in scan_dataset("msmt17", root.parent).files] == [
+        ("query", 3, 7),
+        ("gallery", 3, 2),
+        ("train", 1, 1),
+        ("train", 2, 15),
+    ]
+    assert scan_dataset("msmt17", tmp_path).skipped == {
+        NOT_LISTED: ["train/0009/extra.jpg"],
+        NOT_THERE: ["test/0002/0002_001_02_0303noon_0015_0.jpg"],
+    }
+    (root / "list_query.txt").write_text("../../etc/passwd_1_1_1.jpg 0\n")
+    with pytest.raises(DataError, match="line 1"):
+        scan_dataset("msmt17", tmp_path)
+
+
+def test_msmt17_in_market_names_loses_nobody_to_identity_zero(tmp_path: Path) -> None:
+    plant(
+        tmp_path / "MSMT17_V2",
+        "bounding_box_train/0000_c1_0002.jpg",
+        "bounding_box_train/0004_c1_0002.jpg",
+        "query/0000_c2_0002.jpg",
+        "bounding_box_test/0000_c14_0030.jpg",
+    )
+    assert [(r.split, r.identity, r.camera) for r in scan_dataset("msmt17_v2", tmp_path).files] == [
+        ("gallery", 6, 14),
+        ("train", 1, 1),
+        ("train", 5, 1),
+        ("query", 6, 2),
+    ]
+
+
+def test_viper_starts_at_one_and_takes_cameras_from_folders(tmp_path: Path) -> None:
+    plant(tmp_path, "viper/cam_a/000_45.bmp", "viper/cam_b/000_0.bmp", "viper/cam_b/873_90.bmp")
+    assert records("viper", tmp_path) == [
+        ("cam_a/000_45.bmp", "query", 1, 1),
+        ("cam_b/000_0.bmp", "gallery", 1, 2),
+        ("cam_b/873_90.bmp", "gallery", 874, 2),
+    ]
+
+
+def test_prid_people_of_one_camera_are_distractors(tmp_path: Path) -> None:
+    plant(
+        tmp_path / "prid_2011" / "single_shot",
+        *(f"cam_{side}/person_{person:04d}.png" for side in "ab" for person in (200, 201)),
+    )
+    plant(tmp_path / "prid_2011", "multi_shot/cam_a/person_0001/0001.png")
+    assert [row[1:] for row in records("prid2011", tmp_path)] == [
+        ("query", 200, 1),
+        ("query", 0, 1),
+        ("gallery", 200, 2),
+        ("gallery", 0, 2),
+    ]
+    assert list(scan_dataset("prid", tmp_path).skipped) == [ELSEWHERE]
+
+
+def test_grid_and_ilids(tmp_path: Path) -> None:
+    plant(tmp_path, "underground_reid/probe/0001_1_25004_107_32_106_221.jpeg")
+    plant(tmp_path, "underground_reid/gallery/0000_5_27193_70_128_99_268.jpeg", "i-LIDS/Persons/0119002.jpg")
+    assert [row[1:] for row in records("grid", tmp_path)] == [("gallery", 0, 5), ("query", 1, 1)]
+    assert records("i-lids", tmp_path) == [("Persons/0119002.jpg", "all", 119, 0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Market-1501-v15.09.15", "market1501"),
+        ("MA", "market1501"),
+        ("DukeMTMC-reID", "dukemtmc"),
+        ("D", "dukemtmc"),
+        ("MSMT17_V1", "msmt17"),
+        ("MSMT17_V2", "msmt17_v2"),
+        ("prid_2011", "prid"),
+        ("underground_reid", "grid"),
+        ("i-LIDS", "ilids"),
+        ("CAVIAR4REID", "caviar"),
+    ],
+)
+def test_people_write_names_as_they_like(text: str, name: str, tmp_path: Path) -> None:
+    assert resolve_name(text, tmp_path) == name
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown data set 'markt'.*market1501 \(market, ma\).*viper"):
+        resolve_name("markt", tmp_path)
+
+
+def test_not_found_says_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
+    plant(tmp_path, "VIPeR/cam_a/000_45.bmp")
+    with pytest.raises(
+        DataError, match=r"folder called market1501, market.*bounding_box_train.*there is VIPeR"
+    ) as info:
+        locate("market", tmp_path)
+    assert str(tmp_path) in str(info.value)
+    with pytest.raises(DataError, match="no such folder"):
+        locate("market", tmp_path / "nowhere")
+
+
+def test_a_half_unpacked_set_says_what_it_holds(tmp_path: Path) -> None:
+    plant(tmp_path, "Market-1501/images/1.jpg")
+    with pytest.raises(DataError, match=r"not complete: looked for \{bounding_box_train.*found images"):
+        locate("market", tmp_path)
+
+
+def test_two_copies_are_not_guessed_between(tmp_path: Path) -> None:
+    plant(tmp_path, "Market-1501/query/0001_c1_1.jpg", "market1501/query/0001_c1_1.jpg")
+    with pytest.raises(DataError, match="2 folders could be market1501"):
+        locate("market", tmp_path)
+
+
+def test_a_set_without_images_is_an_error_that_counts_what_is_there(tmp_path: Path) -> None:
+    plant(tmp_path, "VIPeR/cam_a/front.bmp")
+    with pytest.raises(DataError, match=r"no image of viper.*1 x file name that does not fit the layout.*front"):
+        scan_dataset("viper", tmp_path)
+    (tmp_path / "GRID" / "probe").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no files"):
+        scan_dataset("grid", tmp_path)
+
+
+def test_links_that_go_round_are_walked_once(tmp_path: Path) -> None:
+    plant(tmp_path, "a/b/1.jpg")
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    assert walk_files(tmp_path) == ["a/b/1.jpg"]
+
+
+def test_numbers_do_not_depend_on_order_and_keep_the_market_meaning() -> None:
+    assert number_identities(["b", "a", "-1", "0", "b"]) == {"-1": -1, "0": 0, "a": 1, "b": 2}
+    assert number_identities(["0007", "12", "-1", "0000", "-2"]) == {"0007": 7, "12": 12, "-1": -1, "0000": 0, "-2": -1}
+    assert number_cameras(["", "3", "1"]) == {"": 0, "3": 3, "1": 1}
+    assert number_cameras(["0", "10", "2"]) == {"0": 1, "2": 2, "10": 3, "": 0}
+    assert number_cameras(["b", "a"]) == {"a": 1, "b": 2, "": 0}
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not on this machine (REID_SHARED)")
+@pytest.mark.parametrize(
+    ("name", "images", "people", "cameras"),
+    [
+        ("viper", {"query": 632, "gallery": 632}, 632, 2),
+        ("grid", {"query": 250, "gallery": 1025}, 250, 6),
+        ("prid", {"query": 385, "gallery": 749}, 200, 2),
+        ("ilids", {"all": 476}, 119, 0),
+        ("caviar", {"train": 720, "query": 50, "gallery": 450}, 47 + 25, 2),
+        ("3dpes", {"train": 489, "query": 90, "gallery": 433}, 103 + 90, 12),
+        ("towncentre", {"train": 6967}, 222, 1),
+    ],
+)
+def test_real_sets_hold_what_their_papers_say(name: str, images: dict[str, int], people: int, cameras: int) -> None:
+    scanned = scan_dataset(name, REAL)
+    assert Counter(record.split for record in scanned.files) == images
+    assert len({record.identity for record in scanned.files if record.identity > 0}) == people
+    assert len({record.camera for record in scanned.files if record.camera > 0}) == cameras
+    assert scanned.skipped == {}
+    assert known_datasets(REAL)[name].cameras_known == (cameras > 0)

@@ -1,0 +1,120 @@
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import shared.manifest
+from shared.errors import DataError, DgreidError
+from shared.manifest import build_manifest, summarise
+from shared.schemas import ImageStatus
+from shared.shards import read_manifest
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    """A Market-1501 tree: sizes differ, one image in two splits, three broken ones."""
+    root = tmp_path / "data" / "Market-1501"
+    for place, name in enumerate(
+        [
+            "bounding_box_train/0001_c1s1_000001_00.png",
+            "bounding_box_train/0001_c2s1_000001_00.png",
+            "query/0002_c1s1_000001_00.png",
+            "bounding_box_test/0002_c2s1_000001_00.png",
+            "bounding_box_test/0000_c2s1_000001_00.png",
+            "bounding_box_test/-1_c2s1_000001_00.png",
+        ]
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((20 + place, 40), 60).convert("RGB").save(root / name)
+    whole = (root / "query/0002_c1s1_000001_00.png").read_bytes()
+    (root / "bounding_box_train/0001_c3s1_000001_00.png").write_bytes(
+        (root / "bounding_box_train/0001_c1s1_000001_00.png").read_bytes()
+    )
+    (root / "bounding_box_test/0003_c1s1_000001_00.jpg").write_bytes(b"")
+    (root / "bounding_box_test/0003_c2s1_000001_00.png").write_bytes(whole[: len(whole) // 2])
+    (root / "bounding_box_test/0003_c3s1_000001_00.jpg").write_bytes(b"<html>not found</html>")
+    return tmp_path / "data"
+
+
+def test_rows_carry_hash_size_and_labels(data_root: Path, tmp_path: Path) -> None:
+    rows = build_manifest("market", data_root, tmp_path / "m.parquet")
+    assert rows == read_manifest(tmp_path / "m.parquet")
+    assert [row.path for row in rows] == sorted(row.path for row in rows)
+    for row in rows:
+        file = data_root / "Market-1501" / row.path
+        assert row.dataset == "market1501"
+        assert row.image_id == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        assert (row.size_bytes, row.modified_ns) == (file.stat().st_size, file.stat().st_mtime_ns)
+    found = {row.path: row for row in rows}["query/0002_c1s1_000001_00.png"]
+    assert (found.width, found.height, found.identity, found.camera, found.split) == (22, 40, 2, 1, "query")
+
+
+def test_broken_files_are_rows_with_a_reason(data_root: Path, tmp_path: Path) -> None:
+    rows = build_manifest("market", data_root, tmp_path / "m.parquet")
+    broken = {Path(row.path).name: row for row in rows if row.status == ImageStatus.UNREADABLE}
+    assert sorted(broken) == [
+        "0003_c1s1_000001_00.jpg",
+        "0003_c2s1_000001_00.png",
+        "0003_c3s1_000001_00.jpg",
+    ]
+    assert broken["0003_c1s1_000001_00.jpg"].reason == "the file is empty"
+    assert all(row.reason and (row.width, row.height) == (0, 0) for row in broken.values())
+    assert all(not row.reason and row.width for row in rows if row.status == ImageStatus.OK)
+
+
+def test_the_summary_counts_what_a_user_asks_about(data_root: Path, tmp_path: Path) -> None:
+    train, query, gallery = summarise(build_manifest("market", data_root, tmp_path / "m.parquet"))
+    assert (train.split, train.images, train.identities, train.cameras, train.duplicates) == ("train", 3, 1, 3, 1)
+    assert (query.split, query.images, query.duplicates) == ("query", 1, 0)
+    assert (gallery.split, gallery.images, gallery.identities) == ("gallery", 6, 2)
+    assert (gallery.distractors, gallery.junk, gallery.unreadable, gallery.duplicates) == (1, 1, 3, 0)
+
+
+def test_only_changed_and_broken_files_are_read_again(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, root = tmp_path / "m.parquet", data_root / "Market-1501"
+    before = build_manifest("market", data_root, out)
+    read: list[str] = []
+    whole = shared.manifest.read_file
+    monkeypatch.setattr(shared.manifest, "read_file", lambda path: (read.append(path.name), whole(path))[1])
+    assert build_manifest("market", data_root, out) == before
+    assert sorted(read) == ["0003_c1s1_000001_00.jpg", "0003_c2s1_000001_00.png", "0003_c3s1_000001_00.jpg"]
+
+    read.clear()
+    mended = root / "bounding_box_test/0003_c1s1_000001_00.jpg"
+    Image.new("RGB", (9, 9)).save(mended)
+    touched = root / "query/0002_c1s1_000001_00.png"
+    os.utime(touched, ns=(1, 1))
+    (root / "bounding_box_train/0001_c2s1_000001_00.png").unlink()
+    after = {row.path: row for row in build_manifest("market", data_root, out)}
+    assert {mended.name, touched.name} <= set(read) and len(read) == 4
+    assert after["bounding_box_test/0003_c1s1_000001_00.jpg"].width == 9
+    assert len(after) == len(before) - 1
+
+
+def test_a_damaged_manifest_is_replaced(data_root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.parquet"
+    out.write_bytes(b"PAR1 no")
+    assert build_manifest("market", data_root, out) == read_manifest(out)
+
+
+def test_files_left_out_are_told(data_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (data_root / "Market-1501" / "readme.txt").write_text("x")
+    build_manifest("market", data_root, tmp_path / "m.parquet")
+    assert "market1501: left out 1 x not an image file, e.g. readme.txt" in caplog.text
+
+
+def test_an_empty_set_leaves_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "VIPeR" / "cam_a").mkdir(parents=True)
+    with pytest.raises(DataError, match="no image of viper"):
+        build_manifest("viper", tmp_path, tmp_path / "m.parquet")
+    assert not (tmp_path / "m.parquet").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told(data_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DgreidError, match="cannot write"):
+        build_manifest("market", data_root, tmp_path / "file" / "m.parquet")
