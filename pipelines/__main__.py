@@ -3,13 +3,14 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
 from pipelines import datasets, demo, doctor, evaluate, label, report, sql, train
 from shared.errors import DgreidError
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "datasets": datasets.datasets,
     "manifest": datasets.manifest,
@@ -31,7 +32,9 @@ def build_app() -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; exits with 0 done, 1 failed, 2 asked for something impossible, 130 interrupted."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for package in ("shared", "labeler", "reid"):
+        logging.getLogger(package).setLevel(logging.INFO)
     sys.exit(run(arguments))
 
 

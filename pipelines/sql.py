@@ -47,9 +47,15 @@ def _show(columns: list[str], rows: list[tuple[object, ...]]) -> None:
     table = Table(*columns)
     for row in rows[:MAX_ROWS]:
         table.add_row(*("" if value is None else _short(value) for value in row))
-    Console().print(table)
+    wide().print(table)
     if len(rows) > MAX_ROWS:
         typer.echo(f"{MAX_ROWS} of {len(rows)} rows shown; add a limit or an aggregate")
+
+
+def wide() -> Console:
+    """A console that does not cut columns when the output goes to a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=220)
 
 
 def _short(value: object) -> str:

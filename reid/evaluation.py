@@ -95,16 +95,15 @@ def evaluate_run(run_folder: Path, workspace: Workspace, *, device: str | None =
     targets = [_target(protocol, name, config, workspace) for name in protocol.targets]
     contestants = _contestants(config, latest, make_fabric(device or config.device, "32-true"))
     line = protocol.line({target.name: target.splits for target in targets}, selected_on="nothing: the last epoch")
-    report: dict[str, Any] = {"protocol": line, "scores": {}, "deviation": {}, "per_split": {}, "seconds": {}}
+    report: dict[str, Any] = {"protocol": line, "scores": {}, "per_split": {}, "seconds": {}}
     for target in targets:
         for contestant in contestants:
             started = time.monotonic()
             features = _features(contestant, target, run_folder, config)
             splits = _scores(target, features, config.evaluation.max_rank)
             report["per_split"].setdefault(target.name, {})[contestant.state] = splits
-            for key, combine in (("scores", np.mean), ("deviation", np.std)):
-                combined = {name: float(combine([split[name] for split in splits])) for name in splits[0]}
-                report[key].setdefault(target.name, {})[contestant.state] = combined
+            means = {name: float(np.mean([split[name] for split in splits])) for name in splits[0]}
+            report["scores"].setdefault(target.name, {})[contestant.state] = means
             report["seconds"][f"{target.name} {contestant.state}"] = time.monotonic() - started
     write_text(run_folder / "scores.json", json.dumps(report, indent=2) + "\n")
     return report

@@ -51,7 +51,7 @@ def test_from_crops_to_a_report(workspace: Workspace, capfd: pytest.CaptureFixtu
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     capfd.readouterr()
     assert run(["sql", "3dpes", "--query", "select count(*) as n, count(distinct image_id) as images from labels"]) == 0
-    assert "24" in capfd.readouterr().out  # 8 images x 3 parts
+    assert "48" in capfd.readouterr().out  # 16 images x 3 parts
     assert run(["sql", "3dpes"]) == 0
     assert "canned queries" in capfd.readouterr().out
 
@@ -80,7 +80,7 @@ def test_a_wrong_data_root(
 def test_names_that_do_not_exist(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     refused(["label", "atlantis"], 2, "atlantis", "viper", capfd=capfd)
     refused(["label", ""], 2, "DATASET=", capfd=capfd)
-    refused(["label", "3dpes", "--engine", "oracle"], 2, "oracle", capfd=capfd)
+    refused(["label", "3dpes", "--engine", "oracle"], 2, "body_prior", "vllm_server", capfd=capfd)
     refused(["train", "3dpes2atlantis", "--preset", "tiny"], 2, "atlantis", capfd=capfd)
     refused(["train", "3dpes23dpes", "--preset", "tiny"], 2, "supervised:", capfd=capfd)
     refused(["eval"], 2, "no training run yet", "make train", capfd=capfd)

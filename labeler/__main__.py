@@ -1,0 +1,53 @@
+"""`python -m labeler serve` runs the service, `python -m labeler settings` prints what it would run with."""
+
+import logging
+import sys
+
+import typer
+import uvicorn
+
+from labeler.app import create_app
+from labeler.settings import describe, load_settings
+from shared.errors import DgreidError
+
+cli = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+DRAIN_S = 60
+
+
+@cli.command()
+def serve() -> None:
+    """Serve with the LABELER_* settings of the environment until SIGINT or SIGTERM; requests in flight are finished."""
+    settings = load_settings()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if settings.host not in LOOPBACK and settings.api_key is None:
+        logging.getLogger(__name__).warning(
+            "open to the network of %s without a key; set LABELER_API_KEY", settings.host
+        )
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        timeout_graceful_shutdown=DRAIN_S,
+        log_config=None,
+        server_header=False,
+    )
+
+
+@cli.command(name="settings")
+def show_settings() -> None:
+    """Every setting with its value and whether the environment set it; secrets are masked."""
+    for variable, value, origin in describe(load_settings()):
+        typer.echo(f"{variable}={value}  ({origin})")
+
+
+def main() -> None:
+    try:
+        cli()
+    except DgreidError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(err.exit_code)
+
+
+if __name__ == "__main__":
+    main()

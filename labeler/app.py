@@ -1,0 +1,37 @@
+"""The labelling service as an application factory."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from labeler import problems
+from labeler.engines.base import Engine
+from labeler.engines.factory import build_engine
+from labeler.request_ids import RequestIds
+from labeler.routes import ground, health
+from labeler.service import GroundingService
+from labeler.settings import Settings
+
+
+def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
+    """The service over `engine`, or over the engine that the settings name; it is closed with the application.
+
+    Raises ConfigError when the settings do not fit the engine.
+    """
+    service = GroundingService(settings, engine or build_engine(settings))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await service.engine.close()
+
+    app = FastAPI(title="Body-part labeler", version="1", lifespan=lifespan)
+    app.state.service = service
+    app.add_middleware(RequestIds)
+    problems.install(app)
+    app.include_router(ground.router)
+    app.include_router(health.router)
+    return app

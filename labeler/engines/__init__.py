@@ -1,0 +1,1 @@
+"""Engines: the things that ground body parts. `factory.py` makes them by name."""

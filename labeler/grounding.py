@@ -1,0 +1,132 @@
+"""One image in, one answer out: decode, ask, ask differently, calibrate. Failures are answers, not exceptions."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from labeler.api_models import ImageAnswer, PartAnswer
+from labeler.calibration import calibrate, relation_flags
+from labeler.engines.base import Engine, EngineAwayError, EngineError, PartOutcome
+from labeler.retry import ASK_AGAIN, Attempt, next_attempt
+from shared.geometry import Box
+from shared.images import UnreadableImageError, decode, image_id_of
+from shared.schemas import LabelStatus
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Collected:
+    """What is known about one image while it is asked for."""
+
+    space: str = "none"
+    parts: dict[str, PartAnswer] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+async def ground_image(
+    engine: Engine, content: bytes, parts: Sequence[str], *, max_pixels: int, max_attempts: int
+) -> ImageAnswer:
+    """Ground `parts` of one image file.
+
+    An unreadable image, an engine that declines and a fault of ours each end in an ImageAnswer with that status.
+    Raises EngineAwayError when the engine gave no answer at all and may later: the caller knows whether the whole
+    batch shares that fate.
+    """
+    image_id = image_id_of(content)
+    try:
+        image = await asyncio.to_thread(decode, content, max_pixels=max_pixels)
+    except UnreadableImageError as err:
+        return failed_answer(image_id, parts, LabelStatus.UNREADABLE, err.reason)
+    try:
+        found = await _ask(engine, image, parts, max_attempts)
+    except EngineAwayError:
+        raise
+    except EngineError as err:
+        return failed_answer(image_id, parts, LabelStatus.ENGINE_ERROR, err.what, image)
+    except Exception:  # one image must not take its batch down; the log has the traceback
+        log.exception("image %s: unexpected failure", image_id)
+        return failed_answer(
+            image_id, parts, LabelStatus.ENGINE_ERROR, "unexpected failure, see the service's log", image
+        )
+    relations = relation_flags({part: Box(*row.box) for part, row in found.parts.items() if row.box})
+    return ImageAnswer(
+        image_id=image_id,
+        width=image.width,
+        height=image.height,
+        space=found.space,
+        parts=tuple(_with_flags(found.parts[part], relations.get(part, ())) for part in parts),
+        prompt_tokens=found.prompt_tokens,
+        completion_tokens=found.completion_tokens,
+    )
+
+
+def failed_answer(
+    image_id: str,
+    parts: Sequence[str],
+    status: LabelStatus,
+    error: str,
+    image: Image.Image | None = None,
+    *,
+    may_pass: bool = False,
+) -> ImageAnswer:
+    """An answer in which every part failed in the same way, for the reason `error`."""
+    attempts = 0 if status == LabelStatus.UNREADABLE else 1
+    return ImageAnswer(
+        image_id=image_id,
+        width=image.width if image else 0,
+        height=image.height if image else 0,
+        parts=tuple(PartAnswer(part=part, status=status, attempts=attempts) for part in parts),
+        error=error,
+        may_pass=may_pass,
+    )
+
+
+async def _ask(engine: Engine, image: Image.Image, parts: Sequence[str], max_attempts: int) -> _Collected:
+    """Ask for all parts, then again for those without a usable answer, until none is left or the attempts are."""
+    found = _Collected()
+    pending: Sequence[str] = parts
+    attempt: Attempt | None = Attempt()
+    while attempt:
+        try:
+            answer = await engine.ground(image, pending, attempt)
+        except EngineError as err:
+            if not found.parts:
+                raise
+            log.warning("attempt %d got no answer, the one before stays: %s", attempt.number, err.what)
+            break
+        found.space = answer.space
+        found.prompt_tokens += answer.prompt_tokens
+        found.completion_tokens += answer.completion_tokens
+        for part in pending:
+            found.parts[part] = _part_answer(part, answer.parts, image, attempt.number)
+        pending = [part for part in parts if found.parts[part].status in ASK_AGAIN]
+        attempt = next_attempt(attempt, {found.parts[part].status for part in pending}, max_attempts)
+    return found
+
+
+def _part_answer(part: str, outcomes: Mapping[str, PartOutcome], image: Image.Image, attempts: int) -> PartAnswer:
+    outcome = outcomes[part]
+    status, flags, box = outcome.status, outcome.flags, None
+    if outcome.image_box is not None:
+        box, calibration_flags = calibrate(outcome.image_box, image.width, image.height)
+        flags += calibration_flags
+        status = status if box else LabelStatus.INVALID_BOX
+    return PartAnswer(
+        part=part,
+        status=status,
+        box=box,
+        score=outcome.score if box else None,
+        flags=flags,
+        raw_box=outcome.raw_box,
+        raw_text=outcome.raw_text if status in ASK_AGAIN else None,
+        attempts=attempts,
+    )
+
+
+def _with_flags(answer: PartAnswer, flags: tuple[str, ...]) -> PartAnswer:
+    return answer.model_copy(update={"flags": answer.flags + flags}) if flags else answer

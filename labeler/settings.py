@@ -1,0 +1,70 @@
+"""Settings of the labelling service, from LABELER_* environment variables; read by a function, never at import."""
+
+import os
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from labeler.prompts import PromptMode
+from shared.errors import ConfigError
+
+PREFIX = "LABELER_"
+EngineName = Literal["body_prior", "vllm_server"]
+
+
+class Settings(BaseSettings):
+    """All settings with their defaults; the environment variable of `port` is LABELER_PORT."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    engine: EngineName = "body_prior"
+    host: str = "127.0.0.1"  # this machine only; others are let in on purpose, with an api_key
+    port: int = Field(default=8080, ge=0, le=65535)
+    api_key: SecretStr | None = None  # demanded from clients as `Authorization: Bearer <key>`
+
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1)
+    max_pixels: int = Field(default=12_000_000, ge=1)  # per image, read from its header
+    max_images: int = Field(default=64, ge=1)  # per request
+    max_requests: int = Field(default=32, ge=1)  # in flight; one more is answered 429
+    max_images_in_work: int = Field(default=32, ge=1)  # decoded and with the engine at the same time
+    body_timeout_s: float = Field(default=30.0, gt=0)  # to receive a request
+    request_timeout_s: float = Field(default=300.0, gt=0)  # to answer it
+    max_attempts: int = Field(default=4, ge=1, le=8)  # ways to ask for one image before its answer is a failure
+
+    vllm_url: str = "http://127.0.0.1:8000"  # of the OpenAI-compatible server, with or without /v1
+    vllm_api_key: SecretStr | None = None
+    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # as the server lists it
+    family: str | None = None  # of the model; found in its name when not set
+    prompt_mode: PromptMode = "joint"
+    logprobs: bool = False  # a score for each box, at the price of longer answers on the wire
+    connect_timeout_s: float = Field(default=5.0, gt=0)
+    answer_timeout_s: float = Field(default=120.0, gt=0)
+    transport_attempts: int = Field(default=3, ge=1)  # requests to the server for one question
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, `overrides` winning.
+
+    Raises ConfigError for values that do not fit and for LABELER_* variables that no setting reads.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    if unknown := sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known):
+        raise ConfigError(
+            f"unknown settings in the environment: {', '.join(unknown)}", fix=f"known: {', '.join(sorted(known))}"
+        )
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the values
+    except ValidationError as err:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in err.errors())
+        raise ConfigError(
+            f"settings of the labeler: {faults}", fix=f"set the {PREFIX}* variable to such a value"
+        ) from err
+
+
+def describe(settings: Settings) -> list[tuple[str, str, str]]:
+    """(variable, value, "set" or "default") of every setting; secrets are masked."""
+    return [
+        (PREFIX + name.upper(), str(getattr(settings, name)), "set" if name in settings.model_fields_set else "default")
+        for name in Settings.model_fields
+    ]

@@ -1,0 +1,95 @@
+"""`label`: part boxes of a data set, through the labelling service into Parquet shards."""
+
+import os
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from labeler.annotate import AnnotateOptions, annotate
+from labeler.settings import load_settings
+from labeler.summary import Summary
+from pipelines.datasets import DatasetNames, scan, split_names
+from shared.datasets import locate
+from shared.errors import DgreidError
+from shared.schemas import ManifestRow
+from shared.workspace import Workspace
+
+
+def label(
+    dataset: DatasetNames,
+    engine: Annotated[str | None, typer.Option(help="body_prior, vllm_server; default: LABELER_ENGINE")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="a running service instead of one in this process", envvar="DGREID_LABELER_URL")
+    ] = None,
+    label_run: Annotated[str | None, typer.Option(help="name of the label run; default: from engine and model")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="ask again for parts whose answer was a failure")] = False,
+) -> None:
+    """Ask for the part boxes of every image that has none yet; killed, the same command continues."""
+    workspace = Workspace.from_environment()
+    options = AnnotateOptions(retry_failed=retry_failed)
+    unfinished = [
+        problem
+        for name in split_names(dataset, workspace)
+        if (problem := label_dataset(name, workspace, engine=engine, url=url, label_run=label_run, options=options))
+    ]
+    if unfinished:
+        raise unfinished[0]
+
+
+def label_dataset(
+    name: str,
+    workspace: Workspace,
+    *,
+    engine: str | None = None,
+    url: str | None = None,
+    label_run: str | None = None,
+    options: AnnotateOptions | None = None,
+) -> DgreidError | None:
+    """Scan and label one data set and print its closing table.
+
+    Returns what is left to mend when single images failed; raises DgreidError when nothing could be done.
+    """
+    rows = scan(name, workspace)
+    key = os.environ.get("LABELER_API_KEY")
+    summary = annotate(
+        rows,
+        locate(name, workspace.data_root),
+        name,
+        workspace.labels,
+        label_run,
+        url=url,
+        api_key=SecretStr(key) if key else None,
+        settings=None if url else load_settings(**({"engine": engine} if engine else {})),
+        options=options,
+    )
+    table = Table(show_header=False, title=f"labels of {name}")
+    for line in summary.table():
+        table.add_row(*line)
+    Console().print(table)
+    return _left_to_mend(name, summary, rows, workspace)
+
+
+def _left_to_mend(name: str, summary: Summary, rows: list[ManifestRow], workspace: Workspace) -> DgreidError | None:
+    if summary.interrupted:
+        return DgreidError(
+            f"labelling {name} was interrupted after {summary.images} of {len(rows)} images",
+            fix="the same command continues",
+        )
+    broken = [row for row in rows if row.status != "ok"]
+    if broken:
+        first = f"{broken[0].path}: {broken[0].reason}"
+        return DgreidError(
+            f"{len(broken)} image{'s' if len(broken) > 1 else ''} of {name} could not be read (first: {first}); "
+            "all others are labelled, and training leaves the broken ones out",
+            path=locate(name, workspace.data_root),
+            fix="replace or delete the files and run the same command again",
+        )
+    if failed := summary.failed.total():
+        return DgreidError(
+            f"{failed} images of {name} got no box ({', '.join(f'{kind} {n}' for kind, n in summary.failed.items())})",
+            fix=f"make sql DATASET={name} Q=failures shows the answers; make label DATASET={name} ARGS=--retry-failed",
+        )
+    return None

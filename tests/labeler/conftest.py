@@ -1,0 +1,155 @@
+"""A scripted model server, painted crops, small data sets: what the labeler's tests are made of."""
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from labeler import client as client_module
+from labeler.engines import vllm_server
+from shared.geometry import Box
+from shared.images import image_id_of
+from shared.schemas import ManifestRow
+
+COLOURS = {"head": (255, 0, 0), "upper_body": (0, 255, 0), "legs": (0, 0, 255)}
+PAINTED = {"head": Box(20, 6, 44, 30), "upper_body": Box(10, 34, 54, 72), "legs": Box(16, 76, 48, 122)}
+
+
+def painted_png(width: int = 64, height: int = 128, boxes: dict[str, Box] = PAINTED) -> bytes:
+    pixels = np.full((height, width, 3), 128, np.uint8)
+    for part, box in boxes.items():
+        pixels[int(box.y_min) : int(box.y_max), int(box.x_min) : int(box.x_max)] = COLOURS[part]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class StandIn:
+    """An OpenAI-compatible server that finds painted boxes; `script` holds behaviours for the next requests.
+
+    thousandths: whether it answers like Qwen2-VL and Qwen3-VL; otherwise in pixels of the image it got.
+    """
+
+    def __init__(self, model: str = "Qwen/Qwen2.5-VL-7B-Instruct", *, thousandths: bool = False) -> None:
+        self.model, self.thousandths = model, thousandths
+        self.script: list[str] = []
+        self.always: str | None = None
+        self.payloads: list[dict] = []
+        self.sizes: list[tuple[int, int]] = []
+
+    @property
+    def transport(self) -> httpx.MockTransport:
+        return httpx.MockTransport(self._answer)
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": self.model}]})
+        assert request.url.path == "/v1/chat/completions"
+        payload = json.loads(request.content)
+        self.payloads.append(payload)
+        behaviour = self.always or (self.script.pop(0) if self.script else "good")
+        match behaviour:
+            case "500":
+                return httpx.Response(500, text="engine dead")
+            case "hang":
+                raise httpx.ReadTimeout("hang", request=request)
+            case "cut":
+                raise httpx.RemoteProtocolError("peer closed connection", request=request)
+            case "400":
+                return httpx.Response(400, json={"message": "prompt too long"})
+            case "wrong schema":
+                return httpx.Response(200, json={"choices": "none"})
+            case "no json":
+                return httpx.Response(200, text="<html>")
+            case "garbage":
+                return self._said("%$ 12 boxes [[")
+            case "refusal":
+                return self._said("I'm sorry, I can't help with that.")
+            case "length":
+                return self._said(self._boxes(payload), finish="length")
+            case "whole image":
+                return self._said('{"head":[0,0,1000,1000],"upper_body":[0,0,1000,1000],"legs":[0,0,1000,1000]}')
+            case _:
+                return self._said(self._boxes(payload))
+
+    def _said(self, text: str, finish: str = "stop") -> httpx.Response:
+        tokens = [{"token": character, "logprob": -0.5} for character in text]
+        choice = {"message": {"content": text}, "finish_reason": finish, "logprobs": {"content": tokens}}
+        return httpx.Response(200, json={"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 10}})
+
+    def _boxes(self, payload: dict) -> str:
+        image_part, text_part = payload["messages"][0]["content"]
+        content = base64.b64decode(image_part["image_url"]["url"].split(",", 1)[1])
+        pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+        height, width = pixels.shape[:2]
+        self.sizes.append((width, height))
+        found: dict[str, list[int] | None] = {}
+        for part, colour in COLOURS.items():
+            if f'"{part}"' not in text_part["text"]:
+                continue
+            rows, columns = np.nonzero(np.abs(pixels - colour).max(axis=2) < 100)
+            corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else None
+            if corners and self.thousandths:
+                corners = [corner * 1000 / side for corner, side in zip(corners, (width, height) * 2, strict=True)]
+            found[part] = [round(float(corner)) for corner in corners] if corners else None
+        return json.dumps(found, separators=(",", ":"))
+
+
+@pytest.fixture
+def stand_in() -> Callable[..., StandIn]:
+    return StandIn
+
+
+@pytest.fixture
+def painted() -> dict[str, Box]:
+    return PAINTED
+
+
+@pytest.fixture
+def paint() -> Callable[..., bytes]:
+    return painted_png
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (client_module, vllm_server):
+        monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.0)
+        monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.0)
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., tuple[Path, list[ManifestRow]]]:
+    """(folder, manifest rows) of a data set `toy` with `count` different crops, alternating between two splits."""
+
+    def make(count: int) -> tuple[Path, list[ManifestRow]]:
+        root = tmp_path / "toy"
+        root.mkdir(exist_ok=True)
+        rows = []
+        for index in range(count):
+            moved = Box(*(corner + index % 4 for corner in PAINTED["head"]))
+            height = 128 + index // 4
+            content = painted_png(height=height, boxes={**PAINTED, "head": moved})
+            (root / f"{index:04d}.png").write_bytes(content)
+            rows.append(
+                ManifestRow(
+                    dataset="toy",
+                    split="query" if index % 2 else "gallery",
+                    path=f"{index:04d}.png",
+                    image_id=image_id_of(content),
+                    width=64,
+                    height=height,
+                    identity=index + 1,
+                    camera=1,
+                    size_bytes=len(content),
+                    modified_ns=0,
+                )
+            )
+        return root, rows
+
+    return make
