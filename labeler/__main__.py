@@ -20,6 +20,7 @@ def serve() -> None:
     """Serve with the LABELER_* settings of the environment until SIGINT or SIGTERM; requests in flight are finished."""
     settings = load_settings()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per question to the model is too much
     if settings.host not in LOOPBACK and settings.api_key is None:
         logging.getLogger(__name__).warning(
             "open to the network of %s without a key; set LABELER_API_KEY", settings.host

@@ -1,12 +1,37 @@
 """What goes over the wire: requests and answers of the labelling service."""
 
+import base64
+import binascii
 from typing import Annotated
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, EncodedBytes, EncoderProtocol, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from shared.schemas import PARTS, LabelStatus
 
 Part = Annotated[str, StringConstraints(min_length=1, max_length=40)]
+
+
+class StrictBase64(EncoderProtocol):
+    """Standard base64; a foreign character is an error, not skipped."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> bytes:
+        try:
+            return base64.b64decode(data, validate=True)
+        except binascii.Error as err:
+            raise PydanticCustomError("base64_decode", "no base64") from err
+
+    @classmethod
+    def encode(cls, value: bytes) -> bytes:
+        return base64.b64encode(value)
+
+    @classmethod
+    def get_json_format(cls) -> str:
+        return "base64"
+
+
+Base64Image = Annotated[bytes, EncodedBytes(encoder=StrictBase64)]
 
 
 class Frozen(BaseModel):
@@ -16,7 +41,7 @@ class Frozen(BaseModel):
 class GroundRequest(Frozen):
     """Images to ground, as base64 of their file bytes; never paths or URLs."""
 
-    images: tuple[Base64Bytes, ...] = Field(min_length=1)
+    images: tuple[Base64Image, ...] = Field(min_length=1)
     parts: tuple[Part, ...] = Field(default=PARTS, min_length=1)
 
 
@@ -42,7 +67,7 @@ class ImageAnswer(Frozen):
     space: str = "none"
     parts: tuple[PartAnswer, ...]
     error: str = ""  # why no part could be asked for or answered
-    may_pass: bool = False  # whether the same request may succeed later
+    may_pass: bool = False  # whether the same request may bring more later
     prompt_tokens: int = 0
     completion_tokens: int = 0
 

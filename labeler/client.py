@@ -75,7 +75,9 @@ class LabelerClient:
         pending = list(range(len(contents)))
         for failures in range(1, self._attempts + 1):
             received, asked_s = await self._once([contents[index] for index in pending], parts)
-            answers.update(zip(pending, received, strict=True))
+            for index, answer in zip(pending, received, strict=True):
+                if index not in answers or not answer.error:  # no answer never replaces half of one
+                    answers[index] = answer
             pending = [index for index in pending if answers[index].may_pass]
             if not pending:
                 break

@@ -26,6 +26,7 @@ class _Collected:
     parts: dict[str, PartAnswer] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cut_short: bool = False  # the engine went away before the parts without an answer could be asked again
 
 
 async def ground_image(
@@ -60,6 +61,7 @@ async def ground_image(
         height=image.height,
         space=found.space,
         parts=tuple(_with_flags(found.parts[part], relations.get(part, ())) for part in parts),
+        may_pass=found.cut_short,
         prompt_tokens=found.prompt_tokens,
         completion_tokens=found.completion_tokens,
     )
@@ -98,6 +100,7 @@ async def _ask(engine: Engine, image: Image.Image, parts: Sequence[str], max_att
             if not found.parts:
                 raise
             log.warning("attempt %d got no answer, the one before stays: %s", attempt.number, err.what)
+            found.cut_short = isinstance(err, EngineAwayError)
             break
         found.space = answer.space
         found.prompt_tokens += answer.prompt_tokens

@@ -16,11 +16,11 @@ EngineName = Literal["body_prior", "vllm_server"]
 class Settings(BaseSettings):
     """All settings with their defaults; the environment variable of `port` is LABELER_PORT."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
     engine: EngineName = "body_prior"
     host: str = "127.0.0.1"  # this machine only; others are let in on purpose, with an api_key
-    port: int = Field(default=8080, ge=0, le=65535)
+    port: int = Field(default=8300, ge=0, le=65535)
     api_key: SecretStr | None = None  # demanded from clients as `Authorization: Bearer <key>`
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
@@ -32,8 +32,8 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(default=300.0, gt=0)  # to answer it
     max_attempts: int = Field(default=4, ge=1, le=8)  # ways to ask for one image before its answer is a failure
 
-    vllm_url: str = "http://127.0.0.1:8000"  # of the OpenAI-compatible server, with or without /v1
-    vllm_api_key: SecretStr | None = None
+    upstream_url: str = "http://127.0.0.1:8000"  # of the OpenAI-compatible server, with or without /v1
+    upstream_api_key: SecretStr | None = None
     model: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # as the server lists it
     family: str | None = None  # of the model; found in its name when not set
     prompt_mode: PromptMode = "joint"

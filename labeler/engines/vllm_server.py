@@ -35,11 +35,11 @@ from shared.schemas import LabelStatus
 JPEG_QUALITY = 95
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 4.0
-FIX = "see the log of the vLLM server, and LABELER_VLLM_URL, LABELER_MODEL"
+FIX = "see the log of the vLLM server, and LABELER_UPSTREAM_URL, LABELER_MODEL"
 
 
 class VllmServer:
-    """The engine `vllm`.
+    """The engine `vllm_server`.
 
     Args:
         http: a client whose base URL is the server's root (without /v1); closed by `close`.
@@ -68,9 +68,9 @@ class VllmServer:
     def from_settings(cls, settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> Self:
         """Raises ConfigError when the model's family is unknown. `transport` replaces the network in tests."""
         connections = settings.max_images_in_work * (1 if settings.prompt_mode == "joint" else 4)
-        key = settings.vllm_api_key
+        key = settings.upstream_api_key
         http = httpx.AsyncClient(
-            base_url=settings.vllm_url.rstrip("/").removesuffix("/v1"),
+            base_url=settings.upstream_url.rstrip("/").removesuffix("/v1"),
             headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
             timeout=httpx.Timeout(
                 settings.answer_timeout_s, connect=settings.connect_timeout_s, pool=settings.answer_timeout_s

@@ -31,7 +31,7 @@ PART_TRUTH = Path(os.environ.get("REID_SHARED", "../shared")) / "datasets" / "pa
 
 
 def engine_of(server, **overrides) -> VllmServer:
-    settings = load_settings(engine="vllm", model=server.model, **overrides)
+    settings = load_settings(engine="vllm_server", model=server.model, **overrides)
     return VllmServer.from_settings(settings, server.transport)
 
 

@@ -146,7 +146,7 @@ async def test_a_large_body_is_refused_while_it_arrives(announced: bool) -> None
         (b"[" * 5000, "application/json", 400),
         (b"images=x", "application/x-www-form-urlencoded", 415),
         (b"", "", 415),
-        (b"--b\r\nno", "multipart/form-data; boundary=b", 400),
+        (b"--b\r\nno", "multipart/form-data; boundary=b", 422),
         (b"x", "multipart/form-data", 400),
         (
             b'--b\r\ncontent-disposition: form-data; name="url"\r\n\r\nx\r\n--b--',
@@ -222,7 +222,7 @@ async def test_ready_means_listed_and_answered_once() -> None:
 async def test_a_model_that_cannot_ground_is_not_ready(stand_in) -> None:
     server = stand_in()
     server.always = "garbage"
-    settings = load_settings(engine="vllm", model=server.model)
+    settings = load_settings(engine="vllm_server", model=server.model)
     async with client_of(VllmServer.from_settings(settings, server.transport)) as client:
         response = await client.get("/readyz")
     assert response.status_code == 502 and "unparseable" in response.json()["error"]
@@ -269,4 +269,4 @@ def test_wrong_settings_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, 
 
 def test_a_model_of_no_known_family_is_refused_at_start() -> None:
     with pytest.raises(ConfigError, match="LABELER_FAMILY"):
-        create_app(load_settings(engine="vllm", model="mystery"))
+        create_app(load_settings(engine="vllm_server", model="mystery"))

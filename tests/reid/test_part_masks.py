@@ -62,13 +62,14 @@ def test_a_painted_box_lands_row_by_row():
     assert torch.equal(visible, expected)
 
 
-def test_the_threshold_itself_counts_as_visible_whatever_the_scale():
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.9])
+def test_the_threshold_itself_counts_as_visible_whatever_the_scale(share):
     grid = PatchGrid(256, 128, 16, 16)
-    for width in range(40, 140):  # half of the first column, in pixels that rarely are exact
-        half = torch.tensor([[0.0, 0.0, 8 * width / 128, 300.0]], dtype=torch.float64)
-        assert patch_masks(half, (width, 300), grid, 0.5).view(16, 8)[:, 0].all()
-        less = half - torch.tensor([0.0, 0.0, 0.01, 0.0])
-        assert not patch_masks(less, (width, 300), grid, 0.5).any()
+    for width in range(40, 140):  # the box ends inside the second column, at a place that floats rarely hold exactly
+        end = (1 + share) * 16 * width / 128
+        boxes = torch.tensor([[0.0, 0.0, end, 300.0], [0.0, 0.0, end - 0.01, 300.0]], dtype=torch.float64)
+        exact, less = patch_masks(boxes, (width, 300), grid, share).view(2, 16, 8)
+        assert exact[:, 1].all() and less[:, 0].all() and not less[:, 1].any()
 
 
 def test_no_box_reversed_box_and_no_parts():

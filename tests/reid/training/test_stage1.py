@@ -1,0 +1,112 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import reid.stage1
+from reid.checkpoint import load_checkpoint, load_tensors
+from reid.config import RunConfig
+from reid.embed import bank_features, identity_means
+from reid.job import Job
+from reid.model.muva import Muva
+from reid.stage1 import PromptStep, learn_prompts, load_prompts
+from reid.transforms import normalised
+from shared.errors import DgreidError
+
+Start = Callable[[RunConfig, Path], tuple[Muva, Job]]
+Config = Callable[..., RunConfig]
+
+
+def test_prototypes_are_the_definition(start: Start, run_config: Config, tmp_path: Path) -> None:
+    model, job = start(run_config(), tmp_path)
+    labels, rows = job.labels, []
+    model.eval()
+    with torch.no_grad():
+        for index in range(len(job.data)):  # one image at a time, pseudo-label masks, before the BatchNorm
+            one = job.bank[index]
+            rows.append(model.encode_images(normalised(one.images), visible=one.visible).features[0])
+    expected = torch.stack(
+        [
+            F.normalize(torch.stack([f for f, y in zip(rows, labels, strict=True) if y == k]).mean(0), dim=0)
+            for k in range(8)
+        ]
+    )
+    model.train()
+    found = bank_features(model, job.bank, job.fabric, after_neck=False, batch_size=5, workers=0)
+    assert model.training
+    assert torch.allclose(identity_means(found, labels, 8), expected, atol=1e-5)
+
+
+def test_the_loss_of_a_batch_is_the_formula(start: Start, run_config: Config, tmp_path: Path) -> None:
+    model, _ = start(run_config(), tmp_path)
+    prototypes = F.normalize(torch.randn(8, model.feature_dim, generator=torch.Generator().manual_seed(1)), dim=1)
+    labels = torch.tensor([3, 3, 0, 5, 5, 5])
+    slow: list[Tensor] = []
+    for label in labels:
+        text = F.normalize(model.encode_text(label[None]), dim=1)[0]
+        slow.append(-(prototypes @ text).log_softmax(dim=0)[label])
+    assert torch.allclose(PromptStep(model, prototypes)(labels), torch.stack(slow).mean(), atol=1e-6)
+
+
+def test_only_prompts_move_and_the_file_says_whose_they_are(start: Start, run_config: Config, tmp_path: Path) -> None:
+    model, job = start(run_config("stage1.epochs=6", "stage1.lr=0.05"), tmp_path)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    path = learn_prompts(model, job)
+    moved = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert moved == ["prompts.contexts"]
+    tensors, marks = load_tensors(path)
+    assert torch.equal(tensors["contexts"], model.prompts.contexts)
+    assert marks["identities_sha256"] == job.data.identities_sha256 and len(marks["sha256"]) == 64
+    lines = (tmp_path / "stage1" / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "epoch,loss,lr,seconds" and len(lines) == 7
+    assert float(lines[-1].split(",")[1]) < float(lines[1].split(",")[1])
+    assert list((tmp_path / "stage1").glob("events.*"))
+    assert not (tmp_path / "stage1" / "latest.pt").exists()
+
+
+def test_an_interrupted_stage_equals_an_uninterrupted_one(
+    start: Start, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config("stage1.epochs=4")
+    whole, job = start(config, tmp_path / "whole")
+    learn_prompts(whole, job)
+
+    def save_twice_then_die(path: Path, state: Any, meta: Any) -> None:
+        if len(meta["history"]) > 2:
+            raise KeyboardInterrupt
+        save(path, state, meta)
+
+    save = reid.stage1.save_checkpoint
+    monkeypatch.setattr(reid.stage1, "save_checkpoint", save_twice_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        learn_prompts(*start(config, tmp_path / "cut"))
+    monkeypatch.undo()
+    assert len(load_checkpoint(tmp_path / "cut" / "stage1" / "latest.pt")[1]["history"]) == 2
+    continued, job = start(config, tmp_path / "cut")
+    learn_prompts(continued, job)
+    assert torch.equal(continued.prompts.contexts, whole.prompts.contexts)
+    epochs = [line.split(",")[0] for line in (tmp_path / "cut" / "stage1" / "metrics.csv").read_text().splitlines()]
+    assert epochs == ["epoch", "1", "2", "3", "4"]
+
+
+def test_finished_prompts_are_used_again_without_opening_an_image(
+    start: Start, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = learn_prompts(*start(run_config(), tmp_path))
+    monkeypatch.setattr(reid.stage1, "bank_features", None)
+    model, job = start(run_config(), tmp_path)
+    assert learn_prompts(model, job) == path
+    load_prompts(model, path, job.data.identities_sha256)
+    assert torch.equal(model.prompts.contexts, load_tensors(path)[0]["contexts"])
+
+
+def test_prompts_of_other_identities_are_refused(start: Start, run_config: Config, tmp_path: Path) -> None:
+    model, job = start(run_config(), tmp_path)
+    path = learn_prompts(model, job)
+    with pytest.raises(DgreidError, match="identities_sha256 differ") as caught:
+        load_prompts(model, path, "0" * 64)
+    assert str(path) in str(caught.value)
