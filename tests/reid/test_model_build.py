@@ -71,9 +71,10 @@ def test_retrieval_features_come_after_the_neck_and_have_length_one(model_config
 
 @torch.no_grad()
 def test_the_untrained_tiny_preset_tells_images_apart():
-    model = build_model(load_config("tiny").model, 3, seed=0).eval()
+    config = load_config("tiny").model
+    model = build_model(config, 3, seed=0).eval()
     coarse = torch.rand(8, 3, 8, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    images = F.interpolate(coarse, size=(128, 64), mode="bilinear")
+    images = F.interpolate(coarse, size=config.image_size, mode="bilinear")
     features = model.encode_images(images).features.view(8, 4, -1)
     spread = (features - features.mean(0)).norm(dim=-1) / features.norm(dim=-1)  # (8, granularities)
     assert spread.min() > 0.05
