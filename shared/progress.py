@@ -22,10 +22,11 @@ class Progress:
         what: what is being done, e.g. "label viper".
         total: number of items; None when it is not known beforehand.
         unit: what one item is, e.g. "images".
+        shown: False counts without printing, in all but one of several processes that work together.
     """
 
-    def __init__(self, what: str, total: int | None, unit: str = "images") -> None:
-        self.what, self.total, self.unit = what, total, unit
+    def __init__(self, what: str, total: int | None, unit: str = "images", *, shown: bool = True) -> None:
+        self.what, self.total, self.unit, self.shown = what, total, unit, shown
         self.done = 0
         self.failures: Counter[str] = Counter()
         self._note = ""
@@ -34,7 +35,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         console = Console(stderr=True)
-        if console.is_terminal:
+        if self.shown and console.is_terminal:
             self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
             self._live.start()
         return self
@@ -42,7 +43,8 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
-        print(self.line(final=True), file=sys.stderr, flush=True)
+        if self.shown:
+            print(self.line(final=True), file=sys.stderr, flush=True)
 
     def advance(self, count: int = 1, *, failure: str | None = None, note: str | None = None) -> None:
         """Count finished items, under the failure kind if they failed; `note` is shown at the line's end."""
@@ -52,7 +54,7 @@ class Progress:
         if note is not None:
             self._note = note
         now = time.monotonic()
-        if self._live is None and now - self._logged >= LOG_INTERVAL_S:
+        if self.shown and self._live is None and now - self._logged >= LOG_INTERVAL_S:
             self._logged = now
             print(self.line(), file=sys.stderr, flush=True)
 

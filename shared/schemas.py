@@ -7,7 +7,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Order matters: part tokens, prompts, masks and label rows all use it.
 PARTS: tuple[str, ...] = ("head", "upper_body", "legs")
@@ -78,9 +78,10 @@ class LabelRow(BaseModel):
     y_max: float | None = None
     status: LabelStatus
     score: float | None = Field(default=None, ge=0, le=1)  # None: the engine gives no confidence
+    agreement: float | None = Field(default=None, ge=0, le=1)  # IoU with the answer about the mirrored image, if asked
     flags: tuple[str, ...] = ()  # what calibration or the engine did to this row, countable in SQL
     raw_box: tuple[float, ...] | None = None  # as answered, in `space`
-    raw_text: str | None = None  # the answer that could not be used, at most RAW_TEXT_LIMIT characters
+    raw_text: str | None = None  # the answer that gave no box, at most RAW_TEXT_LIMIT characters
     space: str  # the coordinate space of raw_box, e.g. "original_pixels"
     engine: str
     model: str
@@ -125,6 +126,7 @@ LABEL_SCHEMA = pa.schema(
         pa.field("y_max", pa.float64()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("score", pa.float64()),
+        pa.field("agreement", pa.float64()),
         pa.field("flags", pa.list_(pa.string()), nullable=False),
         pa.field("raw_box", pa.list_(pa.float64())),
         pa.field("raw_text", pa.string()),

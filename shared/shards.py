@@ -1,6 +1,7 @@
 """Manifest and label rows as Parquet: written atomically, checked on reading, opened as DuckDB views."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -11,6 +12,8 @@ from pydantic import BaseModel
 from shared.atomic_files import atomic_path
 from shared.errors import DataError
 from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, LabelRow, ManifestRow
+
+ROWS_AT_ONCE = 1024  # of a manifest that is streamed
 
 
 def to_table(rows: Sequence[BaseModel], schema: pa.Schema) -> pa.Table:
@@ -29,12 +32,33 @@ def write_manifest(rows: Sequence[ManifestRow], path: Path) -> None:
 
 def read_manifest(path: Path) -> list[ManifestRow]:
     """All rows of one manifest. Raises DataError when it is missing, damaged or of another version."""
+    return list(iter_manifest(path))
+
+
+def iter_manifest(path: Path) -> Iterator[ManifestRow]:
+    """The rows of one manifest, read as they are asked for. Raises what `read_manifest` raises, at the first row."""
     if not path.is_file():
         raise DataError(
             "there is no manifest for this data set yet", path=path, fix=f"make manifest DATASET={path.stem}"
         )
     remedy = f"delete it and run: make manifest DATASET={path.stem}"
-    return [ManifestRow(**row) for row in _read_checked(path, MANIFEST_SCHEMA, remedy).to_pylist()]
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_schema(file.schema_arrow, MANIFEST_SCHEMA, path, remedy)
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+                yield from (ManifestRow(**row) for row in batch.to_pylist())
+    except (OSError, pa.ArrowInvalid) as err:
+        raise _damaged(err, path, remedy) from err
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """A manifest that can be walked through any number of times without being held in memory."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[ManifestRow]:
+        return iter_manifest(self.path)
 
 
 def label_folder(labels_root: Path, label_run: str, dataset: str, split: str) -> Path:
@@ -48,9 +72,14 @@ def label_shards(labels_root: Path, *, label_run: str = "*", dataset: str = "*")
 
 def write_label_shard(rows: Sequence[LabelRow], folder: Path) -> Path:
     """Write rows of one (label run, data set, split) as the next free part-NNNNN.parquet of `folder`."""
+    return write_label_table(to_table(rows, LABEL_SCHEMA), folder)
+
+
+def write_label_table(table: pa.Table, folder: Path) -> Path:
+    """`write_label_shard` for rows that are a table of LABEL_SCHEMA already."""
     taken = [int(path.stem.removeprefix("part-")) for path in folder.glob("part-*.parquet")]
     path = folder / f"part-{max(taken, default=-1) + 1:05d}.parquet"
-    write_table(to_table(rows, LABEL_SCHEMA), path)
+    write_table(table, path)
     return path
 
 
@@ -90,12 +119,18 @@ def _read_checked(path: Path, schema: pa.Schema, remedy: str) -> pa.Table:
     try:
         table = pq.read_table(path, partitioning=None)
     except (OSError, pa.ArrowInvalid) as err:
-        raise DataError(
-            f"not a readable Parquet file ({str(err).splitlines()[0][:120]})", path=path, fix=remedy
-        ) from err
-    if not table.schema.equals(schema):
-        raise DataError("the columns are not those of this version", path=path, fix=remedy)
-    found = (table.schema.metadata or {}).get(b"dgreid.version")
-    if found != schema.metadata[b"dgreid.version"]:
-        raise DataError(f"schema version {found!r} is not ours", path=path, fix=remedy)
+        raise _damaged(err, path, remedy) from err
+    _check_schema(table.schema, schema, path, remedy)
     return table
+
+
+def _check_schema(found: pa.Schema, schema: pa.Schema, path: Path, remedy: str) -> None:
+    if not found.equals(schema):
+        raise DataError("the columns are not those of this version", path=path, fix=remedy)
+    version = (found.metadata or {}).get(b"dgreid.version")
+    if version != schema.metadata[b"dgreid.version"]:
+        raise DataError(f"schema version {version!r} is not ours", path=path, fix=remedy)
+
+
+def _damaged(err: Exception, path: Path, remedy: str) -> DataError:
+    return DataError(f"not a readable Parquet file ({str(err).splitlines()[0][:120]})", path=path, fix=remedy)

@@ -17,12 +17,17 @@ from shared.datasets.catalogue import (
     resolve_name,
     scan_dataset,
 )
+from shared.datasets.expected import EXPECTED, Counts, count_splits, differences
 from shared.datasets.records import FileRecord, Scan
 
 __all__ = [
+    "EXPECTED",
+    "Counts",
     "DatasetSpec",
     "FileRecord",
     "Scan",
+    "count_splits",
+    "differences",
     "known_datasets",
     "listed",
     "locate",

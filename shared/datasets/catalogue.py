@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shared.datasets import csv_table, grid, ilids, market1501, msmt17, pattern, prid2011, viper
+from shared.datasets import csv_table, cuhk02, cuhksysu, grid, ilids, market1501, msmt17, pattern, prid2011, viper
 from shared.datasets.description import Description, read_description
 from shared.datasets.records import DESCRIPTION_FILE, Scan
 from shared.errors import ConfigError, DataError
@@ -21,6 +21,8 @@ class DatasetSpec:
     folders: tuple[str, ...] = ()  # folder names seen in the wild, besides name and aliases; case and signs are ignored
     layouts: tuple[str, ...] = ("market1501",)  # tried in this order
     cameras_known: bool = True
+    variant: str = ""  # the sub-folder that holds this one of several releases in one folder
+    beside: str = ""  # the data set whose folder may hold this release too
     folder: Path | None = None  # of a set declared by a dataset.yaml
     description: Description | None = None
 
@@ -30,7 +32,10 @@ BUILT_IN = (
     DatasetSpec("dukemtmc", "DukeMTMC-reID", ("duke", "d"), ("DukeMTMC-reID",)),
     DatasetSpec("msmt17", "MSMT17", ("msmt", "ms"), ("MSMT17_V1",), layouts=("msmt17", "market1501_zero_based")),
     DatasetSpec("msmt17_v2", "MSMT17 V2", (), (), layouts=("msmt17", "market1501_zero_based")),
-    DatasetSpec("cuhk03", "CUHK03-NP (detected)", ("c3", "cuhk03np"), ("cuhk03-np",)),
+    DatasetSpec("cuhk03", "CUHK03-NP (detected)", ("c3", "cuhk03np"), ("cuhk03_detected",), variant="detected"),
+    DatasetSpec("cuhk03_labeled", "CUHK03-NP (labeled)", ("c3l",), variant="labeled", beside="cuhk03"),
+    DatasetSpec("cuhk02", "CUHK02", ("c2",), layouts=("cuhk02",)),
+    DatasetSpec("cuhksysu", "CUHK-SYSU (crops)", ("cs", "sysu"), ("cuhksysu4reid",), ("cuhksysu", "market1501"), False),
     DatasetSpec("viper", "VIPeR", layouts=("viper",)),
     DatasetSpec("prid", "PRID2011", ("prid2011",), ("prid_2011",), layouts=("prid2011",)),
     DatasetSpec("grid", "GRID", (), ("underground_reid", "QMUL-GRID"), layouts=("grid",)),
@@ -40,11 +45,15 @@ BUILT_IN = (
     DatasetSpec("towncentre", "TownCentre"),
 )
 
+VARIANTS = frozenset(spec.variant for spec in BUILT_IN if spec.variant)
+
 # Any of these below a folder shows that the layout is there. A table or a pattern is where its dataset.yaml is.
 MARKS: dict[str, tuple[str, ...]] = {
     "market1501": tuple(market1501.FOLDERS),
     "market1501_zero_based": tuple(market1501.FOLDERS),
     "msmt17": tuple(msmt17.LISTS),
+    "cuhk02": cuhk02.PAIRS,
+    "cuhksysu": tuple(cuhksysu.FOLDERS),
     "viper": tuple(viper.FOLDERS),
     "prid2011": tuple(prid2011.FOLDERS),
     "grid": tuple(grid.FOLDERS),
@@ -56,6 +65,8 @@ SCANS: dict[str, Callable[[Path], Scan]] = {
     "market1501": market1501.scan,
     "market1501_zero_based": market1501.scan_zero_based,
     "msmt17": msmt17.scan,
+    "cuhk02": cuhk02.scan,
+    "cuhksysu": cuhksysu.scan,
     "viper": viper.scan,
     "prid2011": prid2011.scan,
     "grid": grid.scan,
@@ -155,8 +166,8 @@ def _spec(name: str, data_root: Path) -> DatasetSpec:
 
 def _find(spec: DatasetSpec, data_root: Path) -> tuple[Path, str]:
     """(folder, layout) of a data set."""
-    candidates = [spec.folder] if spec.folder else [f for f in _folders(data_root) if name_key(f.name) in _keys(spec)]
-    found = [hit for folder in candidates if (hit := _layout_below(folder, spec.layouts))]
+    candidates = [spec.folder] if spec.folder else [f for f in _folders(data_root) if name_key(f.name) in _places(spec)]
+    found = [hit for folder in candidates if (hit := _layout_below(folder, spec))]
     if len({folder.resolve() for folder, _ in found}) > 1:
         raise DataError(
             f"{len(found)} folders could be {spec.name}: {', '.join(str(folder) for folder, _ in found)}",
@@ -184,9 +195,13 @@ def _find(spec: DatasetSpec, data_root: Path) -> tuple[Path, str]:
     )
 
 
-def _layout_below(folder: Path, layouts: tuple[str, ...]) -> tuple[Path, str] | None:
-    for place in (folder, *_folders(folder)):
-        for layout in layouts:
+def _layout_below(folder: Path, spec: DatasetSpec) -> tuple[Path, str] | None:
+    below = (folder, *_folders(folder))
+    places = [place / spec.variant for place in below if spec.variant]
+    if name_key(folder.name) in _keys(spec) or spec.folder:
+        places += [place for place in below if place.name not in VARIANTS - {spec.variant}]
+    for place in places:
+        for layout in spec.layouts:
             if any((place / mark).exists() for mark in MARKS[layout]):
                 return place, layout
     return None
@@ -201,6 +216,11 @@ def _folders(place: Path) -> list[Path]:
 
 def _keys(spec: DatasetSpec) -> set[str]:
     return {name_key(text) for text in (spec.name, *spec.aliases, *spec.folders)}
+
+
+def _places(spec: DatasetSpec) -> set[str]:
+    """Keys of folders in which it may lie: its own, and that of the set whose archive holds it too."""
+    return _keys(spec) | {key for other in BUILT_IN if other.name == spec.beside for key in _keys(other)}
 
 
 def _names(specs: dict[str, DatasetSpec]) -> dict[str, str]:

@@ -22,7 +22,17 @@ from shared.schemas import Split
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 LayoutName = Literal[
-    "market1501", "market1501_zero_based", "msmt17", "viper", "prid2011", "grid", "ilids", "pattern", "csv"
+    "market1501",
+    "market1501_zero_based",
+    "msmt17",
+    "cuhk02",
+    "cuhksysu",
+    "viper",
+    "prid2011",
+    "grid",
+    "ilids",
+    "pattern",
+    "csv",
 ]
 
 
