@@ -32,13 +32,23 @@ class ModelConfig(Section):
     mask_heads: int = Field(2, gt=0)  # attention heads of the mask predictors; the paper uses 8 on MSMT17
     mask_temperature: float = Field(1.0, gt=0)  # tau of p = sigmoid(logits / tau)
     gate_threshold: float = Field(0.5, ge=0, le=1)  # a patch is visible where p is strictly above
+    soft_gate: float | None = Field(None, gt=0)  # m: add (2p - 1) * m to the attention logits; None = the hard gate
+    domain_contexts: dict[str, str] = {}  # data set -> words; the prompts of its identities end with ", <words>"
+    part_agnostic_prompts: bool = False  # "A photo of a * * * * person" for the parts too, each with its own vectors
 
 
 class DataConfig(Section):
     label_run: str | None = None  # None: the only label run there is
-    missing_labels: Literal["require", "drop"] = "require"  # images without part boxes stop the run, or are left out
+    missing_labels: Literal["require", "drop", "prior"] = "require"  # parts nobody has answered stop the run, leave the
+    # image out, or get the box where that part usually is (shared/body_proportions.py)
     visible_share: float = Field(0.5, gt=0, le=1)  # a patch shows a part when the box covers this share of it
     flip: float = Field(0.5, ge=0, le=1)  # chance of a horizontal flip, image and mask together
+    crop_padding: int = Field(0, ge=0)  # pixels added around the input before it is cut out again at random; 0 = off
+    crop_keeps: float = Field(0.5, gt=0, le=1)  # a part with a smaller share of its box left in the crop is absent
+    erasing: float = Field(0.0, ge=0, le=1)  # chance that a random rectangle is painted over; the boxes stay
+    colour_jitter: float = Field(0.0, ge=0, lt=1)  # j: brightness, contrast and saturation times 1 - j .. 1 + j
+    leave_out_absent_parts: bool = False  # a part that no patch of an image shows takes no part in its losses
+    validation_share: float = Field(0.0, ge=0, lt=1)  # of each source's identities, held out to choose the epoch
     workers: int = Field(2, ge=0)  # image loading processes
     embed_batch: int = Field(256, gt=0)  # images per batch where no gradient is needed
 
@@ -46,6 +56,7 @@ class DataConfig(Section):
 class BatchConfig(Section):
     identities_per_batch: int = Field(16, gt=1)
     images_per_identity: int = Field(4, gt=0)
+    balance_domains: bool = False  # every batch takes as many identities from each source as from the others
 
 
 class Stage1Config(BatchConfig):
@@ -80,12 +91,16 @@ class Stage2Config(BatchConfig):
     losses: LossWeights = LossWeights()
     gradient_clip: float | None = None  # maximum norm; None = off, as in the paper
     train_patch_projection: bool = False  # the paper freezes it; a random-initialised backbone must learn it
-    checkpoint_every: int = Field(1, gt=0)  # epochs
+    accumulate: int = Field(1, gt=0)  # batches per optimiser step; their gradients are averaged
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # of averaged weights, which are then validated and scored; 0 = off
+    checkpoint_every: int = Field(1, gt=0)  # epochs between two writes of latest.pt
+    keep_every: int | None = Field(None, gt=0)  # epochs between two checkpoints that are kept for good; None = none
 
 
 class EvalConfig(Section):
     splits: int = Field(10, gt=0)  # random splits of the sets that have none of their own
     max_rank: int = Field(50, gt=0)
+    re_ranking: bool = False  # k-reciprocal (k1 = 20, k2 = 6, lambda = 0.3); the protocol line says so
     batch_size: int = Field(256, gt=0)
 
 
@@ -94,6 +109,8 @@ class RunConfig(Section):
     protocol: str = ""
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = Field(1, gt=0)  # processes, one device each, that share every batch
+    compile: bool = False  # torch.compile of both encoders; pays off after minutes, not in short runs
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

@@ -19,11 +19,12 @@ class Curves:
     Args:
         folder: of the stage, inside the run folder.
         history: the rows of the epochs before an interruption; later ones of the interrupted process are dropped.
+        written: False only remembers, in all but one of several processes that train together.
     """
 
-    def __init__(self, folder: Path, history: Sequence[Mapping[str, float]] = ()) -> None:
+    def __init__(self, folder: Path, history: Sequence[Mapping[str, float]] = (), *, written: bool = True) -> None:
         self.history = [dict(row) for row in history]
-        self._folder = folder
+        self._folder, self._written = folder, written
         self._board = TensorBoardLogger(
             folder, name="", version="", purge_step=len(self.history) + 1 if self.history else None
         )
@@ -31,6 +32,8 @@ class Curves:
     def add(self, row: Mapping[str, float]) -> None:
         """Record one epoch; every row needs the same keys, `epoch` (1-based) among them."""
         self.history.append(dict(row))
+        if not self._written:
+            return
         self._board.log_metrics({key: value for key, value in row.items() if key != "epoch"}, step=int(row["epoch"]))
         text = io.StringIO()
         table = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")

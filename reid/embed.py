@@ -10,7 +10,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from reid.images import Batch, PersonImages, in_order, load_batches
+from reid.losses import seen_features
 from reid.model.muva import Muva
+from reid.parallel import gathered, padded_share
 from reid.transforms import normalised
 from shared.progress import Progress
 
@@ -23,16 +25,22 @@ def bank_features(
     after_neck: bool,
     batch_size: int,
     workers: int,
+    absent_as_nan: bool = False,
     progress: Progress | None = None,
 ) -> Tensor:
     """Features [N, F] float32 of source images with their pseudo-label masks, in eval mode, not normalised.
 
     after_neck: False gives f before the BatchNorm (stage 1), True after it (the memory of stage 2).
+    absent_as_nan: True puts NaN where a feature is that of a part which no patch of the image shows.
     """
 
     def features(batch: Batch) -> Tensor:
         encoded = model.encode_images(normalised(batch.images), visible=batch.visible).features
-        return model.neck(encoded) if after_neck else encoded
+        found = model.neck(encoded) if after_neck else encoded
+        if absent_as_nan:
+            seen = seen_features(batch.visible.any(-1), model.feature_dim)
+            found = found.masked_fill(seen == 0, torch.nan)
+        return found
 
     return _in_batches(model, images, fabric, features, batch_size, workers, progress)
 
@@ -70,10 +78,15 @@ def predicted_masks(model: Muva, images: PersonImages, fabric: Fabric, *, batch_
 
 
 def identity_means(features: Tensor, labels: Tensor, num_identities: int) -> Tensor:
-    """L2-normalised mean feature [K, F] of every identity; features [N, F], labels long [N] naming all K of them."""
-    sums = torch.zeros(num_identities, features.shape[1]).index_add_(0, labels, features)
-    counts = torch.bincount(labels, minlength=num_identities).unsqueeze(1)
-    return F.normalize(sums / counts, dim=1)
+    """L2-normalised mean feature [K, F] of every identity; features [N, F], labels long [N] naming all K of them.
+
+    Each entry's mean is over the images where it is not NaN; where there is none it is 0.
+    """
+    known = ~features.isnan()
+    zeros = torch.zeros(num_identities, features.shape[1])
+    sums = zeros.index_add(0, labels, features.where(known, 0.0))
+    counts = zeros.index_add(0, labels, known.float())
+    return F.normalize(sums / counts.clamp_min(1), dim=1)
 
 
 @torch.no_grad()
@@ -86,16 +99,23 @@ def _in_batches(
     workers: int,
     progress: Progress | None,
 ) -> Tensor:
-    """Rows of `compute` over all images in order, on the CPU; the model's training mode is put back afterwards."""
+    """Rows of `compute` over all images in order, on the CPU; the model's training mode is put back afterwards.
+
+    Several processes compute a share each and all get everything.
+    """
     was_training = model.training
     model.eval()
-    rows = []
+    share, rows = padded_share(len(images), fabric), []
+    plan = [[share[place] for place in places] for places in in_order(len(share), batch_size)]
     try:
         with fabric.autocast():
-            for batch in load_batches(images, in_order(len(images), batch_size), workers):
+            for batch in load_batches(images, plan, workers):
                 rows.append(compute(Batch(*fabric.to_device(tuple(batch)))).float().cpu())
                 if progress:
                     progress.advance(len(batch.indices))
     finally:
         model.train(was_training)
-    return torch.cat(rows)
+    found = torch.cat(rows)
+    if fabric.world_size > 1:  # sent from the device, where every backend can
+        found = gathered(fabric.to_device(found)).cpu()
+    return found[: len(images)]

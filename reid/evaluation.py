@@ -20,9 +20,12 @@ from reid.config import RunConfig, parse_config
 from reid.embed import predicted_masks, retrieval_features
 from reid.images import PersonImages
 from reid.job import make_fabric
-from reid.metrics import evaluate
 from reid.model.muva import Muva, build_model
 from reid.protocols import EvaluationSplit, Protocol, evaluation_splits, parse_protocol
+from reid.ranking import Ranking
+from reid.score_details import score_details
+from reid.snapshots import final_weights, selected_checkpoint, selection
+from reid.stored_splits import store_splits, stored_splits
 from reid.transforms import TESTING
 from shared.atomic_files import atomic_path, write_text
 from shared.datasets import locate
@@ -73,15 +76,19 @@ class Contestant:
         return self._build().to(self.fabric.device).eval()
 
 
-def evaluate_run(run_folder: Path, workspace: Workspace, *, device: str | None = None) -> dict[str, Any]:
+def evaluate_run(
+    run_folder: Path, workspace: Workspace, *, device: str | None = None, re_ranking: bool | None = None
+) -> dict[str, Any]:
     """Score a run's model, and the same model before any training, on every target; writes and returns scores.json.
 
-    Reads the run's config.yaml and stage2/latest.pt and the targets' manifests and images, nothing else. Writes
-    embeddings/ and masks/ as well; embeddings of the same model and images are used again. Always in float32, so
-    that the scores do not depend on the device. A target with random splits gets the mean over them.
+    Reads the run's config.yaml, stage 2's chosen checkpoint and the targets' manifests and images, nothing else.
+    Writes embeddings/, masks/ and splits/ as well; embeddings of the same model and images are used again, and so are
+    random splits. Always in float32, so that the scores do not depend on the device. A target with random splits gets
+    the mean over them.
 
     Args:
         device: in place of the run's own.
+        re_ranking: in place of the run's `evaluation.re_ranking`.
     Raises:
         DataError: the run, its checkpoint, or a target's manifest is not there.
         ConfigError: the device cannot be had.
@@ -89,21 +96,26 @@ def evaluate_run(run_folder: Path, workspace: Workspace, *, device: str | None =
     """
     config = read_config(run_folder)
     protocol = parse_protocol(config.protocol, workspace.data_root)
-    latest = run_folder / "stage2" / "latest.pt"
-    if not latest.is_file():
-        raise DataError("this run has no trained model yet", path=latest, fix="run its make train command to the end")
-    targets = [_target(protocol, name, config, workspace) for name in protocol.targets]
-    contestants = _contestants(config, latest, make_fabric(device or config.device, "32-true"))
-    line = protocol.line({target.name: target.splits for target in targets}, selected_on="nothing: the last epoch")
-    report: dict[str, Any] = {"protocol": line, "scores": {}, "per_split": {}, "seconds": {}}
+    checkpoint = selected_checkpoint(run_folder, config)
+    if not checkpoint.is_file():
+        raise DataError(
+            "this run has no trained model yet", path=checkpoint, fix="run its make train command to the end"
+        )
+    targets = [_target(protocol, name, config, workspace, run_folder) for name in protocol.targets]
+    contestants = _contestants(config, checkpoint, make_fabric(device or config.device, "32-true"))
+    re_ranking = config.evaluation.re_ranking if re_ranking is None else re_ranking
+    splits = {target.name: target.splits for target in targets}
+    line = protocol.line(splits, selected_on=selection(config), re_ranking=re_ranking)
+    report: dict[str, Any] = {"protocol": line, "re_ranking": re_ranking}
+    report |= {"scores": {}, "per_split": {}, "details": {}, "seconds": {}}
     for target in targets:
         for contestant in contestants:
             started = time.monotonic()
             features = _features(contestant, target, run_folder, config)
-            splits = _scores(target, features, config.evaluation.max_rank)
-            report["per_split"].setdefault(target.name, {})[contestant.state] = splits
-            means = {name: float(np.mean([split[name] for split in splits])) for name in splits[0]}
-            report["scores"].setdefault(target.name, {})[contestant.state] = means
+            found, details = _scores(target, features, config, re_ranking=re_ranking)
+            means = {name: float(np.mean([split[name] for split in found])) for name in found[0]}
+            for key, value in (("scores", means), ("per_split", found), ("details", details)):
+                report[key].setdefault(target.name, {})[contestant.state] = value
             report["seconds"][f"{target.name} {contestant.state}"] = time.monotonic() - started
     write_text(run_folder / "scores.json", json.dumps(report, indent=2) + "\n")
     return report
@@ -117,22 +129,24 @@ def read_config(run_folder: Path) -> RunConfig:
     return parse_config(yaml.safe_load(path.read_text(encoding="utf-8")), where=str(path))
 
 
-def _target(protocol: Protocol, name: str, config: RunConfig, workspace: Workspace) -> Target:
+def _target(protocol: Protocol, name: str, config: RunConfig, workspace: Workspace, run_folder: Path) -> Target:
     rows = read_manifest(workspace.manifest(name))
-    splits = list(evaluation_splits(protocol, name, rows, splits=config.evaluation.splits, seed=config.seed))
+    drawn = evaluation_splits(protocol, name, rows, splits=config.evaluation.splits, seed=config.seed)
+    splits = stored_splits(run_folder, name, rows, drawn)
+    store_splits(run_folder, name, splits, seed=config.seed)
     needed = {row.path: row for split in splits for row in [*split.query, *split.gallery]}
     return Target(name, splits, [needed[path] for path in sorted(needed)], locate(name, workspace.data_root))
 
 
-def _contestants(config: RunConfig, latest: Path, fabric: Fabric) -> list[Contestant]:
-    state, meta = load_checkpoint(latest)
-    if meta["epoch"] < config.stage2.epochs:
+def _contestants(config: RunConfig, checkpoint: Path, fabric: Fabric) -> list[Contestant]:
+    state, meta = load_checkpoint(checkpoint)
+    if not config.data.validation_share and meta["epoch"] < config.stage2.epochs:
         log.warning("this run is at epoch %d of %d: its scores are not final", meta["epoch"], config.stage2.epochs)
     identities = int(meta["num_identities"])
 
     def trained() -> Muva:
         model = build_model(config.model, identities, seed=config.seed, load_weights=False)
-        model.load_state_dict(state["model"])
+        model.load_state_dict(final_weights(state))
         return model
 
     def untrained() -> Muva:
@@ -140,7 +154,7 @@ def _contestants(config: RunConfig, latest: Path, fabric: Fabric) -> list[Contes
 
     origin = json.dumps([config.model.model_dump(mode="json"), config.seed], sort_keys=True)
     return [
-        Contestant("trained", file_sha256(latest), trained, fabric),
+        Contestant("trained", file_sha256(checkpoint), trained, fabric),
         Contestant("untrained", hashlib.sha256(origin.encode()).hexdigest(), untrained, fabric),
     ]
 
@@ -198,11 +212,19 @@ def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
         np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a keyword for its own flag
 
 
-def _scores(target: Target, features: dict[str, np.ndarray], max_rank: int) -> list[dict[str, float]]:
-    """mean_ap, mean_inp, rank_1, rank_5, rank_10 in percent of every split."""
+def _scores(
+    target: Target, features: dict[str, np.ndarray], config: RunConfig, *, re_ranking: bool
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """mean_ap, mean_inp, rank_1, rank_5, rank_10 in percent of every split, and what stands behind the first's."""
 
-    def side(rows: Sequence[ManifestRow]) -> tuple[np.ndarray, list[int], list[int]]:
-        found = np.stack([features[row.path] for row in rows])
-        return found, [row.identity for row in rows], [row.camera for row in rows]
+    def of(rows: Sequence[ManifestRow]) -> np.ndarray:
+        return np.stack([features[row.path] for row in rows])
 
-    return [evaluate(*side(split.query), *side(split.gallery), max_rank=max_rank).summary() for split in target.splits]
+    summaries, details = [], {}
+    for number, split in enumerate(target.splits):
+        ranking = Ranking.of(split, of, re_ranking=re_ranking)
+        scores = ranking.scores(config.evaluation.max_rank)
+        summaries.append(scores.summary())
+        if number == 0:
+            details = score_details(ranking, scores, config.model.parts, seed=config.seed)
+    return summaries, details

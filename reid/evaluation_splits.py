@@ -20,6 +20,7 @@ import numpy as np
 from shared.errors import DataError
 from shared.schemas import ImageStatus, ManifestRow
 
+FIXED = "fixed query and gallery"
 HALVED = frozenset({"viper", "prid", "grid"})  # query and gallery hold everybody; half of them are for training
 
 
@@ -56,7 +57,7 @@ def make_splits(
     elif loose and not query:
         splits = [_single_shot(loose, generator, seed) for generator in generators]
     else:
-        splits = [EvaluationSplit(tuple(query), tuple(gallery), "fixed query and gallery")]
+        splits = [EvaluationSplit(tuple(query), tuple(gallery), FIXED)]
     if not splits or not all(split.query and split.gallery for split in splits):
         raise DataError(
             f"{target} has nobody to ask for: {len(query)} readable query and {len(gallery)} gallery images",

@@ -1,4 +1,4 @@
-"""Image files as batches: decoded, resized, perhaps mirrored, with the patches of every part."""
+"""Image files as batches: decoded, resized, perhaps augmented, with the patches of every part."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from reid.augment import Augmentation
 from reid.part_masks import PatchGrid
-from reid.transforms import Sample, flipped, is_flipped, resized, sample_of, visible_patches
+from reid.transforms import Sample, resized, sample_of, visible_patches
 from shared.errors import DgreidError
 from shared.images import UnreadableImageError, load_image
 
@@ -33,8 +34,7 @@ class PersonImages(Dataset[Batch]):
         mode: interpolation of the resize.
         boxes: float [N, R, 4] in pixels of the original images, NaN rows where a part has no box; None: no parts.
         visible_share: a patch shows a part when the box covers this share of it.
-        flip: chance of a horizontal flip of image and boxes, drawn from (seed, epoch, index).
-        seed: of the flips.
+        augmentation: what happens to image and boxes, drawn anew in every epoch.
     """
 
     def __init__(
@@ -45,12 +45,11 @@ class PersonImages(Dataset[Batch]):
         *,
         boxes: np.ndarray | None = None,
         visible_share: float = 0.5,
-        flip: float = 0.0,
-        seed: int = 0,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.files, self.grid, self.mode = list(files), grid, mode
         self.boxes = np.empty((len(self.files), 0, 4)) if boxes is None else boxes
-        self.visible_share, self.flip, self.seed = visible_share, flip, seed
+        self.visible_share, self.augmentation = visible_share, augmentation
         self.epoch = 0  # set before each pass over the images
         size = (len(self.files), 3, grid.image_height, grid.image_width)
         self.cached = int(np.prod(size)) <= CACHE_BYTES
@@ -64,8 +63,8 @@ class PersonImages(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         """One image as a batch of one. Raises UnreadableImageError naming the file."""
         sample = self._sample(index)
-        if self.flip and is_flipped(self.flip, seed=self.seed, epoch=self.epoch, index=index):
-            sample = flipped(sample)
+        if self.augmentation:
+            sample = self.augmentation.apply(sample, epoch=self.epoch, index=index)
         visible = visible_patches(sample, self.grid, self.visible_share)
         return Batch(sample.image.as_subclass(Tensor)[None], visible[None], torch.tensor([index]))
 

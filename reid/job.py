@@ -7,14 +7,17 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
+from reid.augment import Augmentation
 from reid.config import BatchConfig, RunConfig
 from reid.images import PersonImages
 from reid.part_masks import PatchGrid
 from reid.samplers import IdentityBatches
 from reid.training_set import TrainingSet
 from reid.transforms import TESTING, TRAINING
+from reid.validation import HeldOut
 from shared.errors import ConfigError, DgreidError
 
 log = logging.getLogger(__name__)
@@ -27,7 +30,9 @@ class Job:
     folder: Path  # the run folder
     fabric: Fabric
     bank: PersonImages  # every training image as it is
-    augmented: PersonImages  # the same images, resized and flipped as training wants them
+    augmented: PersonImages  # the same images, resized and changed at random as training wants them
+    held_out: HeldOut | None  # whom the epoch is chosen by
+    held_out_images: PersonImages | None
 
     @property
     def labels(self) -> Tensor:
@@ -40,37 +45,75 @@ class Job:
             identities_per_batch=config.identities_per_batch,
             images_per_identity=config.images_per_identity,
             seed=self.config.seed,
+            domains=self.data.datasets if config.balance_domains else None,
         )
         if found.note:
             log.warning(found.note)
+        if (size := found.identities * found.images_per_identity) % self.fabric.world_size:
+            raise ConfigError(
+                f"batches of {size} images cannot be shared equally by devices={self.fabric.world_size}",
+                fix="set devices to a divisor, or change identities_per_batch or images_per_identity",
+            )
         return found
 
 
-def make_job(config: RunConfig, data: TrainingSet, data_root: Path, folder: Path, grid: PatchGrid) -> Job:
-    """Raises ConfigError when the device or precision cannot be had, DataError when a data set is gone."""
+def make_job(
+    config: RunConfig,
+    data: TrainingSet,
+    data_root: Path,
+    folder: Path,
+    grid: PatchGrid,
+    held_out: HeldOut | None = None,
+) -> Job:
+    """With several devices this starts the other processes and joins them, once.
+
+    Raises ConfigError when a device or precision cannot be had, DataError when a data set is gone.
+    """
     files, share = data.files(data_root), config.data.visible_share
+    fabric = make_fabric(config.device, config.precision, config.devices)
+    fabric.launch()
+    if not fabric.is_global_zero:
+        logging.disable(logging.INFO)  # one of them tells
     return Job(
         config=config,
         data=data,
         folder=folder,
-        fabric=make_fabric(config.device, config.precision),
+        fabric=fabric,
         bank=PersonImages(files, grid, TESTING, boxes=data.boxes, visible_share=share),
         augmented=PersonImages(
-            files, grid, TRAINING, boxes=data.boxes, visible_share=share, flip=config.data.flip, seed=config.seed
+            files,
+            grid,
+            TRAINING,
+            boxes=data.boxes,
+            visible_share=share,
+            augmentation=Augmentation.of(config.data, config.seed),
         ),
+        held_out=held_out,
+        held_out_images=PersonImages(held_out.data.files(data_root), grid, TESTING) if held_out else None,
     )
 
 
-def make_fabric(device: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
-    """One device ("auto", "cpu", "cuda", "mps") with a precision. Raises ConfigError when this machine has it not."""
+def make_fabric(device: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"], devices: int = 1) -> Fabric:
+    """Devices of one kind ("auto", "cpu", "cuda", "mps") with a precision; several are a process each.
+
+    Raises ConfigError when this machine has them not.
+    """
+
+    # what a broadcast would send is the same in all processes already, see reid.parallel
+    def strategy() -> DDPStrategy | str:
+        return DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto"
+
     try:
-        fabric = Fabric(accelerator=device, devices=1, precision=precision)
+        kind = Fabric(accelerator=device, devices=devices, strategy=strategy()).device.type
     except (RuntimeError, ValueError) as err:  # Fabric's MisconfigurationException and torch's own are RuntimeErrors
         reason = str(err).splitlines()[0]
-        raise ConfigError(f"device={device} cannot be used: {reason}", fix="set device=auto or device=cpu") from err
-    if precision == "16-mixed" and fabric.device.type == "cpu":
+        raise ConfigError(
+            f"device={device} devices={devices} cannot be used: {reason}",
+            fix="set device=auto or device=cpu, devices=1",
+        ) from err
+    if precision == "16-mixed" and kind == "cpu":  # Fabric would take another precision and only warn
         raise ConfigError("precision 16-mixed needs a GPU", fix="set precision=32-true, or precision=bf16-mixed")
-    return fabric
+    return Fabric(accelerator=device, devices=devices, strategy=strategy(), precision=precision)
 
 
 def describe_training(model: nn.Module, stage: str) -> None:

@@ -50,31 +50,55 @@ def prompt_loss(text: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:
     return smoothed_cross_entropy(F.normalize(text, dim=1) @ prototypes.T, labels, smoothing=0.0)
 
 
-def mask_bce_loss(mask_logits: Tensor, visible: Tensor) -> Tensor:
+def mask_bce_loss(mask_logits: Tensor, visible: Tensor, weights: Tensor | None = None) -> Tensor:
     """L_bce: binary cross-entropy of the raw logits, whatever the gate's temperature.
 
     Args:
         mask_logits: (layers, B, R, L).
         visible: (B, R, L) bool, the pseudo-labels; the same for every layer.
+        weights: (B, R), how much each part of each image counts, e.g. `present_weights`; None: all alike.
     """
     targets = visible.to(mask_logits.dtype).expand_as(mask_logits)
-    return _mean(F.binary_cross_entropy_with_logits(mask_logits, targets, reduction="none"))
+    costs = F.binary_cross_entropy_with_logits(mask_logits, targets, reduction="none")
+    return _mean(costs.mean(-1), weights)
 
 
-def mask_dice_loss(mask_logits: Tensor, visible: Tensor, temperature: float = 1.0) -> Tensor:
+def mask_dice_loss(
+    mask_logits: Tensor, visible: Tensor, temperature: float = 1.0, weights: Tensor | None = None
+) -> Tensor:
     """L_dice: 1 - mean over layers, images and parts of the soft Dice overlap (Milletari et al. 2016).
 
     Args:
         mask_logits: (layers, B, R, L).
         visible: (B, R, L) bool, the pseudo-labels.
         temperature: tau of p = sigmoid(logits / tau).
+        weights: (B, R), as for `mask_bce_loss`.
     """
     shown = torch.sigmoid(mask_logits / temperature)  # (layers, B, R, L)
     targets = visible.to(shown.dtype)
     overlap = 2 * (shown * targets).sum(-1) / _DICE_UNIT + _DICE_EPSILON  # (layers, B, R)
     total = (shown.sum(-1) + targets.sum(-1)) / _DICE_UNIT + _DICE_EPSILON
-    return _mean(1 - overlap / total)
+    return _mean(1 - overlap / total, weights)
 
 
-def _mean(values: Tensor) -> Tensor:
-    return values.sum() / max(values.numel(), 1)
+def present_weights(present: Tensor) -> Tensor:
+    """(B, R) bool, which part is seen in which image -> (B, R) weights: the seen ones alike and 1 together."""
+    return present / present.sum().clamp_min(1)
+
+
+def seen_features(present: Tensor, feature_dim: int) -> Tensor:
+    """Which entries of a feature belong to something seen: (B, R) bool -> (B, F) float 0 or 1, the whole person first.
+
+    Multiplied into a feature it takes the slices of absent parts out of every product with a classifier row, a text
+    prototype or a memory row; after the neck 0 is also what an average image has there.
+    """
+    whole = present.new_ones(len(present), 1)
+    granularities = torch.cat([whole, present], dim=1).float()  # (B, 1 + R)
+    return granularities.repeat_interleave(feature_dim // granularities.shape[1], dim=1)
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of (layers, B, R) over everything, or over the layers and weighted over the rest."""
+    if weights is None:
+        return values.sum() / max(values.numel(), 1)
+    return (values.mean(0) * weights).sum()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reid.scores import Scores, scores_of_ranks
 from shared.errors import DgreidError, UsageError
 from shared.schemas import JUNK_IDENTITY
 
@@ -20,21 +21,7 @@ UNIT_ROUNDOFF = 2.0**-24  # float32
 SMALLEST = float(np.finfo(np.float32).tiny)  # products below it may vanish
 BLOCK_ROWS = 256  # feature rows turned into float64 at once
 
-
-@dataclass(frozen=True)
-class Scores:
-    """Retrieval scores, each a share in 0..1."""
-
-    mean_ap: float  # mean average precision
-    mean_inp: float  # mean inverse negative penalty (Ye et al. 2021): matches / rank of the last match
-    cmc: NDArray[np.float64]  # [max_rank]; cmc[k - 1] is the share of valid queries with a match among the first k
-    num_valid_queries: int  # queries of a person with at least one match left
-    per_query_ap: NDArray[np.float64]  # [Q]; NaN for queries that are not valid
-
-    def summary(self) -> dict[str, float]:
-        """mAP, mINP and Rank-1/5/10 in percent (a rank beyond `max_rank` reads as `max_rank`)."""
-        ranks = {f"rank_{k}": 100 * float(self.cmc[min(k, len(self.cmc)) - 1]) for k in (1, 5, 10)}
-        return {"mean_ap": 100 * self.mean_ap, "mean_inp": 100 * self.mean_inp, **ranks}
+__all__ = ["Scores", "as_numpy", "evaluate", "evaluate_distances"]
 
 
 @dataclass(frozen=True)
@@ -90,29 +77,47 @@ def evaluate(
             fix="embed both with the same checkpoint",
         )
 
-    average_precision = np.full(len(query.identities), np.nan)
-    inverse_penalty = np.full(len(query.identities), np.nan)
-    first_hits = np.zeros(max_rank)
-    for index, ranks in _ranks_of_matches(query, gallery, chunk):
-        hits = np.arange(1, len(ranks) + 1)
-        average_precision[index] = np.mean(hits / ranks)
-        inverse_penalty[index] = len(ranks) / ranks[-1]
-        if ranks[0] <= max_rank:
-            first_hits[ranks[0] - 1] += 1
-    valid = int(np.count_nonzero(~np.isnan(average_precision)))
-    if not valid:
-        raise DgreidError(
-            f"none of {len(query.identities)} queries has a correct match in the gallery",
-            fix="a match needs the query's identity (above 0) and another camera; leave cameras that nobody "
-            "labelled at 0 and look at the manifest's splits",
+    return scores_of_ranks(_ranks_of_matches(query, gallery, chunk), len(query.identities), max_rank)
+
+
+def evaluate_distances(
+    distances: ArrayLike,
+    query_ids: ArrayLike,
+    query_cameras: ArrayLike,
+    gallery_ids: ArrayLike,
+    gallery_cameras: ArrayLike,
+    *,
+    max_rank: int = 50,
+) -> Scores:
+    """Score a ranking by distances [Q, G] of any kind (re-ranked ones), by the same rule as `evaluate`.
+
+    Equal distances rank in gallery order. Raises UsageError for shapes that do not fit and max_rank below 1,
+    DgreidError for distances that are not finite and when no query is valid.
+    """
+    table = as_numpy(distances)
+    ids, cameras, others, other_cameras = map(as_numpy, (query_ids, query_cameras, gallery_ids, gallery_cameras))
+    fits = ids.shape == cameras.shape and others.shape == other_cameras.shape
+    if table.shape != (*ids.shape, *others.shape) or not fits or table.ndim != 2 or max_rank < 1:
+        raise UsageError(
+            f"shapes do not fit: distances {table.shape}, queries {ids.shape}, gallery {others.shape}",
+            fix="give distances [Q, G], identities and cameras [Q] and [G], and max_rank of at least 1",
         )
-    return Scores(
-        mean_ap=float(np.nanmean(average_precision)),
-        mean_inp=float(np.nanmean(inverse_penalty)),
-        cmc=np.cumsum(first_hits) / valid,
-        num_valid_queries=valid,
-        per_query_ap=average_precision,
-    )
+    kept = np.flatnonzero(others != JUNK_IDENTITY)
+
+    def found() -> Iterator[tuple[int, NDArray[np.int64]]]:
+        for index in np.flatnonzero(ids > 0):
+            own = others[kept] == ids[index]
+            seen_by_it = own & (other_cameras[kept] == cameras[index]) & (cameras[index] != 0)
+            row, right = table[index, kept[~seen_by_it]], np.flatnonzero(own[~seen_by_it])
+            if not np.isfinite(row).all():
+                raise DgreidError(f"distances of query {index} are not finite", fix="use an earlier checkpoint")
+            nearer = [
+                np.count_nonzero(row < row[place]) + np.count_nonzero(row[:place] == row[place]) for place in right
+            ]
+            if nearer:
+                yield int(index), np.sort(np.array(nearer)) + 1
+
+    return scores_of_ranks(found(), len(ids), max_rank)
 
 
 def _ranks_of_matches(query: _Side, gallery: _Side, chunk: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -210,10 +215,10 @@ class _Comparison:
 
 
 def _side(name: str, features: ArrayLike, identities: ArrayLike, cameras: ArrayLike) -> _Side:
-    values = _numpy(features)
+    values = as_numpy(features)
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
-    ids, cams = _numpy(identities), _numpy(cameras)
+    ids, cams = as_numpy(identities), as_numpy(cameras)
     if values.ndim != 2 or not values.size or ids.shape != (len(values),) or cams.shape != (len(values),):
         raise UsageError(
             f"{name} shapes do not fit: features {values.shape}, identities {ids.shape}, cameras {cams.shape}",
@@ -228,7 +233,8 @@ def _side(name: str, features: ArrayLike, identities: ArrayLike, cameras: ArrayL
     return _Side(values, ids.astype(np.int64), cams.astype(np.int64))
 
 
-def _numpy(values: Any) -> NDArray[Any]:
+def as_numpy(values: Any) -> NDArray[Any]:
+    """An array, or a torch tensor on any device and of any precision, as a NumPy array."""
     if hasattr(values, "detach"):  # a torch tensor; NumPy has no bfloat16
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() and values.element_size() < 4 else values

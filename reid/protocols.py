@@ -1,6 +1,8 @@
 """Which data sets a model learns from and is tested on, written `<source>[+<source>...]2<target>[+<target>...]`.
 
-    duke2market     market+duke+msmt2viper+grid     supervised:market1501
+    duke2market     market+duke+msmt2viper+grid     supervised:market1501     all-images:market+duke2viper
+
+With `all-images:` the sources teach their query and gallery people too, as the small-set protocols do.
 
 A cross-domain score is only one when no target image was trained on, so a data set on both sides is refused unless the
 protocol says `supervised:`.
@@ -19,6 +21,7 @@ from shared.schemas import ManifestRow
 __all__ = ["EvaluationSplit", "Protocol", "evaluation_splits", "parse_protocol", "training_rows"]
 
 SUPERVISED = "supervised:"
+ALL_IMAGES = "all-images:"
 SAME_PEOPLE = (frozenset({"msmt17", "msmt17_v2"}),)  # two releases of one set
 
 
@@ -30,12 +33,18 @@ class Protocol:
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     supervised: bool = False
+    all_images: bool = False  # sources are trained on with their query and gallery images
     folds: Mapping[str, tuple[frozenset[int], ...]] = field(default_factory=dict)  # target -> published train ids
 
     def __post_init__(self) -> None:
         for side in (self.sources, self.targets):
             if len(set(side)) < len(side):
                 raise ConfigError(f"protocol {self.name!r} names a data set twice", fix="name each once on a side")
+        if self.supervised and self.all_images:
+            raise ConfigError(
+                f"protocol {self.name!r} would train on its test images",
+                fix=f"leave out {SUPERVISED!r} or {ALL_IMAGES!r}",
+            )
         shared = sorted({t for s in self.sources for t in self.targets if _same_people(s, t)})
         if shared and not self.supervised:
             raise ConfigError(
@@ -61,7 +70,8 @@ class Protocol:
         told = [f"{name} ({_told(splits[name])})" for name in self.targets if splits.get(name)]
         return " | ".join(
             [
-                f"{'supervised, ' if self.supervised else ''}train {' + '.join(self.sources)}",
+                f"{'supervised, ' if self.supervised else ''}train {' + '.join(self.sources)}"
+                f"{' (all images)' if self.all_images else ''}",
                 f"test {' + '.join(told or self.targets)}",
                 f"selected on {selected_on}",
                 "single query, same-camera images of the query's identity removed",
@@ -78,7 +88,8 @@ def parse_protocol(text: str, data_root: Path) -> Protocol:
     """
     name = text.strip().lower()
     supervised = name.startswith(SUPERVISED)
-    body = name.removeprefix(SUPERVISED)
+    all_images = ALL_IMAGES in name
+    body = name.removeprefix(SUPERVISED).removeprefix(ALL_IMAGES)
     known = names_by_key(data_root)
     sides = [(body[:place], body[place + 1 :]) for place, sign in enumerate(body) if sign == "2"]
     if supervised:
@@ -94,11 +105,13 @@ def parse_protocol(text: str, data_root: Path) -> Protocol:
             fix="use other aliases, or give one data set another `name:` in its dataset.yaml",
         )
     sources, targets = readings.pop()
-    return Protocol(name, sources, targets, supervised, _published_folds(targets, data_root))
+    return Protocol(name, sources, targets, supervised, all_images, _published_folds(targets, data_root))
 
 
 def training_rows(protocol: Protocol, source: str, rows: Sequence[ManifestRow]) -> list[ManifestRow]:
     """The people a source teaches: its train split if it has one, otherwise all its images; identity above 0.
+
+    With `all_images` it is all images of every source.
 
     Unreadable images stay in, with their status, so that the caller can count them.
 
@@ -110,7 +123,7 @@ def training_rows(protocol: Protocol, source: str, rows: Sequence[ManifestRow]) 
             f"{source} has no train split of its own, so its test images would be trained on",
             fix="use it as a target of other sources",
         )
-    return [row for row in train or rows if row.identity > 0]
+    return [row for row in (rows if protocol.all_images else train or rows) if row.identity > 0]
 
 
 def evaluation_splits(

@@ -39,7 +39,7 @@ _PREDICTOR_PARTS = {
     "mlp.2": "mlp.2",
 }
 # Not in the reference's state: made from the base CLIP's vocabulary.
-_FROM_BASE = ("prompts.template_embeddings", "prompts.ends")
+_FROM_BASE = ("prompts.template_embeddings", "prompts.ends", "prompts.domains")
 
 
 def from_reference(state: Mapping[str, Tensor], config: ModelConfig | None = None) -> Muva:

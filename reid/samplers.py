@@ -12,15 +12,26 @@ class IdentityBatches:
     A batch takes one group of each of P distinct identities, while at least P identities have groups left.
     With fewer than P identities a batch holds all of them (P is reduced; `note` says so).
 
+    With `domains` every batch has as many identities of each domain as of the others (one more or less where P cannot
+    be divided, in turn; all of a domain that has fewer). There are as many batches per epoch as without; a domain that
+    runs out of groups before is shuffled and cut anew.
+
     Args:
         labels: identity label of every image, any integers; at least one image.
         identities_per_batch: P.
         images_per_identity: K.
         seed: of all draws, together with the epoch.
+        domains: the domain of every image, to balance them; all images of an identity have the same.
     """
 
     def __init__(
-        self, labels: Sequence[int], *, identities_per_batch: int, images_per_identity: int, seed: int
+        self,
+        labels: Sequence[int],
+        *,
+        identities_per_batch: int,
+        images_per_identity: int,
+        seed: int,
+        domains: Sequence[str] | None = None,
     ) -> None:
         if not len(labels):
             raise ValueError("no images to draw batches from")
@@ -35,10 +46,18 @@ class IdentityBatches:
             else ""
         )
         self._seed = seed
+        self._members: dict[str, list[int]] = {}  # domain -> its identities
+        if domains is not None:
+            for domain, label in sorted({(domain, int(label)) for domain, label in zip(domains, labels, strict=True)}):
+                self._members.setdefault(domain, []).append(label)
 
     def epoch(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch, each P * K image indices, those of one identity side by side; never empty."""
         rng = random.Random(f"{self._seed}/{epoch}")
+        plan = self._plan(rng)
+        return self._balanced(len(plan), rng) if self._members else plan
+
+    def _plan(self, rng: random.Random) -> list[list[int]]:
         groups = {label: self._groups(images, rng) for label, images in self._images.items()}
         batches = []
         while len(groups) >= self.identities:
@@ -49,6 +68,36 @@ class IdentityBatches:
                     del groups[label]
             batches.append(batch)
         return batches
+
+    def _balanced(self, count: int, rng: random.Random) -> list[list[int]]:
+        left: dict[int, list[list[int]]] = {}  # identity -> its groups
+        batches = []
+        for number in range(count):
+            batch: list[int] = []
+            for domain, share in self._shares(number).items():
+                members = self._members[domain]
+                ready = [label for label in members if left.get(label)]
+                if len(ready) < share:  # what is left comes first, the rest of the share from a new round
+                    fresh = [label for label in members if label not in ready]
+                    left.update({label: self._groups(self._images[label], rng) for label in fresh})
+                    chosen = ready + rng.sample(fresh, share - len(ready))
+                else:
+                    chosen = rng.sample(ready, share)
+                for label in chosen:
+                    batch += left[label].pop()
+            batches.append(batch)
+        return batches
+
+    def _shares(self, number: int) -> dict[str, int]:
+        """How many identities of each domain batch `number` takes: one each in turn until P are named."""
+        domains = sorted(self._members)
+        domains = domains[number % len(domains) :] + domains[: number % len(domains)]
+        shares = dict.fromkeys(domains, 0)
+        while sum(shares.values()) < self.identities:
+            for domain in domains:
+                if shares[domain] < len(self._members[domain]) and sum(shares.values()) < self.identities:
+                    shares[domain] += 1
+        return shares
 
     def _groups(self, images: list[int], rng: random.Random) -> list[list[int]]:
         size = self.images_per_identity

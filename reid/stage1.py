@@ -14,6 +14,7 @@ from reid.job import Job, describe_training, require_same
 from reid.losses import prompt_loss
 from reid.model.muva import Muva
 from reid.optim import prompt_optimizer, set_learning_rate, stage1_lr
+from reid.parallel import mean_over_processes, share_of
 from shared.progress import Progress
 
 PROMPTS = "prompts.safetensors"
@@ -55,7 +56,9 @@ def learn_prompts(model: Muva, job: Job) -> Path:
         _train(model, job, folder, latest)
         contexts = model.prompts.contexts.detach().cpu()
         marks = {"sha256": tensor_sha256(contexts), "identities_sha256": job.data.identities_sha256}
-        save_tensors(path, {"contexts": contexts}, marks)
+        if job.fabric.is_global_zero:
+            save_tensors(path, {"contexts": contexts}, marks)
+    job.fabric.barrier()
     latest.unlink(missing_ok=True)
     return path
 
@@ -80,7 +83,8 @@ def tensor_sha256(tensor: Tensor) -> str:
 
 def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
     config, fabric, data = job.config.stage1, job.fabric, job.data
-    with Progress("stage 1 image features", len(data)) as progress:
+    first = fabric.is_global_zero
+    with Progress("stage 1 image features", len(data), shown=first) as progress:
         features = bank_features(
             model,
             job.bank,
@@ -88,6 +92,7 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
             after_neck=False,
             batch_size=job.config.data.embed_batch,
             workers=job.config.data.workers,
+            absent_as_nan=job.config.data.leave_out_absent_parts,
             progress=progress,
         )
     optimizer = prompt_optimizer(model, config)
@@ -101,14 +106,14 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
         model.prompts.load_state_dict(state["prompts"])
         optimizer.load_state_dict(state["optimizer"])
         history = meta["history"]
-    curves, batches = Curves(folder, history), job.batches(config)
-    with Progress("stage 1 prompts", config.epochs - len(history), unit="epochs") as progress:
+    curves, batches = Curves(folder, history, written=first), job.batches(config)
+    with Progress("stage 1 prompts", config.epochs - len(history), unit="epochs", shown=first) as progress:
         for epoch in range(len(history) + 1, config.epochs + 1):
             started, losses = time.monotonic(), []
             set_learning_rate(optimizer, stage1_lr(config, epoch))
             for number, batch in enumerate(batches.epoch(epoch), start=1):
-                loss = module(fabric.to_device(job.labels[batch]))
-                losses.append(loss.item())
+                loss = module(fabric.to_device(job.labels[share_of(batch, fabric)]))
+                losses.append(mean_over_processes(loss).item())
                 require_finite({"loss": losses[-1]}, folder=folder, epoch=epoch, step=number)
                 fabric.backward(loss)
                 fabric_optimizer.step()
@@ -116,6 +121,7 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
             row = {"epoch": epoch, "loss": sum(losses) / len(losses), "lr": stage1_lr(config, epoch)}
             curves.add({**row, "seconds": time.monotonic() - started})
             state = {"prompts": model.prompts.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(latest, state, {"training_set_sha256": data.sha256, "history": curves.history})
+            if first:
+                save_checkpoint(latest, state, {"training_set_sha256": data.sha256, "history": curves.history})
             progress.advance(note=f"loss {row['loss']:.3f}")
     curves.close()

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,22 @@ import torch.nn.functional as F
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor, nn
 
-from reid.checkpoint import load_checkpoint, save_checkpoint
 from reid.config import Stage2Config
+from reid.cost import epoch_cost
 from reid.curves import Curves, require_finite
-from reid.embed import bank_features, identity_means
+from reid.embed import bank_features, identity_means, retrieval_features
 from reid.identity_memory import IdentityMemory
 from reid.images import load_batches
-from reid.job import Job, describe_training, require_same
-from reid.losses import identity_loss, mask_bce_loss, mask_dice_loss, text_loss
+from reid.job import Job, describe_training
+from reid.losses import identity_loss, mask_bce_loss, mask_dice_loss, seen_features, text_loss
 from reid.model.muva import Muva
 from reid.optim import image_optimizer, set_learning_rate, stage2_lr
+from reid.parallel import gathered, mean_over_processes, processes, share_of
 from reid.samplers import IdentityBatches
+from reid.snapshots import LATEST, VALIDATED, Snapshots
 from reid.stage1 import load_prompts
 from reid.transforms import normalised
+from reid.weight_average import WeightAverage
 from shared.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -35,37 +39,53 @@ class ImageStep(nn.Module):
         model: with a trainable image side.
         text: [K, F] text prototypes, constant.
         config: weights and settings of the losses.
+        leave_out_absent_parts: a part that no patch of an image shows adds nothing to the losses of that image. Its
+            masks are left out of both means, and its slice of the feature is 0 for classifier, text and memory.
     """
 
     text: Tensor
 
-    def __init__(self, model: Muva, text: Tensor, config: Stage2Config) -> None:
+    def __init__(
+        self, model: Muva, text: Tensor, config: Stage2Config, *, leave_out_absent_parts: bool = False
+    ) -> None:
         super().__init__()
         self.model, self.config = model, config
+        self.leave_out_absent_parts = leave_out_absent_parts
         self.memory = IdentityMemory(torch.zeros_like(text), config.memory_temperature, config.memory_momentum)
         self.register_buffer("text", text)
 
     def forward(self, images: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """images uint8 [B, 3, H, W], labels long [B], visible bool [B, R, L] -> the weighted sum of the losses, and
-        the values named by `measures`, without gradient. The attention runs on predicted masks only."""
-        config = self.config
+        the values named by `measures`, without gradient. The attention runs on predicted masks only.
+
+        With several processes B is a share of the batch: losses over identities are those of the whole batch, mask
+        losses those of the share, and the mean over the processes is the whole batch's."""
+        config, weights, seen = self.config, None, None
         features, mask_logits = self.model.encode_images(normalised(images))
+        features, labels = gathered(features), gathered(labels)
         necked = self.model.neck(features)
+        if self.leave_out_absent_parts:
+            present = visible.any(dim=-1)  # (B, R)
+            everyones = gathered(present)
+            weights = present * processes() / everyones.sum().clamp_min(1)
+            seen = seen_features(everyones, features.shape[1])
+            features, necked = features * seen, necked * seen
         logits = self.model.classify(necked)
         losses = {
             "identity": identity_loss(logits, labels, config.label_smoothing),
-            "memory": self.memory(F.normalize(necked, dim=1), labels),
+            "memory": self.memory(F.normalize(necked, dim=1), labels, seen),
             "text": text_loss(features, self.text, labels, config.label_smoothing),
         }
         watched = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
         if mask_logits is not None:
             encoder = self.model.image_encoder
-            losses["mask_bce"] = mask_bce_loss(mask_logits, visible)
-            losses["mask_dice"] = mask_dice_loss(mask_logits, visible, encoder.mask_temperature)
+            losses["mask_bce"] = mask_bce_loss(mask_logits, visible, weights)
+            losses["mask_dice"] = mask_dice_loss(mask_logits, visible, encoder.mask_temperature, weights)
             shown = torch.sigmoid(mask_logits[-1] / encoder.mask_temperature) > encoder.gate_threshold
-            watched["mask_iou"] = (shown & visible).sum() / (shown | visible).sum().clamp_min(1)
-        weights = config.losses.model_dump()
-        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+            both = gathered(torch.stack([(shown & visible).sum(), (shown | visible).sum()])[None]).sum(dim=0)
+            watched["mask_iou"] = both[0] / both[1].clamp_min(1)
+        shares = config.losses.model_dump()
+        total = torch.stack([shares[name] * loss for name, loss in losses.items()]).sum()
         values = {"loss": total, **losses, **watched}
         return total, torch.stack([values[name].detach().float() for name in self.measures])
 
@@ -79,46 +99,38 @@ class ImageStep(nn.Module):
 def train_images(model: Muva, job: Job, prompts: Path) -> Path:
     """Train the image encoder, or continue, and return stage2/latest.pt, which is also the finished model.
 
-    latest.pt holds model, optimiser, precision scaler, random state and the history of all epochs.
+    latest.pt holds model, optimiser, precision scaler, averaged weights, random state and the history of all epochs;
+    see reid.snapshots for the other files.
 
     Raises DgreidError when a loss is not finite (the batch is listed in stage2/not_finite.json), or when the prompts
     or an interrupted stage belong to other data.
     """
     config, fabric, folder = job.config.stage2, job.fabric, job.folder / "stage2"
-    latest = folder / "latest.pt"
     prompts_sha256 = load_prompts(model, prompts, job.data.identities_sha256)
     log.info("stage 2 uses the prompts %s, sha256 %s", prompts, prompts_sha256[:16])
     marks = {"training_set_sha256": job.data.sha256, "prompts_sha256": prompts_sha256}
     optimizer = image_optimizer(model, config)
     describe_training(model, "stage 2")
-    step = ImageStep(model, text_prototypes(model, job.config.data.embed_batch), config)
+    text = text_prototypes(model, job.config.data.embed_batch)
+    step = ImageStep(model, text, config, leave_out_absent_parts=job.config.data.leave_out_absent_parts)
     module, fabric_optimizer = fabric.setup(step, optimizer)
-    history: list[dict[str, float]] = []
-    if latest.is_file():
-        state, meta = load_checkpoint(latest)
-        require_same(meta, marks, latest)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        fabric.strategy.precision.load_state_dict(state["precision"])
-        torch.set_rng_state(state["random"])
-        history = meta["history"]
-    curves, batches = Curves(folder, history), job.batches(config)
+    averaged = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+    snapshots = Snapshots(folder, marks, model, optimizer, fabric, averaged)
+    history = snapshots.restore()
+    curves, batches = Curves(folder, history, written=fabric.is_global_zero), job.batches(config)
+    if len(history) < config.epochs:
+        trained = sum(len(batch) for batch in batches.epoch(len(history) + 1))
+        cost = epoch_cost(model, fabric, bank_images=len(job.data), trained_images=trained)
+        log.info("stage 2 encodes %d and trains on %d images per epoch: %s", len(job.data), trained, cost)
     for epoch in range(len(history) + 1, config.epochs + 1):
-        row = _epoch(step, module, fabric_optimizer, batches, job, epoch)
-        curves.add(row)
+        row = _epoch(step, module, fabric_optimizer, averaged, batches, job, epoch)
+        curves.add({**row, **_validate(model, averaged, job)})
         if epoch == len(history) + 1:
             _tell_cost(row["seconds"], config.epochs - epoch)
-        if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "precision": fabric.strategy.precision.state_dict(),
-                "random": torch.get_rng_state(),
-            }
-            meta = {"epoch": epoch, "num_identities": model.num_identities, **marks, "history": curves.history}
-            save_checkpoint(latest, state, meta)
+        snapshots.save(curves.history, job.config)
     curves.close()
-    return latest
+    fabric.barrier()
+    return folder / LATEST
 
 
 @torch.no_grad()
@@ -132,6 +144,7 @@ def _epoch(
     step: ImageStep,
     module: _FabricModule,
     optimizer: _FabricOptimizer,
+    averaged: WeightAverage | None,
     batches: IdentityBatches,
     job: Job,
     epoch: int,
@@ -145,24 +158,46 @@ def _epoch(
     job.augmented.epoch = epoch
     plan, means = batches.epoch(epoch), torch.zeros(len(step.measures))
     images = sum(len(batch) for batch in plan)
-    with Progress(f"stage 2 epoch {epoch}/{config.epochs}", images) as progress:
-        for number, batch in enumerate(load_batches(job.augmented, plan, job.config.data.workers), start=1):
-            labels = job.labels[batch.indices]
-            total, measured = module(*fabric.to_device((batch.images, labels, batch.visible)))
-            values = measured.cpu()
-            named = dict(zip(step.measures, values.tolist(), strict=True))
-            names = [f"{job.data.datasets[index]}/{job.data.paths[index]}" for index in batch.indices.tolist()]
-            require_finite(named, folder=job.folder / "stage2", epoch=epoch, step=number, images=names)
-            fabric.backward(total)
-            if config.gradient_clip is not None:
-                fabric.clip_gradients(module, optimizer, max_norm=config.gradient_clip, error_if_nonfinite=False)
-            optimizer.step()
-            optimizer.zero_grad()
+    loaded = load_batches(job.augmented, [share_of(batch, fabric) for batch in plan], job.config.data.workers)
+    with Progress(f"stage 2 epoch {epoch}/{config.epochs}", images, shown=fabric.is_global_zero) as progress:
+        for number, batch in enumerate(loaded, start=1):
+            group = min(config.accumulate, len(plan) - (number - 1) // config.accumulate * config.accumulate)
+            steps = number % config.accumulate == 0 or number == len(plan)
+            with fabric.no_backward_sync(module, enabled=not steps):
+                labels = job.labels[batch.indices]
+                total, measured = module(*fabric.to_device((batch.images, labels, batch.visible)))
+                values = mean_over_processes(measured).cpu()
+                named = dict(zip(step.measures, values.tolist(), strict=True))
+                names = [f"{job.data.datasets[index]}/{job.data.paths[index]}" for index in plan[number - 1]]
+                require_finite(named, folder=job.folder / "stage2", epoch=epoch, step=number, images=names)
+                fabric.backward(total / group)
+            if steps:
+                if config.gradient_clip is not None:
+                    fabric.clip_gradients(module, optimizer, max_norm=config.gradient_clip, error_if_nonfinite=False)
+                optimizer.step()
+                optimizer.zero_grad()
+                if averaged:
+                    averaged.update(model)
             means += (values - means) / number
-            progress.advance(len(labels), note=_note(dict(zip(step.measures, means.tolist(), strict=True))))
+            progress.advance(len(plan[number - 1]), note=_note(dict(zip(step.measures, means.tolist(), strict=True))))
     seconds = time.monotonic() - started
     row = {"epoch": epoch, **dict(zip(step.measures, means.tolist(), strict=True))}
     return {**row, "lr": stage2_lr(config, epoch), "seconds": seconds, "images_per_s": images / seconds}
+
+
+def _validate(model: Muva, averaged: WeightAverage | None, job: Job) -> dict[str, float]:
+    """The score on held-out identities after an epoch, if there are any, with the weights that would be scored."""
+    if job.held_out is None or job.held_out_images is None:
+        return {}
+    with averaged.applied(model) if averaged else nullcontext():
+        features = retrieval_features(
+            model,
+            job.held_out_images,
+            job.fabric,
+            batch_size=job.config.data.embed_batch,
+            workers=job.config.data.workers,
+        )
+    return {VALIDATED: job.held_out.mean_ap(features)}
 
 
 def _memory_rows(model: Muva, job: Job) -> Tensor:
@@ -174,8 +209,10 @@ def _memory_rows(model: Muva, job: Job) -> Tensor:
         after_neck=True,
         batch_size=job.config.data.embed_batch,
         workers=job.config.data.workers,
+        absent_as_nan=job.config.data.leave_out_absent_parts,
     )
-    return identity_means(F.normalize(features, dim=1), job.labels, len(job.data.identities))
+    lengths = features.nan_to_num().norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return identity_means(features / lengths, job.labels, len(job.data.identities))
 
 
 def _note(values: dict[str, float]) -> str:

@@ -11,7 +11,9 @@ from reid.protocols import parse_protocol
 from reid.stage1 import learn_prompts
 from reid.stage2 import train_images
 from reid.training_set import build_training_set
+from reid.validation import hold_out
 from shared.atomic_files import write_text
+from shared.errors import ConfigError
 from shared.runlog import open_run
 from shared.workspace import Workspace
 
@@ -30,11 +32,23 @@ def train(config: RunConfig, workspace: Workspace, run_folder: Path) -> None:
         DgreidError: the loss is not finite, an image cannot be read any more, or data changed since the run began.
     """
     protocol = parse_protocol(config.protocol, workspace.data_root)
-    data = build_training_set(protocol, config.data, config.model.parts, workspace)
+    data, held_out = build_training_set(protocol, config.data, config.model.parts, workspace), None
+    if config.data.validation_share:
+        data, held_out = hold_out(data, config.data.validation_share, config.seed)
     open_run(run_folder, config.model_dump(mode="json"))
-    write_text(run_folder / "training_set.json", json.dumps(data.record(), indent=2) + "\n")
+    record = {**data.record(), "held_out_identities": len(held_out.data.identities) if held_out else 0}
+    write_text(run_folder / "training_set.json", json.dumps(record, indent=2) + "\n")
     log.info("%d images of %d identities from %s", len(data), len(data.identities), ", ".join(data.sources))
-    model = build_model(config.model, len(data.identities), seed=config.seed)
-    job = make_job(config, data, workspace.data_root, run_folder, model.grid)
+    if strangers := sorted(set(config.model.domain_contexts) - set(data.sources)):
+        raise ConfigError(
+            f"model.domain_contexts names {', '.join(strangers)}, not a source of {config.protocol}",
+            fix=f"name only {', '.join(data.sources)}",
+        )
+    datasets = [name for name, _ in data.identities]
+    model = build_model(config.model, len(datasets), seed=config.seed, datasets=datasets)
+    job = make_job(config, data, workspace.data_root, run_folder, model.grid, held_out)
     model.to(job.fabric.device)
+    if config.compile:
+        model.image_encoder.compile()
+        model.text_encoder.compile()
     train_images(model, job, learn_prompts(model, job))

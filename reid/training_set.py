@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ import pyarrow as pa
 
 from reid.config import DataConfig
 from reid.protocols import Protocol, training_rows
+from shared.body_proportions import PROPORTIONS, prior_box
 from shared.datasets import locate
 from shared.errors import ConfigError, DataError
+from shared.geometry import Box
+from shared.label_runs import corrected_runs
 from shared.schemas import FINAL_STATUSES, MANIFEST_SCHEMA, ImageStatus, ManifestRow
 from shared.shards import connect, label_shards, read_manifest, to_table
 from shared.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 UNREADABLE = "unreadable image"
 NOT_LABELLED = "not labelled"
@@ -29,7 +35,8 @@ class TrainingSet:
 
     boxes: float64 [N, R, 4] in pixels of the original images, XYXY, maxima exclusive; NaN where a part has no box.
     labels: int64 [N] in 0..K-1; label k is identities[k], a (data set, identity) pair. cameras: int64 [N].
-    dropped: how many images were left out, by reason. label_run: None when no labels were needed.
+    dropped: how many images were left out, by reason. label_run: None when no labels were needed. filled: how many
+    boxes are where the part usually is, because nobody has answered, by data set.
     """
 
     datasets: tuple[str, ...]
@@ -41,6 +48,7 @@ class TrainingSet:
     sources: tuple[str, ...]
     label_run: str | None
     dropped: dict[str, int]
+    filled: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -71,6 +79,7 @@ class TrainingSet:
             "identities": len(self.identities),
             "cameras": len(pairs),
             "dropped": self.dropped,
+            "filled": self.filled,
             "sha256": self.sha256,
         }
 
@@ -85,7 +94,7 @@ def build_training_set(
     Raises:
         DataError: no manifest or no labels yet (with the command that makes them), labels missing while
             `missing_labels` is "require", or fewer than two identities left.
-        ConfigError: several label runs to choose from, or not the one asked for.
+        ConfigError: several label runs to choose from, or not the one asked for; a part whose usual place is not known.
     """
     chosen = [row for name in protocol.sources for row in _source_rows(protocol, name, workspace)]
     dropped = Counter({UNREADABLE: sum(row.status == ImageStatus.UNREADABLE for row in chosen)})
@@ -93,22 +102,43 @@ def build_training_set(
         (row for row in chosen if row.status == ImageStatus.OK and row.identity > 0),
         key=lambda row: (row.dataset, row.path),
     )
-    label_run = choose_label_run(config.label_run, protocol.sources, workspace.labels) if parts else None
+    fill = config.missing_labels == "prior"
+    label_run = (
+        choose_label_run(config.label_run, protocol.sources, workspace.labels, needed=not fill) if parts else None
+    )
     boxes, reasons = _boxes(rows, parts, label_run, workspace)
-    if config.missing_labels == "require" and any(reasons):
-        raise _missing(rows, reasons, label_run)
-    dropped.update(reason for reason in reasons if reason)
-    kept = [index for index, reason in enumerate(reasons) if not reason]
-    return _numbered([rows[index] for index in kept], boxes[kept], protocol, label_run, dropped)
+    missing = np.array([[bool(reason) for reason in row] for row in reasons], dtype=bool).reshape(len(rows), len(parts))
+    why = [next(filter(None, row), "") for row in reasons]
+    if any(why):
+        told = coverage(rows, why, label_run)
+        command = _fill_command(rows, why, label_run)
+        if config.missing_labels == "require":
+            raise _missing(told, command)
+        log.warning("%s (data.missing_labels=%s; to ask for them: %s)", told, config.missing_labels, command)
+    if fill:
+        boxes[missing] = [_usual_box(rows[row], parts[part]) for row, part in np.argwhere(missing)]
+        filled = Counter(rows[row].dataset for row, _ in np.argwhere(missing))
+        return _numbered(rows, boxes, protocol, label_run, dropped, dict(sorted(filled.items())))
+    dropped.update(filter(None, why))
+    kept = [index for index, reason in enumerate(why) if not reason]
+    return _numbered([rows[index] for index in kept], boxes[kept], protocol, label_run, dropped, {})
 
 
-def choose_label_run(asked: str | None, sources: Sequence[str], labels_root: Path) -> str:
+def choose_label_run(
+    asked: str | None, sources: Sequence[str], labels_root: Path, *, needed: bool = True
+) -> str | None:
     """The label run to train with: the one asked for, or the only one that has labels of the sources.
 
-    Raises ConfigError for an unknown or ambiguous choice, DataError when there are no labels at all.
+    A run that another one corrects is not in question unless it is asked for. None: there are no labels and none are
+    `needed`. Raises ConfigError for an unknown or ambiguous choice, DataError when there are no labels at all.
     """
     shards = [shard for name in sources for shard in label_shards(labels_root, dataset=name)]
     runs = sorted({shard.parents[2].name.removeprefix("label_run=") for shard in shards})
+    if asked is None:
+        replaced = corrected_runs(labels_root, runs)
+        runs = [run for run in runs if run not in replaced]
+    if not runs and asked is None and not needed:
+        return None
     if not runs:
         raise DataError(
             f"there are no part labels of {', '.join(sources)} yet",
@@ -131,10 +161,10 @@ def _source_rows(protocol: Protocol, name: str, workspace: Workspace) -> list[Ma
 
 def _boxes(
     rows: Sequence[ManifestRow], parts: Sequence[str], label_run: str | None, workspace: Workspace
-) -> tuple[np.ndarray, list[str]]:
-    """Boxes [N, R, 4] of the rows, and per row why they are incomplete ("" where they are not)."""
+) -> tuple[np.ndarray, list[list[str]]]:
+    """Boxes [N, R, 4] of the rows, and why a part has no final answer, [N][R] ("" where it has one)."""
     boxes = np.full((len(rows), len(parts), 4), np.nan)
-    reasons = [""] * len(rows)
+    reasons = [[NOT_LABELLED] * len(parts) for _ in rows]
     if label_run is None:
         return boxes, reasons
     with connect(labels=label_shards(workspace.labels, label_run=label_run)) as connection:
@@ -147,9 +177,8 @@ def _boxes(
             [NOT_LABELLED, label_run],
         ).fetchall()
     for number, place, status, *box in answers:
-        if status not in FINAL_STATUSES:
-            reasons[number] = reasons[number] or status
-        elif None not in box:
+        reasons[number][place] = "" if status in FINAL_STATUSES else status
+        if status in FINAL_STATUSES and None not in box:
             boxes[number, place] = box
     return boxes, reasons
 
@@ -159,21 +188,45 @@ def _numbered_rows(rows: Sequence[ManifestRow]) -> pa.Table:
     return table.append_column("number", pa.array(range(len(rows)), pa.int64()))
 
 
-def _missing(rows: Sequence[ManifestRow], reasons: Sequence[str], label_run: str | None) -> DataError:
+def coverage(rows: Sequence[ManifestRow], why: Sequence[str], label_run: str | None) -> str:
+    """How many images of which data set lack a part's answer, and why. why: [N], "" for complete images."""
     total = Counter(row.dataset for row in rows)
-    counts = Counter((row.dataset, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
+    counts = Counter((row.dataset, reason) for row, reason in zip(rows, why, strict=True) if reason)
     told = "; ".join(
         f"{name}: {count} of {total[name]} images {reason}" for (name, reason), count in sorted(counts.items())
     )
-    fixes = "; ".join(f"make label DATASET={name} LABELS={label_run}" for name in sorted({name for name, _ in counts}))
+    return f"training images without part boxes in label run {label_run!r}: {told}"
+
+
+def _fill_command(rows: Sequence[ManifestRow], why: Sequence[str], label_run: str | None) -> str:
+    names = sorted({row.dataset for row, reason in zip(rows, why, strict=True) if reason})
+    return "; ".join(f"make label DATASET={name}" + (f" LABELS={label_run}" if label_run else "") for name in names)
+
+
+def _missing(told: str, command: str) -> DataError:
     return DataError(
-        f"training images without part boxes in label run {label_run!r}: {told}",
-        fix=f"{fixes} (only the missing ones are asked for), or leave them out with data.missing_labels=drop",
+        told,
+        fix=f"{command} (only the missing ones are asked for), leave them out with data.missing_labels=drop, or take "
+        "the parts' usual places with data.missing_labels=prior",
     )
 
 
+def _usual_box(row: ManifestRow, part: str) -> Box:
+    box = prior_box(part, row.width, row.height)
+    if box is None:
+        raise ConfigError(
+            f"data.missing_labels=prior: nobody knows where {part!r} usually is", fix=f"known: {', '.join(PROPORTIONS)}"
+        )
+    return box
+
+
 def _numbered(
-    rows: Sequence[ManifestRow], boxes: np.ndarray, protocol: Protocol, label_run: str | None, dropped: Counter[str]
+    rows: Sequence[ManifestRow],
+    boxes: np.ndarray,
+    protocol: Protocol,
+    label_run: str | None,
+    dropped: Counter[str],
+    filled: dict[str, int],
 ) -> TrainingSet:
     identities = tuple(sorted({(row.dataset, row.identity) for row in rows}))
     if len(identities) < 2:
@@ -194,4 +247,5 @@ def _numbered(
         sources=tuple(protocol.sources),
         label_run=label_run,
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
+        filled=filled,
     )

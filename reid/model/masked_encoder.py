@@ -33,6 +33,7 @@ class MaskedEncoder(nn.Module):
         mask_heads: attention heads of the mask predictors.
         mask_temperature: tau of p = sigmoid(logits / tau).
         gate_threshold: a patch is visible for a part where p is strictly above it.
+        soft_gate: m of the soft gate, which adds (2p - 1) * m to the attention logits; None: the hard gate.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class MaskedEncoder(nn.Module):
         mask_heads: int,
         mask_temperature: float,
         gate_threshold: float,
+        soft_gate: float | None = None,
     ) -> None:
         super().__init__()
         self.num_parts = num_parts
         self.mask_temperature = mask_temperature
         self.gate_threshold = gate_threshold
+        self.soft_gate = soft_gate
         width = visual.conv1.out_channels
         self.conv1 = visual.conv1
         self.conv1.stride = (grid.stride, grid.stride)
@@ -67,15 +70,15 @@ class MaskedEncoder(nn.Module):
 
         Args:
             images: (B, 3, height, width) float, normalised.
-            visible: (B, R, L) bool, used at every block in place of the predicted masks.
+            visible: (B, R, L) bool, used at every block in place of the predicted masks; for the soft gate p is 0 or 1.
         """
         tokens, kept = self._embed(images), 1 + self.num_parts
-        allowed = attention_mask(visible) if self.num_parts and visible is not None else None
+        allowed = self._mask(visible) if self.num_parts and visible is not None else None
         layers: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             if self.num_parts and visible is None:
                 layers.append(self._mask_logits(index, tokens, layers))
-                allowed = attention_mask(self._gate(layers[-1]))
+                allowed = self._mask(self._gate(layers[-1]))
             if index < len(self.blocks) - 1:
                 tokens = run_block(block, tokens, mask=allowed)
             else:  # nothing reads the last block's patches
@@ -103,8 +106,13 @@ class MaskedEncoder(nn.Module):
         return share + earlier[-1] if earlier else share
 
     def _gate(self, logits: Tensor) -> Tensor:
-        """Hard gate (B, R, L) bool; comparing leaves no gradient."""
-        return torch.sigmoid(logits / self.mask_temperature) > self.gate_threshold
+        """(B, R, L): p for the soft gate, bool for the hard one, whose comparison leaves no gradient."""
+        shown = torch.sigmoid(logits / self.mask_temperature)
+        return shown > self.gate_threshold if self.soft_gate is None else shown
+
+    def _mask(self, gate: Tensor) -> Tensor:
+        """A gate (B, R, L), bool or p in 0..1, as the mask of a block's attention."""
+        return attention_mask(gate) if self.soft_gate is None else attention_bias((2.0 * gate - 1) * self.soft_gate)
 
 
 def attention_mask(visible: Tensor) -> Tensor:
@@ -125,6 +133,23 @@ def attention_mask(visible: Tensor) -> Tensor:
     allowed[:, 0, 1 : 1 + parts, 1 + parts :] = visible
     allowed[:, 0, 1 + parts :, 1 : 1 + parts] = visible.transpose(1, 2)
     return allowed
+
+
+def attention_bias(gate: Tensor) -> Tensor:
+    """The same table with a soft gate: what is added to the attention logits.
+
+    Args:
+        gate: (B, R, L) float, added between a part and a patch in both directions.
+    Returns:
+        (B, 1, N, N) float: the gate, -inf between different parts, 0 elsewhere; with the gate's gradient.
+    """
+    batch, parts, patches = gate.shape
+    own = torch.full((parts, parts), -torch.inf, dtype=gate.dtype, device=gate.device).fill_diagonal_(0)
+    free = gate.new_zeros(batch, 1 + parts + patches, 1)
+    part_rows = torch.cat([own.expand(batch, -1, -1), gate], dim=2)  # (B, R, R + L)
+    patch_rows = torch.cat([gate.transpose(1, 2), gate.new_zeros(batch, patches, patches)], dim=2)  # (B, L, R + L)
+    class_row = gate.new_zeros(batch, 1, parts + patches)
+    return torch.cat([free, torch.cat([class_row, part_rows, patch_rows], dim=1)], dim=2)[:, None]
 
 
 def resized_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

@@ -1,5 +1,6 @@
 """MUVA (Li, Gong, Zhang 2026): CLIP with part tokens, predicted part masks, identity prompts and a BN neck."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,12 +24,12 @@ class Muva(nn.Module):
     Symbols: B images, R parts, L patches, E joint width, F = (1 + R) * E, K identities.
     """
 
-    def __init__(self, clip: Any, config: ModelConfig, num_identities: int) -> None:
+    def __init__(self, clip: Any, config: ModelConfig, datasets: Sequence[str]) -> None:
         super().__init__()
         height, width = config.image_size
         self.grid = PatchGrid(height, width, clip.visual.conv1.kernel_size[0], config.stride)
         self.num_parts = len(config.parts)
-        self.num_identities = num_identities
+        self.num_identities = len(datasets)
         self.feature_dim = (1 + self.num_parts) * clip.visual.proj.shape[1]
         self.image_encoder = MaskedEncoder(
             clip.visual,
@@ -37,13 +38,14 @@ class Muva(nn.Module):
             mask_heads=config.mask_heads,
             mask_temperature=config.mask_temperature,
             gate_threshold=config.gate_threshold,
+            soft_gate=config.soft_gate,
         )
         self.text_encoder = TextEncoder(clip)
         self.bnneck = nn.BatchNorm1d(self.feature_dim, momentum=NECK_MOMENTUM)
         self.bnneck.bias.requires_grad_(False)  # stays 0
-        self.classifier = nn.Linear(self.feature_dim, num_identities, bias=False)
+        self.classifier = nn.Linear(self.feature_dim, self.num_identities, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
-        self.prompts = Prompts(clip.token_embedding.weight, config.parts, num_identities, clip.context_length)
+        self.prompts = Prompts(clip.token_embedding.weight, config, datasets, clip.context_length)
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> ImageOutput:
         return self.encode_images(images, visible)
@@ -70,8 +72,8 @@ class Muva(nn.Module):
 
     def encode_text(self, identities: Tensor) -> Tensor:
         """Prompts of these identities: (n,) int64 in 0..K-1 -> (n, F), whole person first, not normalised."""
-        embedded = self.prompts(identities)  # (n, 1 + R, T, W)
-        features: Tensor = self.text_encoder(embedded.flatten(0, 1), self.prompts.ends.repeat(len(identities)))
+        embedded, ends = self.prompts(identities)  # (n, 1 + R, T, W), (n, 1 + R)
+        features: Tensor = self.text_encoder(embedded.flatten(0, 1), ends.flatten())
         return features.view(len(identities), self.feature_dim).float()
 
     def retrieval_features(self, images: Tensor) -> Tensor:
@@ -79,7 +81,14 @@ class Muva(nn.Module):
         return F.normalize(self.neck(self.encode_images(images).features), dim=1)
 
 
-def build_model(config: ModelConfig, num_identities: int, *, seed: int, load_weights: bool = True) -> Muva:
+def build_model(
+    config: ModelConfig,
+    num_identities: int,
+    *,
+    seed: int,
+    load_weights: bool = True,
+    datasets: Sequence[str] | None = None,
+) -> Muva:
     """Build the model on the CPU in float32.
 
     Args:
@@ -87,6 +96,7 @@ def build_model(config: ModelConfig, num_identities: int, *, seed: int, load_wei
         seed: of everything initialised at random; the global random state is left as it was.
         load_weights: False leaves the backbone at random, for a model whose checkpoint is loaded next, so that
             evaluation does not need CLIP's weights file.
+        datasets: the data set of each identity, for `domain_contexts`; not needed where a checkpoint is loaded next.
     Raises:
         ConfigError: unknown or unsuitable backbone, its weights are not there, or sizes that do not fit together.
     """
@@ -94,7 +104,7 @@ def build_model(config: ModelConfig, num_identities: int, *, seed: int, load_wei
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed accelerators
         clip = load_clip(config, load_weights=load_weights)
         _check_sizes(config, clip)
-        return Muva(clip, config, num_identities)
+        return Muva(clip, config, datasets or [""] * num_identities)
 
 
 def _check_sizes(config: ModelConfig, clip: Any) -> None:

@@ -48,6 +48,7 @@ STAGE2_PANELS = {  # column of stage2/metrics.csv -> title, unit
     "mask_dice": ("Masks, Dice", "1 − Dice"),
     "mask_iou": ("Masks, agreement", "IoU with the labels"),
     "accuracy": ("Training accuracy", "share right"),
+    "validation_map": ("Held-out source identities", "mAP in %"),
 }
 
 
@@ -83,7 +84,7 @@ def cmc_panel(curves: Mapping[str, Sequence[float]]) -> Panel:
         axes.set_xticks([rank for rank in (1, 5, 10, 15, 20) if rank <= longest])
         axes.legend(loc="upper left" if max(map(max, curves.values())) < 60 else "lower right", frameon=False)
         described = "; ".join(f"{name}: {values[0]:.1f} % at rank 1" for name, values in curves.items())
-        return Panel("", f"CMC curve, {described}", _inline_svg(figure))
+        return Panel("", f"CMC curve, {described}", inline_svg(figure))
 
 
 def _loss_panel(places: Sequence[float], values: Sequence[float], unit: str) -> str:
@@ -96,10 +97,10 @@ def _loss_panel(places: Sequence[float], values: Sequence[float], unit: str) -> 
             axes.set_xlim(places[0], places[-1])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        return _inline_svg(figure)
+        return inline_svg(figure)
 
 
-def _inline_svg(figure: Figure) -> str:
+def inline_svg(figure: Figure) -> str:
     """The figure as an <svg> element for HTML: no prolog, no metadata, no fixed size, colours as CSS variables."""
     text = io.StringIO()
     # ids are hashes of what they name: equal ids in one page then mean equal content

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from reid.reporting.detail_tables import camera_table, certainty_table, part_table
 from reid.reporting.summary import headline
 from reid.reporting.tables import (
     NO_PAPER_NUMBER,
@@ -26,6 +27,7 @@ def render_markdown(summary: dict[str, Any]) -> str:
     ]
     if not any(summary["paper"].values()):
         sections += [NO_PAPER_NUMBER, _table(*paper_table())]
+    sections += _details(summary)
     sections += ["## Training data"]
     header, rows = training_table(summary)
     sections += [_table(header, rows)] if rows else ["The run folder holds no record of its training set."]
@@ -36,6 +38,17 @@ def render_markdown(summary: dict[str, Any]) -> str:
     if summary["missing"]:
         sections += ["## Not in this report", "\n".join(f"- {_escape(sentence)}" for sentence in summary["missing"])]
     return "\n\n".join([*sections, RESPONSIBLE_USE]) + "\n"
+
+
+def _details(summary: dict[str, Any]) -> list[str]:
+    """Certainty of all scores; camera pairs and parts of the trained model."""
+    certainty = certainty_table(summary)
+    sections = ["## How sure the scores are (%)", _table(*certainty)] if certainty[1] else []
+    for target, states in summary["details"].items():
+        for title, table in (("Camera pairs", camera_table), ("Parts alone", part_table)):
+            header, rows = table(states.get("trained", {}))
+            sections += [f"### {title} of {_escape(target)} (%)", _table(header, rows)] if rows else []
+    return sections
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,12 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from reid.reporting import tables
 from reid.reporting.curves import cmc_panel, training_panels
+from reid.reporting.detail_tables import camera_table, certainty_table, part_table
+from reid.reporting.histograms import detail_panels
 from reid.reporting.label_facts import LabelFacts, LabelledImage
 from reid.reporting.masks import read_masks
 from reid.reporting.pictures import Album, Area, Picture, box_outlines, mask_areas, part_colours
 from reid.reporting.retrieval import RankedQuery, TargetRetrieval
 from reid.reporting.run_record import RunRecord
 from reid.reporting.summary import headline, joined
+from reid.score_details import RESAMPLES
 from shared.schemas import PARTS, ManifestRow
 
 IMAGE_NOTE = "The pictures are part of this file: keep it where the data sets may be kept, or write it without images."
@@ -60,6 +63,9 @@ def render_page(
         paper_table=None if any(summary["paper"].values()) else tables.paper_table(),
         no_paper_number=tables.NO_PAPER_NUMBER,
         cmc=[_curve(target, found) for target, found in retrieved.items()],
+        certainty=certainty_table(summary),
+        resamples=f"{RESAMPLES:,}",
+        details=[_details(target, states.get("trained", {})) for target, states in summary["details"].items()],
         panels=training_panels(record.stage1, record.stage2),
         training_gaps=training_gaps(record),
         training=tables.training_table(summary),
@@ -91,6 +97,18 @@ def _curve(target: str, found: TargetRetrieval) -> dict[str, Any]:
         return {"target": target, "panel": None, "note": found.problem}
     note = f"Mean over {found.splits} random splits. " if found.splits > 1 else ""
     return {"target": target, "panel": cmc_panel(found.cmc), "note": f"{note}{found.problem}"}
+
+
+def _details(target: str, found: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "target": target,
+        "panels": detail_panels(found),
+        "tables": [
+            (title, table)
+            for title, table in (("Camera pairs", camera_table(found)), ("Parts alone", part_table(found)))
+            if table[1]
+        ],
+    }
 
 
 def _label_tile(example: LabelledImage, colours: Mapping[str, str], album: Album) -> Tile:

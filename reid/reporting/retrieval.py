@@ -8,9 +8,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from reid.config import parse_config
-from reid.metrics import Scores, evaluate
 from reid.protocols import EvaluationSplit, evaluation_splits, parse_protocol
+from reid.ranking import Ranking
 from reid.reporting.run_record import STATES, RunRecord
+from reid.stored_splits import stored_splits
 from shared.errors import DataError, DgreidError
 from shared.schemas import JUNK_IDENTITY, ManifestRow
 from shared.shards import read_manifest
@@ -67,13 +68,15 @@ def retrieve(record: RunRecord, target: str, workspace: Workspace) -> TargetRetr
         if found is None:
             continue
         try:
-            scores = [_scores(split, found) for split in splits]
+            first = Ranking.of(splits[0], found.of, re_ranking=record.re_ranking)
+            others = (Ranking.of(split, found.of, re_ranking=record.re_ranking) for split in splits[1:])
+            scores = [ranking.scores(CMC_RANKS) for ranking in (first, *others)]
         except DgreidError as err:
             problem = f"{problem} The {state} model's embeddings do not fit this data set: {err.what}.".strip()
             continue
         cmc[state] = (100 * np.mean([score.cmc for score in scores], axis=0)).tolist()
         if state == "trained":
-            ranked = _telling_queries(splits[0], found, scores[0].per_query_ap)
+            ranked = _telling_queries(splits[0], first, scores[0].per_query_ap)
     return TargetRetrieval(cmc, len(splits), ranked, problem)
 
 
@@ -81,20 +84,8 @@ def _splits(record: RunRecord, target: str, rows: Sequence[ManifestRow], workspa
     """The splits that the run was scored on."""
     protocol = parse_protocol(str(record.config.get("protocol", "")), workspace.data_root)
     config = parse_config(record.config, where="config.yaml")
-    return list(evaluation_splits(protocol, target, rows, splits=config.evaluation.splits, seed=config.seed))
-
-
-def _scores(split: EvaluationSplit, found: Embedded) -> Scores:
-    query, gallery = split.query, split.gallery
-    return evaluate(
-        found.of(query),
-        [row.identity for row in query],
-        [row.camera for row in query],
-        found.of(gallery),
-        [row.identity for row in gallery],
-        [row.camera for row in gallery],
-        max_rank=CMC_RANKS,
-    )
+    drawn = evaluation_splits(protocol, target, rows, splits=config.evaluation.splits, seed=config.seed)
+    return stored_splits(record.folder, target, rows, drawn)
 
 
 def _read_features(folder: Path, target: str, state: str) -> Embedded | None:
@@ -109,25 +100,27 @@ def _read_features(folder: Path, target: str, state: str) -> Embedded | None:
     return Embedded(features, {name: place for place, name in enumerate(paths)})
 
 
-def _telling_queries(split: EvaluationSplit, found: Embedded, average_precision: np.ndarray) -> list[RankedQuery]:
+def _telling_queries(split: EvaluationSplit, ranking: Ranking, average_precision: np.ndarray) -> list[RankedQuery]:
     """The queries with the best, the median and the worst average precision; average_precision [Q], NaN: not valid."""
     valid = np.flatnonzero(~np.isnan(average_precision))
     order = valid[np.argsort(average_precision[valid], kind="stable")]
     places = {"Best": order[-1], "Median": order[len(order) // 2], "Worst": order[0]}
     chosen = {index: name for name, index in reversed(places.items())}  # few queries: each shown once
     return [
-        _ranked(f"{name} of {len(order):,} queries", average_precision[index], split, found, split.query[index])
+        _ranked(f"{name} of {len(order):,} queries", average_precision[index], split, ranking, index)
         for index, name in reversed(chosen.items())
     ]
 
 
-def _ranked(
-    name: str, average_precision: float, split: EvaluationSplit, found: Embedded, query: ManifestRow
-) -> RankedQuery:
-    """One query's gallery under the Market-1501 rule, ordered as reid.metrics.evaluate orders it."""
-    kept = [row for row in split.gallery if row.identity != JUNK_IDENTITY and not _seen_by_own_camera(query, row)]
-    distances = np.square(found.of(kept).astype(np.float64) - found.of([query]).astype(np.float64)).sum(axis=1)
-    ordered = [kept[index] for index in np.argsort(distances, kind="stable")]
+def _ranked(name: str, average_precision: float, split: EvaluationSplit, ranking: Ranking, index: int) -> RankedQuery:
+    """One query's gallery under the Market-1501 rule, ordered as the scores order it."""
+    query = split.query[index]
+    kept = [
+        place
+        for place, row in enumerate(split.gallery)
+        if row.identity != JUNK_IDENTITY and not _seen_by_own_camera(query, row)
+    ]
+    ordered = [split.gallery[kept[place]] for place in np.argsort(ranking.exact(index)[kept], kind="stable")]
     right = [row.identity == query.identity for row in ordered]
     title = f"{name}: average precision {100 * average_precision:.1f} %, first right answer at rank"
     nearest = list(zip(ordered, right, strict=True))[:STRIP_LENGTH]

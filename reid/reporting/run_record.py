@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
+from reid.scores import SCORE_NAMES
 from shared.errors import DataError
 
-SCORE_NAMES = ("mean_ap", "mean_inp", "rank_1", "rank_5", "rank_10")
+__all__ = ["SCORE_NAMES", "STATES", "RunRecord", "Scores", "read_run"]
+
 STATES = ("trained", "untrained")
 
 Scores = dict[str, float]  # SCORE_NAMES -> percent
@@ -24,6 +26,8 @@ class RunRecord:
     protocol: str  # the line to print above every table
     scores: dict[str, dict[str, Scores]]  # target -> trained | untrained -> scores
     per_split: dict[str, dict[str, list[Scores]]]
+    details: dict[str, dict[str, dict[str, Any]]]  # as reid.score_details gives them; empty before it existed
+    re_ranking: bool
     seconds: dict[str, Any]
     training_set: dict[str, Any]
     config: dict[str, Any]
@@ -64,6 +68,8 @@ def read_run(folder: Path) -> RunRecord:
         protocol=str(found.get("protocol", "")),
         scores=found["scores"],
         per_split=found.get("per_split") or {},
+        details=found.get("details") or {},
+        re_ranking=bool(found.get("re_ranking")),
         seconds=found.get("seconds") or {},
         training_set=_read_json(folder / "training_set.json", "run the same make train command again"),
         config=_read_config(folder / "config.yaml"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from reid.config import load_config
 from reid.paper_scores import paper_score
+from reid.protocols import ALL_IMAGES
 from reid.reporting.label_facts import LabelFacts
 from reid.reporting.run_record import SCORE_NAMES, STATES, RunRecord, Scores
 from shared.errors import ConfigError
@@ -37,7 +38,9 @@ def summarise(record: RunRecord, labels: LabelFacts, missing: Sequence[str]) -> 
             target: {state: spread(splits) for state, splits in states.items() if len(splits) > 1}
             for target, states in record.per_split.items()
         },
-        "paper": {target: _paper(record.sources, target) for target in record.targets},
+        "re_ranking": record.re_ranking,
+        "details": record.details,
+        "paper": {target: _paper(record, target) for target in record.targets},
         "training_set": record.training_set or None,
         "labels": labels.as_data(),
         "seconds": record.seconds,
@@ -49,13 +52,17 @@ def summarise(record: RunRecord, labels: LabelFacts, missing: Sequence[str]) -> 
 
 
 def spread(splits: Sequence[Scores]) -> dict[str, Any]:
-    """Mean and sample standard deviation (n - 1) of every score over random splits, in percent."""
+    """Mean, sample standard deviation (n - 1) and standard error of the mean of every score over random splits.
+
+    In percent. Splits share people, so the standard error is a lower bound.
+    """
     columns = {name: [split[name] for split in splits if name in split] for name in SCORE_NAMES}
     columns = {name: values for name, values in columns.items() if len(values) > 1}
     return {
         "splits": len(splits),
         "mean": {name: statistics.fmean(values) for name, values in columns.items()},
         "std": {name: statistics.stdev(values) for name, values in columns.items()},
+        "standard_error": {name: statistics.stdev(values) / len(values) ** 0.5 for name, values in columns.items()},
     }
 
 
@@ -135,6 +142,8 @@ def _known_scores(scores: Scores) -> Scores:
     return {name: float(scores[name]) for name in SCORE_NAMES if math.isfinite(scores.get(name, math.nan))}
 
 
-def _paper(sources: Sequence[str], target: str) -> dict[str, float] | None:
-    found = paper_score(sources, target)
+def _paper(record: RunRecord, target: str) -> dict[str, float] | None:
+    if str(record.config.get("protocol", "")).startswith(ALL_IMAGES):  # the paper's scores are of train splits
+        return None
+    found = paper_score(record.sources, target)
     return found._asdict() if found else None

@@ -59,6 +59,8 @@ def training_table(summary: dict[str, Any]) -> Table:
             rows.append((name, count(record[name])))
     dropped = {reason: number for reason, number in (record.get("dropped") or {}).items() if number}
     rows += [(f"left out: {reason}", count(number)) for reason, number in dropped.items()]
+    filled = record.get("filled") or {}
+    rows += [(f"boxes at the parts' usual places: {name}", count(number)) for name, number in filled.items()]
     if record and not dropped:
         rows.append(("left out", "nothing"))
     return ("training set", "value"), rows

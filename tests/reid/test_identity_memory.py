@@ -92,6 +92,39 @@ def test_rows_that_changed_before_the_backward_are_refused(scene):
         second.backward()
 
 
+def test_absent_parts_neither_choose_the_hardest_sample_nor_are_forgotten():
+    generator = torch.Generator().manual_seed(4)
+    for _ in range(30):
+        rows = F.normalize(torch.randn(6, 8, generator=generator), dim=1)
+        seen = (torch.rand(12, 4, generator=generator) > 0.4).repeat_interleave(2, dim=1)
+        seen[:, :2] = True  # the whole person always is
+        features = F.normalize(torch.randn(12, 8, generator=generator) * seen, dim=1)
+        labels = torch.randint(0, 6, (12,), generator=generator)
+        expected = rows.clone()
+        for identity in set(labels.tolist()):
+            row, fits = rows[identity], []
+            for place in (labels == identity).nonzero().flatten().tolist():
+                length = row[seen[place]].norm()
+                filled = torch.where(seen[place], features[place] * length, row)  # unseen: as it is remembered
+                fits.append((float(features[place] @ row / length), filled))
+            moved = 0.2 * row + 0.8 * min(fits, key=lambda fit: fit[0])[1]
+            expected[identity] = moved / moved.norm()
+        unseen = [k for k in range(6) if k in labels and not seen[labels == k][:, 2:].any()]
+        before = rows.clone()
+        remember_hardest(rows, features, labels, 0.2, seen.float())
+        torch.testing.assert_close(rows, expected)
+        for identity in unseen:  # nobody showed a part: its directions are as before
+            torch.testing.assert_close(F.normalize(rows[identity, 2:], dim=0), F.normalize(before[identity, 2:], dim=0))
+
+
+def test_everything_seen_is_the_plain_update(scene):
+    rows, features = scene
+    plain, seen = rows.clone(), rows.clone()
+    remember_hardest(plain, features, LABELS, 0.2)
+    remember_hardest(seen, features, LABELS, 0.2, torch.ones_like(features))
+    torch.testing.assert_close(plain, seen)
+
+
 def test_an_empty_batch_gives_zero(scene):
     rows, _ = scene
     memory = IdentityMemory(rows, temperature=0.01, momentum=0.2)

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 import reid.images
+from reid.augment import Augmentation
 from reid.images import Batch, PersonImages, in_order, load_batches
 from reid.part_masks import PatchGrid
 from reid.transforms import TESTING
@@ -25,7 +26,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def make(files: list[Path], flip: float = 0.5) -> PersonImages:
     boxes = np.tile(np.array([[[0.0, 0.0, 5.0, 10.0]]]), (len(files), 1, 1))
-    return PersonImages(files, GRID, TESTING, boxes=boxes, flip=flip, seed=3)
+    return PersonImages(files, GRID, TESTING, boxes=boxes, augmentation=Augmentation(flip=flip, seed=3))
 
 
 def epoch_of(images: PersonImages, epoch: int, workers: int = 0) -> Batch:

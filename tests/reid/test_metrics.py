@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reid.metrics import Scores, evaluate
+from reid.metrics import Scores, evaluate, evaluate_distances
 from shared.errors import DgreidError, UsageError
 
 
@@ -40,6 +40,11 @@ def assert_same(scores: Scores, query: Any, gallery: Any, max_rank: int) -> None
     np.testing.assert_allclose(scores.cmc, expected, atol=1e-12)
     np.testing.assert_allclose(scores.per_query_ap[~np.isnan(scores.per_query_ap)], aps, atol=1e-12)
     assert scores.per_query_ap.shape == (len(query[0]),)
+    np.testing.assert_allclose(scores.per_query_inp[~np.isnan(scores.per_query_inp)], inps, atol=1e-12)
+    assert scores.per_query_rank[scores.per_query_rank > 0].tolist() == firsts
+    if max_rank >= 10:
+        means = scores.per_query().mean(axis=0)
+        np.testing.assert_allclose(means, list(scores.summary().values()), atol=1e-9)
 
 
 def side(rng: np.random.Generator, count: int, dimensions: int, levels: int, people: int) -> tuple[Any, Any, Any]:
@@ -69,6 +74,9 @@ def test_equals_the_definition_with_ties_junk_and_distractors(
             evaluate(*query, *gallery, max_rank=max_rank, chunk=chunk)
     else:
         assert_same(evaluate(*query, *gallery, max_rank=max_rank, chunk=chunk), query, gallery, max_rank)
+        table = np.square(query[0][:, None].astype(np.float64) - gallery[0][None]).sum(axis=2)
+        by_distance = evaluate_distances(table, *query[1:], *gallery[1:], max_rank=max_rank)
+        assert_same(by_distance, query, gallery, max_rank)
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-6, 1e-30, 1e12])
@@ -177,3 +185,18 @@ def test_what_cannot_be_scored_is_told(changes: dict[str, Any], error: type[Exce
     assert evaluate(**given_).mean_ap == 1
     with pytest.raises(error, match=told):
         evaluate(**{**given_, **changes})
+
+
+@pytest.mark.parametrize(
+    ("distances", "error", "told"),
+    [
+        ([[1.0, 2.0]], UsageError, "shapes do not fit"),
+        ([1.0], UsageError, "shapes do not fit"),
+        ([[np.nan]], DgreidError, "query 0 are not finite"),
+    ],
+)
+def test_distances_that_do_not_fit_are_told(distances: Any, error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        evaluate_distances(distances, [1], [1], [1], [2])
+    with pytest.raises(DgreidError, match="none of 1 queries"):
+        evaluate_distances([[1.0]], [1], [1], [1], [1])

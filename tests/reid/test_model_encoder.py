@@ -27,8 +27,8 @@ def images():
     return torch.rand(4, 3, 48, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def slow_mask(visible):
-    """The who-sees-whom table for one image: visible [R][L] -> additive mask, 0 or -inf."""
+def slow_mask(visible, soft=None):
+    """The who-sees-whom table for one image: visible [R][L] -> additive mask, 0 or -inf, or (2p - 1) * soft."""
     parts, patches = len(visible), len(visible[0])
     kinds = [("class", 0), *[("part", r) for r in range(parts)], *[("patch", k) for k in range(patches)]]
     mask = torch.zeros(len(kinds), len(kinds))
@@ -40,7 +40,10 @@ def slow_mask(visible):
             allowed = visible[a][b]
         elif query == "patch" and key == "part":
             allowed = visible[b][a]
-        mask[i, j] = 0.0 if allowed else -math.inf
+        if soft is not None and {query, key} == {"part", "patch"}:
+            mask[i, j] = (2 * float(allowed) - 1) * soft
+        else:
+            mask[i, j] = 0.0 if allowed else -math.inf
     return mask
 
 
@@ -78,10 +81,11 @@ def slow_encode(model, image, given=None):
         if given is None:
             logits = predictor(x[None, 1 : 1 + parts], x[None, 1 + parts :])[0] + logits
             layers.append(logits)
-            visible = 1 / (1 + torch.exp(-logits / encoder.mask_temperature)) > encoder.gate_threshold
+            visible = 1 / (1 + torch.exp(-logits / encoder.mask_temperature))
+            visible = visible > encoder.gate_threshold if encoder.soft_gate is None else visible
         else:
             visible = given
-        x = slow_block(block, x, slow_mask(visible.tolist()))
+        x = slow_block(block, x, slow_mask(visible.tolist(), encoder.soft_gate))
     x = F.layer_norm(x, (width,), encoder.ln_post.weight, encoder.ln_post.bias, 1e-5) @ encoder.proj
     return x[: 1 + parts].flatten(), layers
 
@@ -94,7 +98,10 @@ def test_attention_mask_is_the_table():
         assert torch.equal(one, slow_mask(rows.tolist()) == 0)
 
 
-@pytest.mark.parametrize("changes", [{}, {"stride": 5}, {"mask_temperature": 0.3, "gate_threshold": 0.6}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"stride": 5}, {"mask_temperature": 0.3, "gate_threshold": 0.6}, {"soft_gate": 4.0, "mask_temperature": 0.5}],
+)
 @torch.no_grad()
 def test_whole_forward_equals_the_naive_one_with_predicted_masks(model_config, images, changes):
     model = lively(build_model(model_config(**changes), 5, seed=0)).eval()
@@ -109,9 +116,10 @@ def test_whole_forward_equals_the_naive_one_with_predicted_masks(model_config, i
     assert gates.any() and not gates.all()
 
 
+@pytest.mark.parametrize("soft_gate", [None, 3.0])
 @torch.no_grad()
-def test_given_masks_replace_the_predictors_at_every_block(model_config, images):
-    model = lively(build_model(model_config(), 5, seed=0)).eval()
+def test_given_masks_replace_the_predictors_at_every_block(model_config, images, soft_gate):
+    model = lively(build_model(model_config(soft_gate=soft_gate), 5, seed=0)).eval()
     visible = torch.rand(4, 3, model.grid.count, generator=torch.Generator().manual_seed(2)) > 0.5
     visible[0] = False  # no part has a box: its tokens see only the class token and themselves
     output = model.encode_images(images, visible)
@@ -191,6 +199,14 @@ def test_features_give_the_mask_predictors_no_gradient(model_config, images):
     assert not any("mask_predictors" in name for name in reached)
     assert {"image_encoder.part_tokens", "image_encoder.positional_embedding", "image_encoder.proj"} <= reached
     assert all(f"image_encoder.blocks.{i}.mlp.c_fc.weight" in reached for i in range(3))
+
+
+def test_the_soft_gate_gives_them_one_and_changes_the_feature(model_config, images):
+    hard, soft = (lively(build_model(model_config(soft_gate=gate), 5, seed=0)) for gate in (None, 4.0))
+    features = soft.encode_images(images).features
+    assert (features - hard.encode_images(images).features).abs().max() > 1e-3
+    reached = gradient_names(soft, soft.neck(features).square().sum() * 100)
+    assert all(f"image_encoder.mask_predictors.{i}.mlp.2.weight" in reached for i in range(3))
 
 
 @pytest.mark.parametrize("loss", [mask_bce_loss, mask_dice_loss])

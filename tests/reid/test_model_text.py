@@ -18,10 +18,10 @@ def plain_clip(config, seed):
         return open_clip.CLIP(**config.architecture).eval()
 
 
-def slow_text(clip, contexts, parts):
+def slow_text(clip, contexts, templates):
     """All 77 positions through open_clip's own transformer: contexts [1 + R, 4, W] -> (1 + R) * E."""
     features = []
-    for template, vectors in zip(prompt_templates(parts), contexts, strict=True):
+    for template, vectors in zip(templates, contexts, strict=True):
         tokens = open_clip.tokenizer.tokenize([template])  # (1, 77)
         embedded = clip.token_embedding(tokens)[0].clone()
         embedded[PLACES] = vectors
@@ -69,13 +69,47 @@ def test_features_equal_open_clips_at_the_full_77_positions(model_config, parts)
     text = model.encode_text(identities)
     assert text.shape == (3, (1 + len(parts)) * 12) and text.dtype == torch.float32
     contexts = model.prompts.contexts.detach().clone().requires_grad_()
-    slow = torch.stack([slow_text(clip, contexts[identity], parts) for identity in identities.tolist()])
+    templates = prompt_templates(parts)
+    slow = torch.stack([slow_text(clip, contexts[identity], templates) for identity in identities.tolist()])
     torch.testing.assert_close(text, slow, rtol=1e-4, atol=1e-5)
     weights = torch.randn_like(text)
     (gradient,) = torch.autograd.grad((text * weights).sum(), model.prompts.contexts)
     (slow_gradient,) = torch.autograd.grad((slow * weights).sum(), contexts)
     torch.testing.assert_close(gradient, slow_gradient, rtol=1e-3, atol=1e-5)
     assert gradient[0].any() and gradient[2].any() and not gradient[1].any() and not gradient[3].any()
+
+
+@torch.no_grad()
+def test_domain_contexts_end_the_prompts_of_their_data_sets(model_config):
+    config = model_config(domain_contexts={"alpha": "in a street", "gamma": "indoors, from above"})
+    datasets = ["alpha", "beta", "gamma", "alpha"]
+    model = build_model(config, 4, seed=7, datasets=datasets)
+    text = model.encode_text(torch.arange(4))
+    clip, contexts = plain_clip(config, seed=7), model.prompts.contexts
+    for identity, words in enumerate([", in a street", "", ", indoors, from above", ", in a street"]):
+        slow = slow_text(clip, contexts[identity], [line + words for line in prompt_templates(PARTS)])
+        torch.testing.assert_close(text[identity], slow, rtol=1e-4, atol=1e-5)
+    plain = build_model(model_config(), 4, seed=7).encode_text(torch.arange(4))
+    torch.testing.assert_close(text[1], plain[1], rtol=1e-4, atol=1e-5)
+    assert (text[0] - plain[0]).abs().max() > 1e-3
+    loaded = build_model(config, 4, seed=8, load_weights=False)  # the state says which identity is of which data set
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(loaded.encode_text(torch.arange(4)), text)
+
+
+@torch.no_grad()
+def test_part_agnostic_prompts_are_one_sentence_with_vectors_for_each_part(model_config):
+    config = model_config(part_agnostic_prompts=True)
+    model = build_model(config, 2, seed=7)
+    text = model.encode_text(torch.tensor([1]))[0]
+    slow = slow_text(plain_clip(config, seed=7), model.prompts.contexts[1], ["A photo of a * * * * person"] * 4)
+    torch.testing.assert_close(text, slow, rtol=1e-4, atol=1e-5)
+    model.prompts.contexts[:] = 0
+    whole, *parts = model.encode_text(torch.tensor([1]))[0].view(4, -1)
+    other = build_model(model_config(), 2, seed=7)
+    other.prompts.contexts[:] = 0
+    assert all(torch.allclose(part, whole, atol=1e-6) for part in parts)
+    assert not torch.allclose(other.encode_text(torch.tensor([1]))[0].view(4, -1)[1], whole, atol=1e-3)
 
 
 def test_contexts_are_one_set_per_identity_and_granularity(model_config):

@@ -91,6 +91,8 @@ def test_an_ambiguous_protocol_lists_its_readings(tmp_path: Path) -> None:
         ("msmt172msmt17_v2", "msmt17_v2 is source and target"),
         ("supervised:duke2market", "no data set is both"),
         ("supervised:nobody", "unknown data set 'nobody'"),
+        ("supervised:all-images:market", "would train on its test images"),
+        ("all-images:market2market", "is source and target"),
     ],
 )
 def test_refused_protocols(text: str, told: str, tmp_path: Path) -> None:
@@ -112,6 +114,16 @@ def test_training_rows_are_the_train_split_or_everything(tmp_path: Path) -> None
     assert training_rows(protocol, "viper", viper) == viper[:4]
     with pytest.raises(ConfigError, match="no train split of its own"):
         training_rows(parse_protocol("supervised:viper", tmp_path), "viper", viper)
+
+
+def test_all_images_of_the_sources_are_trained_on(tmp_path: Path) -> None:
+    protocol = parse_protocol("All-Images:ma+d+c2+c3+cs2prid+grid+viper+i-lids", tmp_path)
+    assert protocol.sources == ("market1501", "dukemtmc", "cuhk02", "cuhk03", "cuhksysu")
+    assert protocol.targets == ("prid", "grid", "viper", "ilids")
+    assert parse_protocol(protocol.name, tmp_path) == protocol
+    market = [row("train", 1, 1), row("query", 2, 1), row("gallery", 2, 2), row("gallery", 0, 1), row("gallery", -1, 1)]
+    assert training_rows(protocol, "market1501", market) == market[:3]
+    assert "(all images) | test" in protocol.line({}, selected_on="nothing")
 
 
 def test_a_fixed_split_is_one_split_without_unreadable_images(tmp_path: Path) -> None:

@@ -21,6 +21,16 @@ from shared.workspace import Workspace
 
 PEOPLE = 14
 HOSTILE = "<script>alert(1)"
+DETAILS = {
+    "intervals": {"mean_ap": [38.24, 46.0], "rank_1": [50.0, 71.0]},
+    "camera_pairs": [
+        {"query_camera": 1, "gallery_camera": 2, "queries": 9, "mean_ap": 55.0, "rank_1": 60.0},
+        {"query_camera": 2, "gallery_camera": 1, "queries": 5, "mean_ap": 33.33, "rank_1": 40.0},
+    ],
+    "parts": {"whole image": {"mean_ap": 41.0, "rank_1": 50.0}, "upper_body": {"mean_ap": 30.0, "rank_1": 31.0}},
+    "ap_histogram": {"edges": [0, 50, 100], "queries": [3, 11]},
+    "distance_histogram": {"edges": [0, 0.5, 1], "same": [0.75, 0.25], "other": [0.1, 0.9]},
+}
 
 
 def _person(path: Path, identity: int, camera: int) -> bytes:
@@ -123,6 +133,7 @@ def run(workspace: Workspace, target_rows: list[ManifestRow], features: np.ndarr
         {
             "protocol": f"3dpes -> caviar | {HOSTILE}",
             "scores": {"caviar": {"trained": SCORES, "untrained": dict.fromkeys(SCORES, 10.0)}},
+            "details": {"caviar": {"trained": DETAILS}},
             "per_split": {"caviar": {"trained": [{"mean_ap": 40.0}, {"mean_ap": 44.0}]}},
             "seconds": {"stage1": 2.5},
         },
@@ -176,7 +187,8 @@ def test_json_holds_the_scores_the_spread_the_paper_and_what_made_them(run: Path
 def test_markdown_numbers_are_the_json_numbers(run: Path, workspace: Workspace) -> None:
     paths = write_report(run, workspace)
     scores = json.loads(paths.json.read_text())["scores"]["caviar"]
-    lines = [line for line in paths.markdown.read_text().splitlines() if line.startswith("| caviar |")]
+    table = paths.markdown.read_text().split("## How sure")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| caviar |")]
     cells = {line.split(" | ")[1]: [cell.strip(" |") for cell in line.split(" | ")[2:]] for line in lines}
     order = ("mean_ap", "rank_1", "rank_5", "rank_10", "mean_inp")
     assert [float(cell.split()[0]) for cell in cells["trained"]] == [round(scores["trained"][n], 1) for n in order]
@@ -265,3 +277,26 @@ def test_a_run_without_scores_names_the_command(run: Path, workspace: Workspace)
         write_report(run, workspace)
     with pytest.raises(DataError, match="no such run"):
         write_report(run / "nowhere", workspace)
+
+
+def test_intervals_camera_pairs_and_histograms_are_shown(run: Path, workspace: Workspace) -> None:
+    paths = write_report(run, workspace)
+    found = json.loads(paths.json.read_text())
+    assert found["details"]["caviar"]["trained"] == DETAILS and found["re_ranking"] is False
+    assert found["per_split"]["caviar"]["trained"]["standard_error"]["mean_ap"] == pytest.approx(2.0)
+    text = paths.markdown.read_text()
+    assert "| caviar | trained | 38.2 to 46.0 | 50.0 to 71.0 | 2.00 | one split |" in text
+    assert text.index("| 2 → 1 | 5 | 33.3 | 40.0 |") < text.index("| 1 → 2 | 9 | 55.0 | 60.0 |")  # hardest first
+    assert "| upper body | 30.0 | 31.0 |" in text
+    page = paths.html.read_text()
+    labels = [attrs.get("aria-label") or "" for _, attrs in _Page(page).tags]
+    assert "3 of 14 queries have an average precision below 50 %" in labels
+    assert "distances of the same person and of other people overlap by 35%" in labels
+    assert page.count("<summary>Camera pairs (%)</summary>") == 1
+
+
+def test_a_run_scored_before_there_were_details_has_a_report(run: Path, workspace: Workspace) -> None:
+    scores = json.loads((run / "scores.json").read_text())
+    del scores["details"]
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert "What stands behind the scores" not in write_report(run, workspace).html.read_text()

@@ -66,6 +66,42 @@ def test_every_image_of_a_large_identity_is_seen_over_epochs() -> None:
     assert seen == set(range(10))
 
 
+def test_balanced_batches_take_equally_from_every_domain() -> None:
+    rng = random.Random(2)
+    for trial in range(40):
+        p, k = rng.randint(3, 6), rng.randint(1, 3)
+        sizes = {"big": 30, "middle": rng.randint(4, 10), "small": rng.randint(1, 8)}
+        people = [(domain, number) for domain, size in sizes.items() for number in range(size)]
+        images = [person for person in people for _ in range(rng.randint(1, 7))]
+        rng.shuffle(images)
+        labels, domains = [people.index(image) for image in images], [domain for domain, _ in images]
+        plain = batches_of(labels, p, k, seed=trial)
+        balanced = IdentityBatches(labels, identities_per_batch=p, images_per_identity=k, seed=trial, domains=domains)
+        plan = balanced.epoch(1)
+        assert plan == balanced.epoch(1) != balanced.epoch(2)
+        assert len(plan) == len(plain.epoch(1)) and plan != plain.epoch(1)
+        totals: Counter[str] = Counter()
+        for batch in plan:
+            chunks = [batch[start : start + k] for start in range(0, p * k, k)]
+            assert len(chunks) == p and all(len({labels[i] for i in chunk}) == 1 for chunk in chunks)
+            assert len({labels[chunk[0]] for chunk in chunks}) == p
+            counts = Counter(domains[chunk[0]] for chunk in chunks)
+            able = [domain for domain, size in sizes.items() if counts[domain] < size]
+            assert max(counts.values()) - min(counts[domain] for domain in able) <= 1
+            totals.update(counts)
+        if sizes["small"] >= p:
+            assert max(totals.values()) - min(totals.values()) <= 1  # the odd ones go round
+
+
+def test_a_balanced_domain_shows_all_its_images_before_one_comes_again() -> None:
+    labels = [0] * 4 + [1] * 4 + [2] * 40 + [3] * 40
+    domains = ["small"] * 8 + ["big"] * 80
+    balanced = IdentityBatches(labels, identities_per_batch=2, images_per_identity=2, seed=0, domains=domains)
+    drawn = [index for batch in balanced.epoch(1) for index in batch if index < 8]
+    assert len(drawn) >= 24
+    assert all(set(drawn[start : start + 8]) == set(range(8)) for start in range(0, len(drawn) - 7, 8))
+
+
 def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="no images"):
         batches_of([])

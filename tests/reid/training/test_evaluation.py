@@ -12,9 +12,10 @@ import reid.evaluation
 from reid.checkpoint import load_checkpoint
 from reid.config import RunConfig
 from reid.evaluation import evaluate_run
-from reid.metrics import evaluate
+from reid.metrics import evaluate, evaluate_distances
 from reid.model.muva import build_model
 from reid.part_masks import PatchGrid
+from reid.rerank import k_reciprocal
 from reid.train import train
 from reid.transforms import TESTING, normalised, resized
 from shared.errors import DataError
@@ -147,3 +148,28 @@ def test_a_run_without_a_model_says_what_to_do(workspace: Workspace, tmp_path: P
     (trained / "stage2" / "latest.pt").unlink()
     with pytest.raises(DataError, match="no trained model yet"):
         evaluate_run(trained, workspace)
+
+
+def test_re_ranking_is_scored_under_the_same_keys_and_the_line_says_so(trained: Path, workspace: Workspace) -> None:
+    plain = evaluate_run(trained, workspace)
+    found = evaluate_run(trained, workspace, re_ranking=True)
+    assert "no re-ranking" in plain["protocol"] and found["protocol"].endswith("| k-reciprocal re-ranking")
+    assert (plain["re_ranking"], found["re_ranking"]) == (False, True)
+    rows = read_manifest(workspace.manifest("gamma"))
+    stored = read(trained / "embeddings" / "gamma.trained.npz")
+    features = dict(zip(stored["paths"].tolist(), stored["features"], strict=True))
+    query, gallery = ([row for row in rows if row.split == split] for split in ("query", "gallery"))
+    table = k_reciprocal(*(np.stack([features[row.path] for row in side]) for side in (query, gallery)))
+    labels = [[getattr(r, name) for r in side] for side in (query, gallery) for name in ("identity", "camera")]
+    assert found["scores"]["gamma"]["trained"] == evaluate_distances(table, *labels).summary()
+    assert set(found["scores"]["gamma"]["untrained"]) == SCORES
+
+
+def test_what_stands_behind_the_scores_is_written_down(trained: Path, workspace: Workspace) -> None:
+    found = evaluate_run(trained, workspace)
+    assert found == json.loads((trained / "scores.json").read_text())  # nothing in it that JSON changes
+    details = found["details"]["gamma"]["trained"]
+    for name, (low, high) in details["intervals"].items():
+        assert low <= found["scores"]["gamma"]["trained"][name] <= high
+    assert set(details["parts"]) == {"whole image", "head", "upper_body", "legs"}
+    assert json.loads((trained / "splits" / "gamma.json").read_text())["rule"] == "fixed query and gallery"

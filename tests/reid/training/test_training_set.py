@@ -7,6 +7,7 @@ import pytest
 from reid.config import DataConfig
 from reid.protocols import parse_protocol
 from reid.training_set import TrainingSet, build_training_set
+from shared.body_proportions import PROPORTIONS
 from shared.errors import ConfigError, DataError
 from shared.schemas import PARTS, LabelStatus
 from shared.workspace import Workspace
@@ -144,3 +145,49 @@ def test_the_digest_notices_boxes_and_identities(
     first, second = build(label_run="first"), build(label_run="second")
     assert first.sha256 == build(label_run="first").sha256 != second.sha256
     assert first.identities_sha256 == second.identities_sha256
+
+
+@pytest.mark.usefixtures("sources")
+def test_missing_parts_are_filled_with_their_usual_places(
+    build: Callable[..., TrainingSet], add_labels: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    truncated = ("bounding_box_train/0001_c1s1_000000_00.png", "head")
+    absent = ("bounding_box_train/0001_c1s1_000000_00.png", "legs")
+    add_labels("alpha")
+    add_labels("beta", answers={truncated: LabelStatus.TRUNCATED, absent: LabelStatus.ABSENT})
+    data = build(missing_labels="prior")
+    assert "beta: 1 of 8 images truncated (data.missing_labels=prior; to ask for them: make label" in caplog.text
+    assert len(data) == 20 and data.dropped == {} and data.filled == {"beta": 1}
+    assert data.record()["filled"] == {"beta": 1}
+    index = data.paths.index(truncated[0])
+    x_min, y_min, x_max, y_max = PROPORTIONS["head"]
+    np.testing.assert_allclose(data.boxes[index, 0], [16 * x_min, 32 * y_min, 16 * x_max, 32 * y_max])
+    assert data.boxes[index, 1].tolist() == [0, 8, 16, 20]
+    assert np.isnan(data.boxes[index, 2]).all()  # an answer: not visible
+    with pytest.raises(ConfigError, match=r"nobody knows where 'tail' usually is[\s\S]*head, upper_body, legs"):
+        build(parts=("head", "tail"), missing_labels="prior")
+
+
+@pytest.mark.usefixtures("sources")
+def test_without_any_labels_all_places_are_the_usual_ones(build: Callable[..., TrainingSet]) -> None:
+    data = build(missing_labels="prior")
+    assert data.label_run is None and data.filled == {"alpha": 36, "beta": 24}
+    assert not np.isnan(data.boxes).any() and (data.boxes == data.boxes[0]).all()
+    with pytest.raises(DataError, match="no part labels"):
+        build(label_run="asked", missing_labels="prior")
+
+
+@pytest.mark.usefixtures("sources")
+def test_a_corrected_run_takes_the_place_of_the_one_it_corrects(
+    build: Callable[..., TrainingSet], add_labels: Callable[..., None], workspace: Workspace
+) -> None:
+    for run in ("first", "first.corrected"):
+        add_labels("alpha", run)
+        add_labels("beta", run)
+    record = workspace.labels / "label_run=first.corrected" / "run.json"
+    record.write_text('{"corrects": "first"}')
+    assert build().label_run == "first.corrected"
+    assert build(label_run="first").label_run == "first"
+    record.write_text("damaged")
+    with pytest.raises(ConfigError, match="several label runs"):
+        build()

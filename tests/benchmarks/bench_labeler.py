@@ -1,0 +1,186 @@
+"""Images per second and memory of annotator and service in front of a model server that answers at once.
+
+    python tests/benchmarks/bench_labeler.py [IMAGES]          # 5000
+    python tests/benchmarks/bench_labeler.py 1000 50000        # how the memory grows between two sizes
+    python tests/benchmarks/bench_labeler.py --prior 1000 50000  # the same sooner: the service's engine is body_prior
+
+Annotator, service and model server are three processes on at most two cores. The images are the crops of the data sets
+in REID_SHARED, or generated ones; where there are too few, copies get some bytes behind their end, so that every image
+has its own id. Writes RUNS_ROOT/bench/labeler.json: images, images_per_s, peak_rss_mb.client, peak_rss_mb.service,
+cpu_ms_per_image of both (what other work on the machine does not change), seconds, and with two sizes the same under
+"sizes". With --prior the file is labeler_prior.json.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, count, islice
+from pathlib import Path
+
+from PIL import Image
+
+from labeler.annotate import AnnotateOptions, annotate
+from shared.atomic_files import write_text
+from shared.images import image_id_of
+from shared.schemas import ManifestRow
+from shared.shards import ManifestFile, write_manifest
+from shared.synthetic import generate_dataset
+from shared.workspace import Workspace
+
+CORES = 2
+IMAGES = 5000
+SETS = ("VIPeR", "PRID2011", "GRID", "i-LIDS", "3DPeS", "CAVIAR4REID", "TownCentre")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
+HERE = Path(__file__).parent
+DATASET = "bench"
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["client"]:
+        _client(sys.argv[2], Path(sys.argv[3]))
+        return
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    prior = "--prior" in sys.argv
+    sizes = [int(size) for size in sys.argv[1:] if size.isdigit()] or [IMAGES]
+    figures = {size: _measure(size, "body_prior" if prior else "vllm_server") for size in sizes}
+    result = figures[sizes[0]] | ({"sizes": list(figures.values())} if len(sizes) > 1 else {})
+    name = "labeler_prior.json" if prior else "labeler.json"
+    write_text(Workspace.from_environment().runs_root / "bench" / name, json.dumps(result) + "\n")
+    print(json.dumps(result))
+
+
+def _measure(images: int, engine: str) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        _make_dataset(place, images)
+        with (
+            _server(place / "upstream.log", str(HERE / "instant_upstream.py")) as (_, upstream),
+            _server(
+                place / "service.log",
+                *("-m", "labeler", "serve"),
+                LABELER_PORT="0",
+                LABELER_ENGINE=engine,
+                LABELER_UPSTREAM_URL=upstream,
+            ) as (service, url),
+        ):
+            before = _cpu_s(service)
+            command = [sys.executable, __file__, "client", url, name]
+            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=_environment())
+            client = json.loads(told.stdout)
+            return {
+                "images": images,
+                "images_per_s": round(images / client["seconds"], 1),
+                "peak_rss_mb": {"client": client["peak_rss_mb"], "service": _peak_rss_mb(service)},
+                "cpu_ms_per_image": {
+                    "client": round(client["cpu_s"] / images * 1000, 2),
+                    "service": round((_cpu_s(service) - before) / images * 1000, 2),
+                },
+                "seconds": round(client["seconds"], 1),
+            }
+
+
+def _client(url: str, place: Path) -> None:
+    """The annotator's process: prints how long it worked and its peak memory."""
+    manifest = ManifestFile(place / "manifest.parquet")
+    options = AnnotateOptions()
+    before = time.process_time()
+    summary = annotate(manifest, place / DATASET, DATASET, place / "labels", url=url, options=options)
+    assert not summary.failed, summary.failed
+    figures = {"seconds": summary.seconds, "cpu_s": time.process_time() - before}
+    print(json.dumps(figures | {"peak_rss_mb": _peak_rss_mb(os.getpid())}))
+
+
+def _make_dataset(place: Path, images: int) -> None:
+    root = place / DATASET
+    root.mkdir()
+    rows = []
+    for number, content in enumerate(islice(_contents(place), images)):
+        path = root / f"{number:06d}"
+        path.write_bytes(content)
+        rows.append(
+            ManifestRow(
+                dataset=DATASET,
+                split="train",
+                path=path.name,
+                image_id=image_id_of(content),
+                width=1,
+                height=1,
+                identity=1,
+                camera=1,
+                size_bytes=len(content),
+                modified_ns=0,
+            )
+        )
+    write_manifest(rows, place / "manifest.parquet")
+
+
+def _contents(place: Path) -> Iterator[bytes]:
+    """Different files without end: all crops there are, then the same with a number behind the image's end."""
+    shared = Path(os.environ.get("REID_SHARED", "../shared")) / "datasets"
+    folders = [shared / name for name in SETS if (shared / name).is_dir()]
+    if not folders:
+        folders = [_generated(place)]
+    crops: dict[str, Path] = {}  # by id: some sets hold the same file twice
+    for path in chain.from_iterable(sorted(folder.rglob("*")) for folder in folders):
+        if path.suffix.lower() in SUFFIXES and _is_crop(path):
+            content = path.read_bytes()
+            if crops.setdefault(image_id_of(content), path) == path:
+                yield content
+    for copy in count(1):
+        for path in crops.values():
+            yield path.read_bytes() + copy.to_bytes(4, "big")
+
+
+def _generated(place: Path) -> Path:
+    return generate_dataset(
+        place, "crops", train_identities=40, test_identities=0, cameras=4, images_per_camera=4, seed=0
+    )
+
+
+def _is_crop(path: Path) -> bool:
+    with Image.open(path) as image:
+        return image.height > image.width and image.width * image.height < 500_000
+
+
+@contextmanager
+def _server(log: Path, *command: str, **settings: str) -> Iterator[tuple[int, str]]:
+    """(process id, URL) of a server that says where it runs."""
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=file, env=_environment() | settings)
+    try:
+        while not (listening := re.search(r"running on (http://[\d.]+:\d+)", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        yield process.pid, listening[1]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _environment() -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LABELER_")}
+    return inherited | {"PYTHONPATH": str(HERE.parents[1])}
+
+
+def _cpu_s(process: int) -> float:
+    """Seconds of processor time so far, all threads, as Linux keeps it."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _peak_rss_mb(process: int) -> float:
+    """Highest resident memory so far, in MiB, as Linux keeps it."""
+    kib = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+    assert kib
+    return round(int(kib[1]) / 1024, 1)
+
+
+if __name__ == "__main__":
+    main()
