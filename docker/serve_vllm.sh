@@ -7,10 +7,13 @@ shift
 # - white space is switched off in guided JSON: a model may otherwise fill its answer with it up to the token limit
 # - one image per prompt: a question is about one crop
 # - a crop is at most about 1,500 tokens and an answer under 200, so a short context leaves memory for more requests
+# - a model's own sampling defaults (top_k, repetition_penalty) would undo the temperatures that we ask with
+# - our variables are not called VLLM_*: VLLM_PORT is vLLM's own, for talk between its workers
 exec python3 -m vllm.entrypoints.openai.api_server \
   --model "$model" \
-  --host "${VLLM_HOST:-127.0.0.1}" --port "${VLLM_PORT:-8000}" \
-  --max-model-len "${VLLM_MAX_MODEL_LEN:-4096}" \
+  --host "${SERVE_HOST:-127.0.0.1}" --port "${SERVE_PORT:-8000}" \
+  --max-model-len "${SERVE_MAX_MODEL_LEN:-4096}" \
+  --generation-config vllm \
   --limit-mm-per-prompt '{"image":1}' \
   --structured-outputs-config '{"backend":"xgrammar","disable_any_whitespace":true}' \
   "$@"

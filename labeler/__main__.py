@@ -7,30 +7,31 @@ import typer
 import uvicorn
 
 from labeler.app import create_app
+from labeler.json_logs import log_as_json
 from labeler.settings import describe, load_settings
 from shared.errors import DgreidError
 
 cli = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-DRAIN_S = 60
 
 
 @cli.command()
 def serve() -> None:
     """Serve with the LABELER_* settings of the environment until SIGINT or SIGTERM; requests in flight are finished."""
     settings = load_settings()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per question to the model is too much
+    log_as_json()
+    log = logging.getLogger(__name__)
+    shown = {variable: {"value": value, "origin": origin} for variable, value, origin in describe(settings)}
+    log.info("settings", extra={"fields": {"settings": shown}})
     if settings.host not in LOOPBACK and settings.api_key is None:
-        logging.getLogger(__name__).warning(
-            "open to the network of %s without a key; set LABELER_API_KEY", settings.host
-        )
+        log.warning("open to the network of %s without a key; set LABELER_API_KEY", settings.host)
     uvicorn.run(
         create_app(settings),
         host=settings.host,
         port=settings.port,
-        timeout_graceful_shutdown=DRAIN_S,
+        timeout_graceful_shutdown=settings.drain_s,
         log_config=None,
+        access_log=False,  # labeler.observation writes one line per request
         server_header=False,
     )
 

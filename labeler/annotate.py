@@ -61,7 +61,7 @@ def annotate(
     """Label the images of one data set that this label run has not labelled yet.
 
     Args:
-        rows: the data set's manifest; streamed when it is an iterator.
+        rows: the data set's manifest, streamed; walked through twice, to know how much is left, if it can be.
         dataset_root: the folder its paths are relative to.
         labels_root: folder of all label runs.
         label_run: name of the run; by default derived from engine, model and prompt version.
@@ -109,7 +109,8 @@ async def annotate_with(
         writer = LabelWriter(
             labels_root, label_run, dataset, shard_rows=options.shard_rows, shard_seconds=options.shard_seconds
         )
-        total = sum(1 for _ in Backlog(info.parts, finished).items(rows)) if isinstance(rows, Sequence) else None
+        once = iter(rows) is rows
+        total = None if once else sum(1 for _ in Backlog(info.parts, finished).items(rows))
         with Progress(f"label {dataset}", total) as progress:
             job = _Job(client, info, options, writer, Summary(label_run, dataset), progress)
             work = batches(

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, EncodedBytes, EncoderProtocol, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from shared.schemas import PARTS, LabelStatus
+from shared.schemas import LabelStatus
 
 Part = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 
@@ -39,10 +39,10 @@ class Frozen(BaseModel):
 
 
 class GroundRequest(Frozen):
-    """Images to ground, as base64 of their file bytes; never paths or URLs."""
+    """Images to ground, as base64 of their file bytes; never paths or URLs. Without `parts` all of the vocabulary."""
 
     images: tuple[Base64Image, ...] = Field(min_length=1)
-    parts: tuple[Part, ...] = Field(default=PARTS, min_length=1)
+    parts: tuple[Part, ...] | None = Field(default=None, min_length=1)
 
 
 class PartAnswer(Frozen):
@@ -52,9 +52,10 @@ class PartAnswer(Frozen):
     status: LabelStatus
     box: tuple[float, float, float, float] | None = None
     score: float | None = Field(default=None, ge=0, le=1)
+    agreement: float | None = Field(default=None, ge=0, le=1)  # of the second look with this answer
     flags: tuple[str, ...] = ()
     raw_box: tuple[float, ...] | None = None  # as the engine answered, in the image's `space`
-    raw_text: str | None = None  # an answer that could not be used
+    raw_text: str | None = None  # the answer, when it gave no box
     attempts: int = Field(default=0, ge=0)
 
 
@@ -79,6 +80,8 @@ class ServiceInfo(Frozen):
     model: str
     prompt_version: str
     parts: tuple[str, ...]
+    missing_parts: str = "absent"
+    second_look: bool = False
     max_images: int
     max_body_bytes: int
     max_requests: int

@@ -8,8 +8,9 @@ from fastapi import FastAPI
 from labeler import problems
 from labeler.engines.base import Engine
 from labeler.engines.factory import build_engine
+from labeler.observation import Observation
 from labeler.request_ids import RequestIds
-from labeler.routes import ground, health
+from labeler.routes import ground, health, metrics
 from labeler.service import GroundingService
 from labeler.settings import Settings
 
@@ -30,8 +31,10 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
 
     app = FastAPI(title="Body-part labeler", version="1", lifespan=lifespan)
     app.state.service = service
-    app.add_middleware(RequestIds)
+    app.add_middleware(Observation, metrics=service.metrics)
+    app.add_middleware(RequestIds)  # around the observation, whose log line carries the id
     problems.install(app)
     app.include_router(ground.router)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     return app

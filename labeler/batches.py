@@ -35,7 +35,7 @@ class Backlog:
 
     def __init__(self, parts: Sequence[str], finished: Mapping[str, frozenset[str]]) -> None:
         self._parts, self._finished = frozenset(parts), finished
-        self._seen: set[str] = set()
+        self._seen: set[str] = set()  # with `finished` all that grows with the data set: under 200 bytes per image
         self.done_before = 0
 
     def items(self, rows: Iterable[ManifestRow]) -> Iterator[Item]:

@@ -15,7 +15,7 @@ from labeler.api_models import GroundResponse, ImageAnswer, ServiceInfo
 from labeler.app import create_app
 from labeler.engines.base import Engine
 from labeler.grounding import failed_answer
-from labeler.retry import pause_s, retry_after_s, transport_retryable
+from labeler.retry import UNFIT_CODE, pause_s, retry_after_s, transport_retryable
 from labeler.settings import Settings
 from shared.errors import DgreidError
 from shared.images import image_id_of
@@ -29,6 +29,10 @@ EMBEDDED_URL = "http://embedded"
 
 class ServiceError(DgreidError):
     """The labelling service cannot be used."""
+
+
+class ServiceUnfitError(ServiceError):
+    """Its engine answers wrongly; waiting does not help."""
 
 
 class LabelerClient:
@@ -53,11 +57,14 @@ class LabelerClient:
             raise self._unusable(f"its /v1/models is none of ours: {response.text[:200]!r}") from err
 
     async def wait_ready(self, timeout_s: float, pause: float = 2.0) -> float:
-        """Wait until /readyz says so; the mean IoU of its calibration. Raises ServiceError after `timeout_s`."""
+        """Wait until /readyz says so; the mean IoU of its calibration. Raises ServiceError after `timeout_s`,
+        or at once when the engine answers wrongly."""
         started = time.monotonic()
         while True:
             try:
                 return float((await self._get("/readyz")).json()["calibration_iou"])
+            except ServiceUnfitError:
+                raise
             except ServiceError as err:
                 elapsed = time.monotonic() - started
                 if elapsed + pause > timeout_s:
@@ -115,12 +122,13 @@ class LabelerClient:
         except httpx.HTTPError as err:
             raise self._unusable(f"{type(err).__name__}: {err}") from err
         if response.status_code != httpx.codes.OK:
-            raise self._unusable(f"{response.status_code}: {_reason(response)}")
+            kind = ServiceUnfitError if response.status_code == UNFIT_CODE else ServiceError
+            raise self._unusable(f"{response.status_code}: {_reason(response)}", kind)
         return response
 
-    def _unusable(self, what: str) -> ServiceError:
+    def _unusable(self, what: str, kind: type[ServiceError] = ServiceError) -> ServiceError:
         fix = "see the service's log and GET /readyz; a wrong key: set LABELER_API_KEY"
-        return ServiceError(f"the labelling service cannot be used: {what}", path=str(self._http.base_url), fix=fix)
+        return kind(f"the labelling service cannot be used: {what}", path=str(self._http.base_url), fix=fix)
 
 
 @asynccontextmanager

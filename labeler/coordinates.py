@@ -1,8 +1,9 @@
 """From what the model saw to pixels of the original image, in one place.
 
-Every family answers in its own space: Qwen2-VL and Qwen3-VL in thousandths of the image, Qwen2.5-VL in pixels of the
-image *after* the server's resize to multiples of 28. That resize moves a box of a 64 x 128 crop by up to a tenth of
-its size, so crops are brought to such multiples here, before they are sent, and the server has nothing left to change.
+Every family answers in its own space: Qwen2-VL, Qwen3-VL and CogVLM-grounding in thousandths of the image, Qwen2.5-VL
+in pixels of the image *after* the server's resize to multiples of 28. That resize moves a box of a 64 x 128 crop by up
+to a tenth of its size, so crops are brought to such multiples here, before they are sent, and the server has nothing
+left to change.
 """
 
 import math
@@ -16,6 +17,7 @@ from shared.errors import ConfigError
 from shared.geometry import Box, scaled
 
 Space = Literal["sent_pixels", "thousandths"]
+AnswerForm = Literal["json", "brackets"]  # one JSON object for any parts, or [[x0,y0,x1,y1]] for the one asked about
 
 TARGET_PIXELS = 156_800  # 280 x 560: a 64 x 128 crop enlarged about 4.4 times, 200 image tokens at factor 28
 MAX_ASPECT = 100.0  # the families' own resize refuses sides that differ by more than 200 times
@@ -33,6 +35,8 @@ class ModelFamily:
         space: what its coordinates count.
         min_pixels, max_pixels: area that its processor leaves unchanged. The upper limit is ours where the
             processor's own is higher: more tokens than that cost time and add no detail to a person crop.
+        form: what it was trained to answer with.
+        square: side of the square that every image is squeezed into; None when it keeps its shape.
     """
 
     name: str
@@ -41,15 +45,19 @@ class ModelFamily:
     space: Space
     min_pixels: int
     max_pixels: int
+    form: AnswerForm = "json"
+    square: int | None = None
 
 
-# Factors and spaces: Wang et al. 2024 (Qwen2-VL), Bai et al. 2025 (Qwen2.5-VL, Qwen3-VL) and their processor files.
+# Factors and spaces: Wang et al. 2024 (Qwen2-VL), Bai et al. 2025 (Qwen2.5-VL, Qwen3-VL) and their processor files;
+# Wang et al. 2023 (CogVLM: patches of 14 pixels of a 490 x 490 image, coordinates of three digits).
 FAMILIES: dict[str, ModelFamily] = {
     family.name: family
     for family in (
         ModelFamily("qwen3-vl", r"qwen-?3-?vl", 32, "thousandths", 256 * 256, 1280 * 32 * 32),
         ModelFamily("qwen2.5-vl", r"qwen-?2[.-]?5-?vl", 28, "sent_pixels", 4 * 28 * 28, 1280 * 28 * 28),
         ModelFamily("qwen2-vl", r"qwen-?2-?vl", 28, "thousandths", 4 * 28 * 28, 1280 * 28 * 28),
+        ModelFamily("cogvlm", r"cogvlm(?!-?2)", 14, "thousandths", 490 * 490, 490 * 490, "brackets", 490),
     )
 }
 
@@ -103,8 +111,11 @@ class Sent:
 def sent_size(width: int, height: int, family: ModelFamily) -> tuple[int, int]:
     """Width and height to send: multiples of the family's factor, inside its limits, both axes at nearly one scale.
 
-    Small crops are enlarged to about TARGET_PIXELS, larger images keep their size up to the family's limit.
+    Small crops are enlarged to about TARGET_PIXELS, larger images keep their size up to the family's limit. A family
+    that squeezes every image into its square gets that square from us.
     """
+    if family.square:
+        return family.square, family.square
     aspect = min(max(width / height, 1 / MAX_ASPECT), MAX_ASPECT)
     area = min(max(width * height, TARGET_PIXELS, family.min_pixels), family.max_pixels)
     factor = family.factor
@@ -116,6 +127,14 @@ def sent_size(width: int, height: int, family: ModelFamily) -> tuple[int, int]:
         pair = _side_pair(max(1, first), aspect, factor)
         fitting = [pair] if pair[0] * pair[1] <= family.max_pixels else []
     return min(fitting, key=lambda pair: abs(math.log(pair[0] / pair[1] / aspect)))
+
+
+def image_tokens(width: int, height: int, family: ModelFamily) -> int:
+    """Prompt tokens of an image whose sides (pixels) are multiples of the family's factor.
+
+    One per factor x factor pixels: patches of half that side, merged 2 x 2 (Wang et al. 2024, Sec. 2.1).
+    """
+    return (width // family.factor) * (height // family.factor)
 
 
 def _side_pair(columns: int, aspect: float, factor: int) -> tuple[int, int]:

@@ -2,20 +2,26 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from PIL import Image
 
 from labeler.api_models import ImageAnswer, PartAnswer
 from labeler.calibration import calibrate, relation_flags
-from labeler.engines.base import Engine, EngineAwayError, EngineError, PartOutcome
+from labeler.engines.base import Engine, EngineAwayError, EngineError, EngineUnfitError, PartOutcome
 from labeler.retry import ASK_AGAIN, Attempt, next_attempt
+from labeler.second_look import look_again
+from shared.body_proportions import prior_box
 from shared.geometry import Box
 from shared.images import UnreadableImageError, decode, image_id_of
 from shared.schemas import LabelStatus
 
 log = logging.getLogger(__name__)
+
+MissingParts = Literal["absent", "prior"]
+FILLED = "filled_prior"  # flag of a box that no engine answered with
 
 
 @dataclass
@@ -30,13 +36,25 @@ class _Collected:
 
 
 async def ground_image(
-    engine: Engine, content: bytes, parts: Sequence[str], *, max_pixels: int, max_attempts: int
+    engine: Engine,
+    content: bytes,
+    parts: Sequence[str],
+    *,
+    max_pixels: int,
+    max_attempts: int,
+    missing_parts: MissingParts = "absent",
+    second_look: Collection[str] = (),
 ) -> ImageAnswer:
     """Ground `parts` of one image file.
 
+    Args:
+        missing_parts: what becomes of a part that the engine says is not visible: `absent`, or with `prior` the body
+            prior's box, score 0 and the flag FILLED. Failures are never filled: they can be asked for again.
+        second_look: parts that are also asked for in the mirrored image.
+
     An unreadable image, an engine that declines and a fault of ours each end in an ImageAnswer with that status.
     Raises EngineAwayError when the engine gave no answer at all and may later: the caller knows whether the whole
-    batch shares that fate.
+    batch shares that fate; EngineUnfitError when all its answers would be wrong.
     """
     image_id = image_id_of(content)
     try:
@@ -45,7 +63,8 @@ async def ground_image(
         return failed_answer(image_id, parts, LabelStatus.UNREADABLE, err.reason)
     try:
         found = await _ask(engine, image, parts, max_attempts)
-    except EngineAwayError:
+        await _compare(engine, image, found, second_look)
+    except (EngineAwayError, EngineUnfitError):
         raise
     except EngineError as err:
         return failed_answer(image_id, parts, LabelStatus.ENGINE_ERROR, err.what, image)
@@ -54,13 +73,13 @@ async def ground_image(
         return failed_answer(
             image_id, parts, LabelStatus.ENGINE_ERROR, "unexpected failure, see the service's log", image
         )
-    relations = relation_flags({part: Box(*row.box) for part, row in found.parts.items() if row.box})
+    rows = [found.parts[part] for part in parts]
     return ImageAnswer(
         image_id=image_id,
         width=image.width,
         height=image.height,
         space=found.space,
-        parts=tuple(_with_flags(found.parts[part], relations.get(part, ())) for part in parts),
+        parts=_related([_filled(row, image) for row in rows] if missing_parts == "prior" else rows),
         may_pass=found.cut_short,
         prompt_tokens=found.prompt_tokens,
         completion_tokens=found.completion_tokens,
@@ -97,7 +116,7 @@ async def _ask(engine: Engine, image: Image.Image, parts: Sequence[str], max_att
         try:
             answer = await engine.ground(image, pending, attempt)
         except EngineError as err:
-            if not found.parts:
+            if not found.parts or isinstance(err, EngineUnfitError):
                 raise
             log.warning("attempt %d got no answer, the one before stays: %s", attempt.number, err.what)
             found.cut_short = isinstance(err, EngineAwayError)
@@ -126,10 +145,32 @@ def _part_answer(part: str, outcomes: Mapping[str, PartOutcome], image: Image.Im
         score=outcome.score if box else None,
         flags=flags,
         raw_box=outcome.raw_box,
-        raw_text=outcome.raw_text if status in ASK_AGAIN else None,
+        raw_text=None if box else outcome.raw_text,
         attempts=attempts,
     )
 
 
-def _with_flags(answer: PartAnswer, flags: tuple[str, ...]) -> PartAnswer:
-    return answer.model_copy(update={"flags": answer.flags + flags}) if flags else answer
+async def _compare(engine: Engine, image: Image.Image, found: _Collected, parts: Collection[str]) -> None:
+    """Add the agreement of a second look, and its tokens, to what was found."""
+    if not parts or found.cut_short:
+        return
+    look = await look_again(engine, image, {part: row for part, row in found.parts.items() if part in parts})
+    for part, value in look.agreement.items():
+        found.parts[part] = found.parts[part].model_copy(update={"agreement": value})
+    found.prompt_tokens += look.prompt_tokens
+    found.completion_tokens += look.completion_tokens
+
+
+def _filled(answer: PartAnswer, image: Image.Image) -> PartAnswer:
+    """A part that is not visible with the box of the body prior, where that has one; any other answer as it is."""
+    box = prior_box(answer.part, image.width, image.height)
+    if answer.status != LabelStatus.ABSENT or box is None:
+        return answer
+    filled = {"status": LabelStatus.OK, "box": tuple(box), "score": 0.0, "flags": (*answer.flags, FILLED)}
+    return answer.model_copy(update=filled)
+
+
+def _related(answers: Sequence[PartAnswer]) -> tuple[PartAnswer, ...]:
+    """The answers of one image with the flags that concern several of them."""
+    flags = relation_flags({row.part: Box(*row.box) for row in answers if row.box})
+    return tuple(row.model_copy(update={"flags": row.flags + flags.get(row.part, ())}) for row in answers)

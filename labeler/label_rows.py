@@ -63,6 +63,7 @@ def _label_row(row: ManifestRow, part: PartAnswer, label_run: str, info: Service
         y_max=y_max,
         status=part.status,
         score=part.score,
+        agreement=part.agreement,
         flags=part.flags,
         raw_box=part.raw_box,
         raw_text=raw_text[:RAW_TEXT_LIMIT] if raw_text else None,

@@ -17,16 +17,18 @@ from shared.schemas import FINAL_STATUSES
 from shared.shards import connect, label_shards
 
 RECORD = "run.json"
-_BOUND_TO = ("engine", "model", "prompt_version", "parts")  # what every row of a run has in common
+_BOUND_TO = ("engine", "model", "prompt_version", "parts", "missing_parts", "second_look")  # common to all its rows
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 def default_label_run(info: ServiceInfo) -> str:
-    """A name that says what made the labels: engine, model and prompt version."""
+    """A name that says what made the labels: engine, model, prompt version, and what was done beyond one answer."""
     words = (
         info.engine,
         info.model.rsplit("/", 1)[-1],
         *(() if info.prompt_version == "none" else (info.prompt_version,)),
+        *(("filled",) if info.missing_parts == "prior" else ()),
+        *(("second-look",) if info.second_look else ()),
     )
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(words))[:120].strip("-.")
 
@@ -34,10 +36,10 @@ def default_label_run(info: ServiceInfo) -> str:
 def open_label_run(labels_root: Path, label_run: str, info: ServiceInfo) -> None:
     """Record what makes this run on its first use; later uses must be the same.
 
-    Raises ConfigError for a name that is no folder name and for another engine, model, prompt or parts, naming them.
+    Raises ConfigError for a name that is no folder name and for another engine, model, prompt, other parts or rules,
+    naming them.
     """
-    if not _NAME.fullmatch(label_run):
-        raise ConfigError(f"label run {label_run!r} is no plain name", fix="use letters, digits, dot, dash, underscore")
+    check_name(label_run)
     path = labels_root / f"label_run={label_run}" / RECORD
     now = json.loads(info.model_dump_json(include=set(_BOUND_TO)))
     if not path.is_file():
@@ -53,8 +55,14 @@ def open_label_run(labels_root: Path, label_run: str, info: ServiceInfo) -> None
         raise ConfigError(
             f"the label run {label_run!r} was made otherwise: {'; '.join(differing)}",
             path=path,
-            fix="use another label run name, or the engine, model and prompt it was started with",
+            fix="use another label run name, or the engine, model, prompt and rules it was started with",
         )
+
+
+def check_name(label_run: str) -> None:
+    """Raises ConfigError for a label run's name that is no plain folder name."""
+    if not _NAME.fullmatch(label_run):
+        raise ConfigError(f"label run {label_run!r} is no plain name", fix="use letters, digits, dot, dash, underscore")
 
 
 def finished_parts(labels_root: Path, label_run: str, dataset: str, *, final_only: bool) -> dict[str, frozenset[str]]:

@@ -5,8 +5,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared.schemas import LabelRow, Split
-from shared.shards import label_folder, write_label_shard
+import pyarrow as pa
+
+from shared.schemas import LABEL_SCHEMA, LabelRow, Split
+from shared.shards import label_folder, to_table, write_label_table
+
+ROWS_AS_OBJECTS = 512  # more are kept as columns, in a fifth of the memory
 
 
 class LabelWriter:
@@ -23,6 +27,8 @@ class LabelWriter:
         self._root, self._label_run, self._dataset = labels_root, label_run, dataset
         self._shard_rows, self._shard_seconds = shard_rows, shard_seconds
         self._rows: dict[Split, list[LabelRow]] = defaultdict(list)
+        self._tables: dict[Split, list[pa.Table]] = defaultdict(list)
+        self._buffered = 0  # rows in both
         self._oldest: float | None = None
         self.shards = 0
 
@@ -30,6 +36,9 @@ class LabelWriter:
         """Buffer all rows of one image (they share a split, so a shard never holds half an image)."""
         for row in rows:
             self._rows[row.split].append(row)
+            if len(self._rows[row.split]) >= ROWS_AS_OBJECTS:
+                self._to_columns(row.split)
+        self._buffered += len(rows)
         if self._oldest is None and rows:
             self._oldest = time.monotonic()
         self.flush_if_due()
@@ -37,16 +46,21 @@ class LabelWriter:
     def flush_if_due(self) -> None:
         if self._oldest is None:
             return
-        if (
-            sum(map(len, self._rows.values())) >= self._shard_rows
-            or time.monotonic() - self._oldest >= self._shard_seconds
-        ):
+        if self._buffered >= self._shard_rows or time.monotonic() - self._oldest >= self._shard_seconds:
             self.flush()
 
     def flush(self) -> None:
         """Write everything that is buffered. Raises DgreidError when the place cannot be written."""
         for split in list(self._rows):
-            write_label_shard(self._rows[split], label_folder(self._root, self._label_run, self._dataset, split))
-            del self._rows[split]
+            self._to_columns(split)
+        for split in list(self._tables):
+            table = pa.concat_tables(self._tables[split])
+            write_label_table(table, label_folder(self._root, self._label_run, self._dataset, split))
+            self._buffered -= len(table)
+            del self._tables[split]
             self.shards += 1
         self._oldest = None
+
+    def _to_columns(self, split: Split) -> None:
+        if rows := self._rows.pop(split, None):
+            self._tables[split].append(to_table(rows, LABEL_SCHEMA))

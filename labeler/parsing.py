@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labeler.vocabulary import SHARED, Vocabulary, any_of, places, plain
 from shared.geometry import Box
-from shared.schemas import PART_WORDS, RAW_TEXT_LIMIT, LabelStatus
+from shared.schemas import RAW_TEXT_LIMIT, LabelStatus
 
 READ_LIMIT = 20_000  # characters looked at; a box answer has under 200
 NESTING = 5  # brackets around a box that are looked through
@@ -22,16 +23,15 @@ _BOX_KEYS = ("bbox_2d", "bbox", "box_2d", "box", "bounding_box", "coordinates")
 _LABEL_KEYS = ("label", "part", "name", "object")
 _NUMBER = r"(-?\d{1,7}(?:\.\d{1,6})?)"
 _GAP = r"[\s,;()\[\]]{1,6}"
-_PLAIN_BOX = re.compile(rf"[\[(]\s{{0,4}}{_NUMBER}{_GAP}{_NUMBER}{_GAP}{_NUMBER}{_GAP}{_NUMBER}\s{{0,4}}[\])]")
+_PLAIN_BOX = re.compile(rf"[\[(]\s{{0,4}}{_NUMBER}{_GAP}{_NUMBER}{_GAP}{_NUMBER}{_GAP}{_NUMBER}\s{{0,4}}[\]);]")
 _FENCE = re.compile(r"```(?:json)?(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
-_NAMES = "|".join(map(re.escape, (*PART_WORDS.values(), "box", "part")))
 _NOT_VISIBLE = re.compile(
     r"\b(not|isn't|aren't)\s+(clearly\s+)?(visible|shown|present|seen|in the (image|picture|frame))\b"
     r"|\b(cannot|can't|can not)\s+see\b"
-    rf"|\bno\s+(visible\s+)?({_NAMES})\b"
     r"|\b(out of (the )?frame|occluded|absent)\b",
     re.IGNORECASE,
 )
+_NOTHING = re.compile(r"\s*(no|none|null|n/a)\b", re.IGNORECASE)  # begins the value of one part
 _REFUSAL = re.compile(
     r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai|(un|not )able to"
     r"|i (can't|cannot|can not|won't|will not))\b",
@@ -48,7 +48,7 @@ class Parsed:
 
 
 def parse_answer(
-    text: str | None, finish_reason: str | None, parts: Sequence[str], words: Mapping[str, str] = PART_WORDS
+    text: str | None, finish_reason: str | None, parts: Sequence[str], vocabulary: Vocabulary = SHARED
 ) -> dict[str, Parsed]:
     """One outcome for each of `parts`. Never raises, whatever the text.
 
@@ -56,7 +56,7 @@ def parse_answer(
         text: the model's answer.
         finish_reason: why it ended, as the server says; anything but "stop" is no usable answer.
         parts: what the question asked for.
-        words: the vocabulary, to recognise parts called by their words.
+        vocabulary: to recognise parts called in other words.
     """
     if finish_reason == "length":
         return dict.fromkeys(parts, Parsed(LabelStatus.TRUNCATED))
@@ -65,19 +65,15 @@ def parse_answer(
     if finish_reason != "stop" or not text or not text.strip():
         return dict.fromkeys(parts, Parsed(LabelStatus.UNPARSEABLE))
     text = text.strip()[:READ_LIMIT]
-    names = {_plain(name): part for part in parts for name in (part, words.get(part, part))}
+    names = vocabulary.names(parts)
     found = _from_json(text, names) or _from_plain_text(text, names)
-    missing = _without_box(text, len(parts)) if not found else Parsed(LabelStatus.UNPARSEABLE)
+    missing = _without_box(text, names) if not found else Parsed(LabelStatus.UNPARSEABLE)
     return {part: found.get(part, missing) for part in parts}
 
 
 def kept_text(text: str | None) -> str | None:
     """The raw answer, cut to what a label row keeps."""
     return text[:RAW_TEXT_LIMIT] if text else None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name.strip().lower())
 
 
 def _from_json(text: str, names: Mapping[str, str]) -> dict[str, Parsed]:
@@ -113,7 +109,7 @@ def _by_part(data: Any, names: Mapping[str, str], depth: int = NESTING) -> dict[
     if not depth:
         return {}
     if isinstance(data, dict):
-        named = {names[_plain(key)]: _outcome(value) for key, value in data.items() if _plain(key) in names}
+        named = {names[plain(key)]: _outcome(value) for key, value in data.items() if plain(key) in names}
         if named:
             return named
         if label := _label(data):
@@ -150,13 +146,13 @@ def _parts(names: Mapping[str, str]) -> list[str]:
 
 
 def _label(data: Mapping[str, Any]) -> str | None:
-    return next((_plain(data[key]) for key in _LABEL_KEYS if isinstance(data.get(key), str)), None)
+    return next((plain(data[key]) for key in _LABEL_KEYS if isinstance(data.get(key), str)), None)
 
 
 def _outcome(value: Any) -> Parsed:
     """What a value says about one part: a box, "not there" (null, an empty list, in words), or nothing readable."""
     for _ in range(NESTING):  # [[[1, 2, 3, 4]]] and {"bbox": [[...]]}
-        if value is None or value == [] or (isinstance(value, str) and _NOT_VISIBLE.search(value[:READ_LIMIT])):
+        if value is None or value == [] or (isinstance(value, str) and _says_nothing(value)):
             return Parsed(LabelStatus.ABSENT)
         if box := _box(value):
             return Parsed(LabelStatus.OK, box)
@@ -196,18 +192,22 @@ def _from_plain_text(text: str, names: Mapping[str, str]) -> dict[str, Parsed]:
     if len(parts) == 1:
         match = _PLAIN_BOX.search(text)
         return {parts[0]: Parsed(LabelStatus.OK, Box(*map(float, match.groups())))} if match else {}
-    lowered = text.lower().replace("_", " ")
-    places = sorted((lowered.find(name), part) for name, part in names.items() if name in lowered)
+    named = places(text, names)
     found: dict[str, Parsed] = {}
-    for index, (start, part) in enumerate(places):
-        stop = next((place for place, other in places[index + 1 :] if other != part), len(text))
+    for index, (start, _, part) in enumerate(named):
+        stop = next((place for place, _, other in named[index + 1 :] if other != part), len(text))
         if match := _PLAIN_BOX.search(text, start, stop):
             found.setdefault(part, Parsed(LabelStatus.OK, Box(*map(float, match.groups()))))
     return found
 
 
-def _without_box(text: str, part_count: int) -> Parsed:
+def _says_nothing(value: str) -> bool:
+    return bool(_NOTHING.match(value) or _NOT_VISIBLE.search(value[:READ_LIMIT]))
+
+
+def _without_box(text: str, names: Mapping[str, str]) -> Parsed:
     """An answer without any box: not visible (only believed when one part was asked for), a refusal, or noise."""
-    if part_count == 1 and _NOT_VISIBLE.search(text):
+    no_such = rf"\bno\s+(visible\s+)?({any_of([*names, 'box', 'part'])})"
+    if len(_parts(names)) == 1 and (_NOT_VISIBLE.search(text) or re.search(no_such, text, re.IGNORECASE)):
         return Parsed(LabelStatus.ABSENT)
     return Parsed(LabelStatus.REFUSED if _REFUSAL.search(text) else LabelStatus.UNPARSEABLE)

@@ -8,7 +8,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from labeler.api_models import Problem
-from labeler.engines.base import EngineDownError, EngineError, EngineSlowError
+from labeler.engines.base import EngineDownError, EngineError, EngineSlowError, EngineUnfitError
+from labeler.retry import UNFIT_CODE
 from labeler.service import BusyError
 from shared.errors import DgreidError
 
@@ -43,6 +44,8 @@ async def _expected(request: Request, err: Exception) -> JSONResponse:
             return _problem(request, 504, err.what, err.fix, {"Retry-After": RETRY_AFTER_S})
         case EngineDownError():
             return _problem(request, 503, err.what, err.fix, {"Retry-After": RETRY_AFTER_S})
+        case EngineUnfitError():
+            return _problem(request, UNFIT_CODE, err.what, err.fix)
         case EngineError():
             return _problem(request, 502, err.what, err.fix)
         case _:

@@ -1,7 +1,7 @@
 """Reading a request that nobody vouched for: counted while it arrives, against the clock, in two encodings."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -12,7 +12,6 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from labeler.api_models import GroundRequest
 from labeler.problems import RequestError
 from labeler.settings import Settings
-from shared.schemas import PARTS
 
 MAX_FORM_FIELDS = 32
 MAX_FIELD_BYTES = 4096
@@ -21,14 +20,14 @@ SHOWN_FAULTS = 5
 
 @dataclass(frozen=True)
 class Batch:
-    """File bytes of the images and the parts to ask for."""
+    """File bytes of the images and the parts to ask for; none named means all."""
 
     images: tuple[bytes, ...]
     parts: tuple[str, ...]
 
 
-async def read_batch(request: Request, settings: Settings) -> Batch:
-    """The images and parts of a JSON or multipart request.
+async def read_batch(request: Request, settings: Settings, known_parts: Sequence[str]) -> Batch:
+    """The images and parts of a JSON or multipart request, all `known_parts` when it names none.
 
     Raises RequestError: 408 too slow, 413 too large, 415 another encoding, 400 damaged, 422 with unfit content.
     """
@@ -49,9 +48,9 @@ async def read_batch(request: Request, settings: Settings) -> Batch:
         raise RequestError(
             422, f"{len(batch.images)} images", fix=f"send at most {settings.max_images} images per request"
         )
-    if unknown := sorted(set(batch.parts) - set(PARTS)):
-        raise RequestError(422, f"unknown parts {unknown}", fix=f"known parts: {', '.join(PARTS)}")
-    return Batch(batch.images, tuple(dict.fromkeys(batch.parts)))
+    if unknown := sorted(set(batch.parts) - set(known_parts)):
+        raise RequestError(422, f"unknown parts {unknown}", fix=f"known parts: {', '.join(known_parts)}")
+    return Batch(batch.images, tuple(dict.fromkeys(batch.parts or known_parts)))
 
 
 async def _counted(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
@@ -80,7 +79,7 @@ def _from_json(body: bytes) -> Batch:
         status = 400 if any(fault["type"] == "json_invalid" for fault in faults) else 422
         shown = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'body'}: {f['msg']}" for f in faults[:SHOWN_FAULTS])
         raise RequestError(status, shown[:500], fix='send {"images": ["<base64>", ...], "parts": [...]}') from err
-    return Batch(asked.images, asked.parts)
+    return Batch(asked.images, asked.parts or ())
 
 
 async def _from_multipart(request: Request, settings: Settings) -> Batch:
@@ -111,4 +110,4 @@ async def _from_multipart(request: Request, settings: Settings) -> Batch:
         await form.close()
     if not images:
         raise RequestError(422, "no images", fix=fix)
-    return Batch(tuple(images), tuple(parts) or PARTS)
+    return Batch(tuple(images), tuple(parts))

@@ -2,15 +2,17 @@
 
 import re
 import uuid
+from contextvars import ContextVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+current_request_id: ContextVar[str] = ContextVar("request_id", default="")  # of the request being answered
 _HARMLESS = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # what may be written to a log as it came
 
 
 class RequestIds:
-    """ASGI middleware that sets `request.state.request_id` and the header X-Request-ID of the answer."""
+    """ASGI middleware: sets `request.state.request_id`, `current_request_id` and the answer's X-Request-ID."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -22,6 +24,7 @@ class RequestIds:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _HARMLESS.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        current_request_id.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -12,6 +12,7 @@ import httpx
 from shared.schemas import LabelStatus
 
 RETRYABLE_CODES = frozenset({408, 429, 500, 502, 503, 504})
+UNFIT_CODE = 424  # "failed dependency": the engine answers wrongly and would again, so a run stops
 ASK_AGAIN = frozenset({LabelStatus.REFUSED, LabelStatus.TRUNCATED, LabelStatus.UNPARSEABLE, LabelStatus.INVALID_BOX})
 TEMPERATURES = (0.0, 0.3, 0.6, 0.9)  # the first answer is the most likely one; later ones must be able to differ
 

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from labeler.api_models import GroundResponse, ImageAnswer, ServiceInfo
 from labeler.calibration_image import calibration_image, mean_iou
 from labeler.engines.base import Engine, EngineAwayError, EngineError, EngineSlowError
-from labeler.grounding import failed_answer, ground_image
+from labeler.grounding import FILLED, failed_answer, ground_image
+from labeler.metrics import Metrics
 from labeler.settings import Settings
+from labeler.vocabulary import load_vocabulary
 from shared.errors import DgreidError
 from shared.geometry import Box
 from shared.images import image_id_of
@@ -24,6 +26,8 @@ class GroundingService:
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings, self.engine = settings, engine
+        self.vocabulary = load_vocabulary(settings.parts_file)
+        self.metrics = Metrics(engine)
         self._requests = 0
         self._images = asyncio.Semaphore(settings.max_images_in_work)
         self._calibration: float | None = None  # mean IoU on the calibration image, once it was answered
@@ -35,7 +39,9 @@ class GroundingService:
             engine=identity.engine,
             model=identity.model,
             prompt_version=identity.prompt_version,
-            parts=PARTS,
+            parts=self.vocabulary.parts,
+            missing_parts=self.settings.missing_parts,
+            second_look=self.settings.second_look,
             max_images=self.settings.max_images,
             max_body_bytes=self.settings.max_body_bytes,
             max_requests=self.settings.max_requests,
@@ -59,16 +65,18 @@ class GroundingService:
         """
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
         results = await asyncio.gather(*(self._one(content, parts, deadline) for content in contents))
-        away = [result for result in results if isinstance(result, EngineAwayError)]
-        asked = [result for result in results if not _unreadable(result)]
-        if away and len(away) == len(asked):
-            raise away[0]
         answers = [
             failed_answer(image_id_of(content), parts, LabelStatus.ENGINE_ERROR, result.what, may_pass=True)
             if isinstance(result, EngineAwayError)
             else result
             for content, result in zip(contents, results, strict=True)
         ]
+        for answer in answers:
+            self.metrics.count(answer)
+        away = [result for result in results if isinstance(result, EngineAwayError)]
+        asked = [result for result in results if not _unreadable(result)]
+        if away and len(away) == len(asked):
+            raise away[0]
         identity = self.engine.identity
         return GroundResponse(
             engine=identity.engine,
@@ -91,23 +99,29 @@ class GroundingService:
     async def _one(self, content: bytes, parts: Sequence[str], deadline: float) -> ImageAnswer | EngineAwayError:
         try:
             async with asyncio.timeout_at(deadline), self._images:
-                return await ground_image(
-                    self.engine,
-                    content,
-                    parts,
-                    max_pixels=self.settings.max_pixels,
-                    max_attempts=self.settings.max_attempts,
-                )
+                with self.metrics.images_in_work.track_inprogress(), self.metrics.image_seconds.time():
+                    return await ground_image(
+                        self.engine,
+                        content,
+                        parts,
+                        max_pixels=self.settings.max_pixels,
+                        max_attempts=self.settings.max_attempts,
+                        missing_parts=self.settings.missing_parts,
+                        second_look=[part for part in parts if self._looks_twice(part)],
+                    )
         except TimeoutError:
             limit = f"not answered within {self.settings.request_timeout_s:g} s"
             return EngineSlowError(limit, fix="send fewer images per request, or set LABELER_REQUEST_TIMEOUT_S")
         except EngineAwayError as err:
             return err
 
+    def _looks_twice(self, part: str) -> bool:
+        return self.settings.second_look and not self.vocabulary.is_sided(part)
+
     async def _calibrate(self) -> float:
         response = await self.ground([calibration_image()], PARTS)
         answer = response.images[0]
-        boxes = {row.part: Box(*row.box) for row in answer.parts if row.box}
+        boxes = {row.part: Box(*row.box) for row in answer.parts if row.box and FILLED not in row.flags}
         if not boxes:
             kinds = ", ".join(f"{row.part}: {row.status}" for row in answer.parts)
             raise EngineError(

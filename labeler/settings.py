@@ -1,16 +1,20 @@
 """Settings of the labelling service, from LABELER_* environment variables; read by a function, never at import."""
 
 import os
+import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from labeler.grounding import MissingParts
 from labeler.prompts import PromptMode
 from shared.errors import ConfigError
 
 PREFIX = "LABELER_"
-EngineName = Literal["body_prior", "vllm_server"]
+_IN_URL = re.compile(r"//[^/@\s]*@")  # name and password
+EngineName = Literal["body_prior", "vllm_server", "local"]
 
 
 class Settings(BaseSettings):
@@ -30,17 +34,27 @@ class Settings(BaseSettings):
     max_images_in_work: int = Field(default=32, ge=1)  # decoded and with the engine at the same time
     body_timeout_s: float = Field(default=30.0, gt=0)  # to receive a request
     request_timeout_s: float = Field(default=300.0, gt=0)  # to answer it
+    drain_s: int = Field(default=60, ge=0)  # after SIGTERM, for requests in flight; then they are cut
     max_attempts: int = Field(default=4, ge=1, le=8)  # ways to ask for one image before its answer is a failure
+    parts_file: Path | None = None  # YAML with parts to ask for beside head, upper body and legs
+    missing_parts: MissingParts = "absent"  # or prior: a part that is not visible gets the box of the body prior
+    second_look: bool = False  # ask about the mirrored image too, and store how far the two answers agree
 
-    upstream_url: str = "http://127.0.0.1:8000"  # of the OpenAI-compatible server, with or without /v1
+    upstream_url: str = "http://127.0.0.1:8000"  # OpenAI-compatible server, with or without /v1; several: a,b,c
     upstream_api_key: SecretStr | None = None
-    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # as the server lists it
-    family: str | None = None  # of the model; found in its name when not set
-    prompt_mode: PromptMode = "joint"
+    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # as the server lists it; for `local` a folder or a hub name
+    family: str | None = None  # of the model; found in its name, or in what the server says of it, when not set
+    prompt_mode: PromptMode | None = None  # joint where the family can answer so, else per_part
     logprobs: bool = False  # a score for each box, at the price of longer answers on the wire
     connect_timeout_s: float = Field(default=5.0, gt=0)
+    probe_timeout_s: float = Field(default=10.0, gt=0)  # for a server to list its models
     answer_timeout_s: float = Field(default=120.0, gt=0)
     transport_attempts: int = Field(default=3, ge=1)  # requests to the server for one question
+
+    device: str = "auto"  # of the engine `local`: an accelerator when there is one, else cpu
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16, on the cpu float32
+    local_batch: int = Field(default=8, ge=1)  # questions that it answers together
+    allow_download: bool = False  # of a model that is not in the cache of this machine
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -63,8 +77,12 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def describe(settings: Settings) -> list[tuple[str, str, str]]:
-    """(variable, value, "set" or "default") of every setting; secrets are masked."""
+    """(variable, value, "set" or "default") of every setting; secrets are masked, also those inside URLs."""
     return [
-        (PREFIX + name.upper(), str(getattr(settings, name)), "set" if name in settings.model_fields_set else "default")
+        (
+            PREFIX + name.upper(),
+            _IN_URL.sub("//**********@", str(getattr(settings, name))),
+            "set" if name in settings.model_fields_set else "default",
+        )
         for name in Settings.model_fields
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -37,6 +37,10 @@ class EngineDownError(EngineAwayError):
 
 class EngineSlowError(EngineAwayError):
     """It did not answer in time."""
+
+
+class EngineUnfitError(EngineError):
+    """Every answer of this engine would be wrong, so the run has to stop: nothing is labelled rather than falsely."""
 
 
 @dataclass(frozen=True)
@@ -94,3 +98,18 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class UpstreamState(NamedTuple):
+    """One server behind an engine: host and port, whether it is asked now, and its questions in flight."""
+
+    name: str
+    up: bool
+    in_flight: int
+
+
+@runtime_checkable
+class HasUpstreams(Protocol):
+    """An engine that asks other servers."""
+
+    def upstreams(self) -> Sequence[UpstreamState]: ...

@@ -5,12 +5,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from shared.schemas import PART_WORDS
+from labeler.vocabulary import Vocabulary, places
 
-_BRACKET = re.compile(r"\[[\d\s.,-]{1,80}\]")
+_BRACKET = re.compile(r"\[[\d\s.,-]{1,80}[\];]")
 
 
-def box_scores(logprobs: Any, parts: Sequence[str]) -> dict[str, float]:
+def box_scores(logprobs: Any, parts: Sequence[str], vocabulary: Vocabulary) -> dict[str, float]:
     """A score in 0..1 for every part whose box is found in the answer's tokens; empty when there are none.
 
     Args:
@@ -20,11 +20,13 @@ def box_scores(logprobs: Any, parts: Sequence[str]) -> dict[str, float]:
     tokens = _tokens(logprobs)
     text = "".join(token for token, _ in tokens)
     scores: dict[str, float] = {}
+    ends: dict[str, int] = {}
+    for _, end, part in places(text, vocabulary.names(parts)):
+        ends.setdefault(part, end)
     for part in parts:
-        named = re.search(rf"\b({part}|{PART_WORDS.get(part, part)})\b", text, re.IGNORECASE)
-        if named is None and len(parts) > 1:
+        if part not in ends and len(parts) > 1:
             continue
-        bracket = _BRACKET.search(text, named.end() if named else 0)
+        bracket = _BRACKET.search(text, ends.get(part, 0))
         if bracket is None:
             continue
         place, inside = 0, []

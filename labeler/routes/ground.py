@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from labeler import examples
 from labeler.api_models import GroundRequest, GroundResponse, Problem
 from labeler.request_body import read_batch
 from labeler.security import demand_key
@@ -23,21 +24,24 @@ _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": GroundRequest.model_json_schema()},
+            "application/json": {"schema": GroundRequest.model_json_schema(), "example": examples.REQUEST},
             "multipart/form-data": {"schema": _FORM},
         },
     }
 }
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 401, 408, 413, 415, 422, 429, 503, 504)
+_REFUSAL: dict[str, Any] = {"model": Problem, "content": {"application/json": {"example": examples.PROBLEM}}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {"example": examples.ANSWER}}},
+    **dict.fromkeys((400, 401, 408, 413, 415, 422, 424, 429, 502, 503, 504), _REFUSAL),
 }
 
 
-@router.post("/ground", response_model=GroundResponse, responses=_PROBLEMS, openapi_extra=_BODY)
+@router.post("/ground", response_model=GroundResponse, responses=_ANSWERS, openapi_extra=_BODY)
 async def ground(request: Request) -> Response:
     """One answer per image, in order. An image that cannot be read or answered says so in its own answer."""
     service: GroundingService = request.app.state.service
     with service.admitted():
-        batch = await read_batch(request, service.settings)
+        batch = await read_batch(request, service.settings, service.vocabulary.parts)
+        request.state.images = len(batch.images)  # for the log
         answer = await service.ground(batch.images, batch.parts)
     return Response(answer.model_dump_json(), media_type="application/json")

@@ -11,7 +11,7 @@ from labeler.service import GroundingService
 
 router = APIRouter(tags=["state"])
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (502, 503, 504)}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (424, 502, 503, 504)}
 
 
 class Alive(BaseModel):

@@ -34,10 +34,14 @@ class StandIn:
     """An OpenAI-compatible server that finds painted boxes; `script` holds behaviours for the next requests.
 
     thousandths: whether it answers like Qwen2-VL and Qwen3-VL; otherwise in pixels of the image it got.
+    text_tokens: what it counts for everything around the image; None: it does not report tokens.
+    max_image_tokens: larger images are made smaller first, as a server with a low max_pixels does.
     """
 
     def __init__(self, model: str = "Qwen/Qwen2.5-VL-7B-Instruct", *, thousandths: bool = False) -> None:
         self.model, self.thousandths = model, thousandths
+        self.text_tokens: int | None = 57
+        self.max_image_tokens = 10**6
         self.script: list[str] = []
         self.always: str | None = None
         self.payloads: list[dict] = []
@@ -52,6 +56,8 @@ class StandIn:
             return httpx.Response(200, json={"data": [{"id": self.model}]})
         assert request.url.path == "/v1/chat/completions"
         payload = json.loads(request.content)
+        if payload["max_tokens"] == 1:  # only the count of tokens is of interest
+            return self._said("1", payload, finish="length")
         self.payloads.append(payload)
         behaviour = self.always or (self.script.pop(0) if self.script else "good")
         match behaviour:
@@ -68,36 +74,57 @@ class StandIn:
             case "no json":
                 return httpx.Response(200, text="<html>")
             case "garbage":
-                return self._said("%$ 12 boxes [[")
+                return self._said("%$ 12 boxes [[", payload)
             case "refusal":
-                return self._said("I'm sorry, I can't help with that.")
+                return self._said("I'm sorry, I can't help with that.", payload)
             case "length":
-                return self._said(self._boxes(payload), finish="length")
+                return self._said(self._boxes(payload), payload, finish="length")
             case "whole image":
-                return self._said('{"head":[0,0,1000,1000],"upper_body":[0,0,1000,1000],"legs":[0,0,1000,1000]}')
+                box = [0, 0, 1000, 1000]
+                answer = json.dumps({"head": box, "upper_body": box, "legs": box}, separators=(",", ":"))
+                return self._said(answer, payload)
             case _:
-                return self._said(self._boxes(payload))
+                return self._said(self._boxes(payload), payload)
 
-    def _said(self, text: str, finish: str = "stop") -> httpx.Response:
+    def _said(self, text: str, payload: dict, finish: str = "stop") -> httpx.Response:
         tokens = [{"token": character, "logprob": -0.5} for character in text]
         choice = {"message": {"content": text}, "finish_reason": finish, "logprobs": {"content": tokens}}
-        return httpx.Response(200, json={"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 10}})
+        reply: dict = {"choices": [choice]}
+        if self.text_tokens is not None:
+            height, width = self._pixels(payload).shape[:2]
+            image_tokens = min(self.count(width, height), self.max_image_tokens)
+            reply["usage"] = {"prompt_tokens": self.text_tokens + image_tokens, "completion_tokens": 10}
+        return httpx.Response(200, json=reply)
+
+    def count(self, width: int, height: int) -> int:
+        """Image tokens that the model's own processor makes of a size (pixels)."""
+        factor = 32 if "Qwen3" in self.model else 28
+        return round(width / factor) * round(height / factor)
+
+    def _pixels(self, payload: dict) -> np.ndarray:
+        content = base64.b64decode(payload["messages"][0]["content"][0]["image_url"]["url"].split(",", 1)[1])
+        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
 
     def _boxes(self, payload: dict) -> str:
-        image_part, text_part = payload["messages"][0]["content"]
-        content = base64.b64decode(image_part["image_url"]["url"].split(",", 1)[1])
-        pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+        text_part = payload["messages"][0]["content"][1]
+        pixels = self._pixels(payload)
         height, width = pixels.shape[:2]
         self.sizes.append((width, height))
         found: dict[str, list[int] | None] = {}
+        bare = "[[x0,y0,x1,y1]]" in text_part["text"]  # as CogVLM-grounding is asked
         for part, colour in COLOURS.items():
-            if f'"{part}"' not in text_part["text"]:
+            if (f"the {part.replace('_', ' ')} of" if bare else f'"{part}"') not in text_part["text"]:
                 continue
             rows, columns = np.nonzero(np.abs(pixels - colour).max(axis=2) < 100)
             corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else None
             if corners and self.thousandths:
                 corners = [corner * 1000 / side for corner, side in zip(corners, (width, height) * 2, strict=True)]
             found[part] = [round(float(corner)) for corner in corners] if corners else None
+        if bare:
+            (corners,) = found.values()
+            return (
+                f"[[{','.join(f'{min(corner, 999):03}' for corner in corners)}]]" if corners else "It is not visible."
+            )
         return json.dumps(found, separators=(",", ":"))
 
 

@@ -119,7 +119,7 @@ async def test_failures_are_rows_and_are_asked_again_on_demand(make_dataset, sta
         server.script = ["garbage"] * 4  # both attempts of two images
         first = await annotate_with(client, manifest, root, "toy", tmp_path, "r", options)
         assert first.failed == {"unparseable": 2} and first.finished_at_attempt == {1: 8}
-        assert first.prompt_tokens == 12 * 100
+        assert first.prompt_tokens == 12 * (57 + server.count(280, 560))
         again = await annotate_with(client, manifest, root, "toy", tmp_path, "r", options)
         assert (again.done_before, again.done_now) == (10, 0)
         retried = AnnotateOptions(connections=1, retry_failed=True)

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from labeler.calibration_image import TRUTH, calibration_image
 from labeler.coordinates import FAMILIES
 from labeler.engines.base import EngineDownError, EngineError, EngineSlowError
 from labeler.engines.body_prior import PROPORTIONS, BodyPrior
+from labeler.engines.factory import build_engine
 from labeler.engines.token_scores import box_scores
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding import ground_image
-from labeler.prompts import prompt_version
 from labeler.retry import Attempt
 from labeler.settings import load_settings
+from labeler.vocabulary import SHARED
+from shared.errors import ConfigError
 from shared.geometry import Box, iou, scaled
 from shared.schemas import PARTS, LabelStatus
 
@@ -26,6 +29,7 @@ SERVED = {
     "qwen2-vl": ("Qwen/Qwen2-VL-7B-Instruct", True),
     "qwen2.5-vl": ("Qwen/Qwen2.5-VL-7B-Instruct", False),
     "qwen3-vl": ("Qwen/Qwen3-VL-8B-Instruct", True),
+    "cogvlm": ("THUDM/cogvlm-grounding-generalist-hf", True),
 }
 PART_TRUTH = Path(os.environ.get("REID_SHARED", "../shared")) / "datasets" / "part_truth" / "parts.csv"
 
@@ -42,8 +46,10 @@ async def ground(server, content: bytes, parts=PARTS, **overrides):
     return answer
 
 
-@pytest.mark.parametrize("mode", ["joint", "per_part"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [(family, mode) for family in FAMILIES for mode in ("joint", "per_part") if (family, mode) != ("cogvlm", "joint")],
+)
 @pytest.mark.parametrize("size", [(64, 128), (48, 128), (128, 256), (300, 900)])
 async def test_painted_boxes_come_back(stand_in, painted, paint, family: str, mode: str, size) -> None:
     boxes = {part: Box(*map(round, scaled(box, size[0] / 64, size[1] / 128))) for part, box in painted.items()}
@@ -56,7 +62,7 @@ async def test_painted_boxes_come_back(stand_in, painted, paint, family: str, mo
         assert row.score == pytest.approx(math.exp(-0.5))
         assert max(row.raw_box) <= (1000 if SERVED[family][1] else max(server.sizes[0]))
     assert answer.space.endswith("@{}x{}".format(*server.sizes[0]))
-    assert answer.prompt_tokens == 100 * len(server.payloads)
+    assert answer.prompt_tokens == (57 + server.count(*server.sizes[0])) * len(server.payloads)
 
 
 async def test_the_request_is_bounded_and_modern(stand_in, paint) -> None:
@@ -143,16 +149,12 @@ async def test_check_wants_the_model_listed(stand_in) -> None:
         await engine.check()
 
 
-def test_prompt_version_changes_with_every_word() -> None:
-    versions = {
-        prompt_version("joint", "thousandths"),
-        prompt_version("joint", "sent_pixels"),
-        prompt_version("per_part", "thousandths"),
-        prompt_version("joint", "thousandths", {"head": "head"}),
-        prompt_version("joint", "thousandths", {"head": "skull"}),
-    }
-    assert len(versions) == 5
-    assert prompt_version("joint", "thousandths") == prompt_version("joint", "thousandths")
+def test_the_local_engine_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if "local_transformers" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"dgreid\[local\]"):
+        build_engine(load_settings(engine="local"))
 
 
 def test_scores_come_from_the_boxs_own_digits() -> None:
@@ -167,9 +169,9 @@ def test_scores_come_from_the_boxs_own_digits() -> None:
         (',"legs":null}', -9),
     ]
     logprobs = {"content": [{"token": token, "logprob": logprob} for token, logprob in text]}
-    assert box_scores(logprobs, ["head", "legs"]) == {"head": pytest.approx(math.exp(-2))}
+    assert box_scores(logprobs, ["head", "legs"], SHARED) == {"head": pytest.approx(math.exp(-2))}
     for odd in (None, [], {"content": 3}, {"content": [{"token": 1}]}, {"content": [None]}):
-        assert box_scores(odd, ["head"]) == {}
+        assert box_scores(odd, ["head"], SHARED) == {}
 
 
 async def test_body_prior_says_what_it_is() -> None:

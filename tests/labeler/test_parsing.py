@@ -43,6 +43,9 @@ def test_all_forms_of_one_answer(text: str) -> None:
         '{"bbox_2d":[1,2,3,4]}',
         "<|box_start|>(1,2),(3,4)<|box_end|>",
         '"[1,2,3,4]"',
+        "[[001,002,003,004]]",
+        "[[001,002,003,004;011,012,013,014]]",
+        "It is at [[001,002,003,004]].",
     ],
 )
 def test_forms_of_an_answer_about_one_part(text: str) -> None:
@@ -61,6 +64,11 @@ def test_corners_stay_as_answered() -> None:
         ('{"head":"not visible"}', "stop", ABSENT),
         ("[]", "stop", ABSENT),
         ("The head is not visible in this image.", "stop", ABSENT),
+        ("There is no visible head here", "stop", ABSENT),
+        ('{"head":"none"}', "stop", ABSENT),
+        ("no heading", "stop", UNPARSEABLE),
+        ("the leg\u017f and the head: [1, 2]", "stop", UNPARSEABLE),  # a letter that is an s when case is ignored
+        ("[[045,100,200]]", "stop", UNPARSEABLE),
         ("I'm sorry, I cannot help with that.", "stop", LabelStatus.REFUSED),
         ('{"head":[1,2,3,4]}', "content_filter", LabelStatus.REFUSED),
         ('{"head":[1,2,3,4]}', "length", LabelStatus.TRUNCATED),

@@ -70,11 +70,11 @@ def answer(connection, query: str) -> list[dict]:
 
 
 def test_all_queries_say_what_they_tell_and_run_even_on_nothing(labelled) -> None:
-    assert len(list_queries()) == 11
+    assert len(list_queries()) == 13
     for name, description in list_queries().items():
         assert len(description) > 20 and not description.startswith("-")
         columns, _ = run_query(connect(), name)
-        assert columns[0] in ("label_run", "first_run")
+        assert columns[0] in ("label_run", "first_run", "first_mode")
         assert run_query(labelled[0], name)[0] == columns
 
 
@@ -117,6 +117,33 @@ def test_comparison_equals_the_slow_iou(labelled) -> None:
         expected = (iou(FIGURE[part], moved[part]) + iou(upside_down[part], moved[part])) / 2
         assert row["mean_iou"] == pytest.approx(expected, abs=1e-4)
         assert [row[key] for key in ("images", "both_boxes", "only_first", "only_second")] == [3, 2, 0, 1]
+
+
+def test_prompt_modes_are_compared_with_every_change_of_status(tmp_path: Path) -> None:
+    """5 images, two modes of one model, a run of another model; images 3 and 4 end otherwise in the second mode."""
+    images = [manifest_row(number, "query") for number in range(5)]
+    moved = {part: Box(*(value + number for value in box)) for number, (part, box) in enumerate(FIGURE.items())}
+    rows = [label_row(image, part, "j", FIGURE[part], prompt_version="joint-1a") for image in images for part in PARTS]
+    rows += [label_row(image, part, "o", FIGURE[part], prompt_version="per_part-3c", model="o") for image in images
+             for part in PARTS]  # fmt: skip
+    for number, image in enumerate(images):
+        for part in PARTS:
+            status = (LabelStatus.ABSENT if number == 3 else LabelStatus.REFUSED) if number > 2 else LabelStatus.OK
+            box = moved[part] if status == LabelStatus.OK else None
+            rows.append(label_row(image, part, "p", box, status, prompt_version="per_part-2b"))
+    lines = answer(connect(labels=[write_label_shard(rows, tmp_path)]), "compare_prompts")
+    assert {(line["first_mode"], line["second_mode"], line["first_run"], line["second_run"]) for line in lines} == {
+        ("joint", "per_part", "j", "p")
+    }
+    for part in PARTS:
+        found = {line["second_status"]: line for line in lines if line["part"] == part}
+        assert {status: (line["first_status"], line["images"]) for status, line in found.items()} == {
+            "ok": ("ok", 3),
+            "absent": ("ok", 1),
+            "refused": ("ok", 1),
+        }
+        assert found["ok"]["mean_iou"] == pytest.approx(iou(FIGURE[part], moved[part]), abs=1e-4)
+        assert found["ok"]["percent"] == 60 and found["absent"]["mean_iou"] is None
 
 
 def test_box_statistics_and_worst_images(labelled) -> None:

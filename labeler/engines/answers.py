@@ -1,0 +1,40 @@
+"""From the text of a model's answer to outcomes per part: the same for a served model and one in this process."""
+
+from typing import Any
+
+from labeler.coordinates import Sent
+from labeler.engines.base import PartOutcome
+from labeler.engines.token_scores import box_scores
+from labeler.parsing import kept_text, parse_answer
+from labeler.prompts import Question
+from labeler.vocabulary import Vocabulary
+from shared.schemas import LabelStatus
+
+
+def outcomes(
+    question: Question, text: str | None, finish_reason: str | None, logprobs: Any, sent: Sent, vocabulary: Vocabulary
+) -> dict[str, PartOutcome]:
+    """One outcome for each part of the question.
+
+    Args:
+        finish_reason: why the answer ended; "stop" when it ended by itself.
+        logprobs: of its tokens, in the shape of the OpenAI API; None when there are none.
+        sent: the image as the model saw it, which its boxes are converted with.
+    """
+    parsed = parse_answer(text, finish_reason, question.parts, vocabulary)
+    scores = box_scores(logprobs, question.parts, vocabulary)
+    found: dict[str, PartOutcome] = {}
+    for part, answer in parsed.items():
+        found[part] = PartOutcome(
+            answer.status,
+            raw_box=tuple(answer.box) if answer.box else None,
+            image_box=sent.to_image(answer.box) if answer.box else None,
+            score=scores.get(part) if answer.box else None,
+            raw_text=kept_text(text),
+        )
+    return found
+
+
+def refused(question: Question, text: str) -> dict[str, PartOutcome]:
+    """A refusal that came as one, apart from any text."""
+    return dict.fromkeys(question.parts, PartOutcome(LabelStatus.REFUSED, raw_text=kept_text(text)))

@@ -1,0 +1,67 @@
+"""A vision-language model in this process, through transformers: for one small GPU, or none.
+
+Same prompts, parser and conversion as for a served model. Answers are free text here: transformers has no guided
+decoding, so a model that cannot keep to a form of its own accord is better served by vLLM.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Self
+
+from PIL import Image
+
+from labeler.coordinates import prepare
+from labeler.engines.answers import outcomes
+from labeler.engines.base import EngineAnswer, EngineIdentity, PartOutcome
+from labeler.engines.local_transformers_model import LocalModel, LocalQuestion, LocalReply
+from labeler.engines.micro_batches import MicroBatches
+from labeler.prompts import Prompts
+from labeler.retry import Attempt
+from labeler.settings import Settings
+from labeler.vocabulary import load_vocabulary
+
+
+class LocalTransformers:
+    """The engine `local`.
+
+    Args:
+        model: loaded and ready.
+        prompts: what it is asked, and the family that says how it sees images and answers.
+        batch_questions: questions that are answered together.
+    """
+
+    def __init__(self, model: LocalModel, prompts: Prompts, *, batch_questions: int = 8) -> None:
+        self._prompts = prompts
+        self._batches: MicroBatches[LocalQuestion, LocalReply] = MicroBatches(
+            model.answer, lambda question: question.attempt, batch_questions
+        )
+        self.identity = EngineIdentity("local", model.name, prompts.version)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Loads the model. Raises ConfigError when it is not here or of no known family."""
+        model = LocalModel.load(settings)
+        prompts = Prompts.choose(model.family, settings.prompt_mode, load_vocabulary(settings.parts_file))
+        return cls(model, prompts, batch_questions=settings.local_batch)
+
+    async def ground(self, image: Image.Image, parts: Sequence[str], attempt: Attempt) -> EngineAnswer:
+        resized, sent = await asyncio.to_thread(prepare, image, self._prompts.family)
+        asked = self._prompts.questions(parts, sent, with_schema=False)
+        replies = await asyncio.gather(
+            *(self._batches.ask(LocalQuestion(resized, one.text, one.max_tokens, attempt)) for one in asked)
+        )
+        found: dict[str, PartOutcome] = {}
+        for question, reply in zip(asked, replies, strict=True):
+            found |= outcomes(question, reply.text, reply.finish_reason, reply.logprobs, sent, self._prompts.vocabulary)
+        return EngineAnswer(
+            found,
+            sent.name,
+            prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+            completion_tokens=sum(reply.completion_tokens for reply in replies),
+        )
+
+    async def check(self) -> None:
+        """A model that was loaded can be asked."""
+
+    async def close(self) -> None:
+        await self._batches.close()

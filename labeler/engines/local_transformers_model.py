@@ -1,0 +1,227 @@
+"""Loading a vision-language model with transformers and generating answers from it, a batch at a time."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor
+
+from labeler.coordinates import ModelFamily, family_of, image_tokens
+from labeler.engines.base import EngineError, EngineUnfitError
+from labeler.retry import Attempt
+from labeler.settings import Settings
+from shared.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+# A model's own generation settings may say top_k = 1, and then no temperature would change its answer.
+_FREE: dict[str, Any] = {"top_p": 1.0, "top_k": 0}
+_GREEDY: dict[str, Any] = {"top_p": None, "top_k": None, "temperature": None}
+
+
+@dataclass(frozen=True)
+class LocalQuestion:
+    """One image as the model is to see it, what is asked about it, the token limit of the answer, and how to sample."""
+
+    image: Image.Image
+    text: str
+    max_tokens: int
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
+class LocalReply:
+    """What a server would have answered: the text, why it ended, and its tokens in the shape of the OpenAI API."""
+
+    text: str
+    finish_reason: str
+    logprobs: dict[str, Any] | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class LocalModel:
+    """A loaded model with its processor.
+
+    Args:
+        name: as the label rows name it.
+        family: how it sees images and answers.
+        logprobs: whether replies carry their tokens' log-probabilities.
+    """
+
+    def __init__(self, name: str, family: ModelFamily, model: Any, processor: Any, *, logprobs: bool) -> None:
+        self.name, self.family, self._model, self._processor = name, family, model, processor
+        self._tokenizer = processor.tokenizer
+        self._tokenizer.padding_side = "left"  # generation goes on at the right
+        self._logprobs = logprobs
+        ends = model.generation_config.eos_token_id
+        self._ends = {*(ends if isinstance(ends, list) else [ends]), self._tokenizer.eos_token_id} - {None}
+
+    @classmethod
+    def load(cls, settings: Settings) -> Self:
+        """The model that LABELER_MODEL names: a folder, or a hub name whose files are in the local cache.
+
+        Weights are read from safetensors only and no code that comes with a model is run.
+        Raises ConfigError when it is not here, of no known family, or the device is not there.
+        """
+        where = str(Path(settings.model).expanduser()) if Path(settings.model).expanduser().is_dir() else settings.model
+        options: dict[str, Any] = {"local_files_only": not settings.allow_download, "trust_remote_code": False}
+        device = _device(settings.device)
+        try:
+            config = transformers.AutoConfig.from_pretrained(where, **options)
+            family = _family(settings, config)
+            processor = transformers.AutoProcessor.from_pretrained(where, **options)
+            model = transformers.AutoModelForImageTextToText.from_pretrained(
+                where, config=config, dtype=_dtype(settings.dtype, device), use_safetensors=True, **options
+            )
+        except (OSError, ValueError, KeyError, ImportError) as err:
+            raise _not_loaded(settings, err) from err
+        log.info("%s is loaded on %s as %s", settings.model, device, model.dtype)
+        return cls(settings.model, family, model.to(device).eval(), processor, logprobs=settings.logprobs)
+
+    def answer(self, questions: Sequence[LocalQuestion]) -> list[LocalReply]:
+        """The replies to questions that share an attempt, in order.
+
+        A batch too large for the memory is answered in halves. Raises EngineUnfitError when the processor resizes
+        the images, EngineError when a single question does not fit into the memory.
+        """
+        try:
+            return self._generate(questions)
+        except torch.OutOfMemoryError as err:
+            if len(questions) == 1:
+                fix = "use a smaller model, LABELER_DTYPE=bfloat16, or LABELER_DEVICE=cpu"
+                raise EngineError("the model's memory is too small for one question", fix=fix) from err
+        middle = len(questions) // 2
+        return self.answer(questions[:middle]) + self.answer(questions[middle:])
+
+    @torch.inference_mode()
+    def _generate(self, questions: Sequence[LocalQuestion]) -> list[LocalReply]:
+        inputs = self._processor(
+            text=[self._chat(question.text) for question in questions],
+            images=[question.image for question in questions],
+            padding=True,
+            return_tensors="pt",
+        )
+        self._demand_images_unchanged(inputs["image_grid_thw"], questions)
+        recorder = _ChosenLogprobs()
+        attempt = questions[0].attempt
+        if sampled := attempt.temperature > 0:
+            torch.manual_seed(attempt.number)
+        output = self._model.generate(
+            **inputs.to(self._model.device),
+            max_new_tokens=max(question.max_tokens for question in questions),
+            do_sample=sampled,
+            **({**_FREE, "temperature": attempt.temperature} if sampled else _GREEDY),
+            repetition_penalty=1.0,  # boxes repeat their digits
+            logits_processor=transformers.LogitsProcessorList([recorder] if self._logprobs else []),
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        asked = inputs["input_ids"].shape[1]
+        prompts = inputs["attention_mask"].sum(dim=1).tolist()
+        chosen = recorder.chosen(output)
+        return [
+            self._reply(output[row, asked:].tolist(), prompts[row], chosen[row] if self._logprobs else None, question)
+            for row, question in enumerate(questions)
+        ]
+
+    def _chat(self, text: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": text}]
+        message = [{"role": "user", "content": content}]
+        return str(self._processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+    def _reply(
+        self, ids: list[int], prompt_tokens: int, logprobs: list[float] | None, question: LocalQuestion
+    ) -> LocalReply:
+        ended = next((place for place, token in enumerate(ids) if token in self._ends), None)
+        length = min(question.max_tokens, len(ids) if ended is None else ended)
+        said = ids[:length]
+        tokens = [
+            {"token": self._tokenizer.decode([token]), "logprob": logprob}
+            for token, logprob in zip(said, logprobs or [], strict=False)  # a batch goes on until its longest answer
+        ]
+        return LocalReply(
+            text=str(self._tokenizer.decode(said, skip_special_tokens=True)),
+            finish_reason="stop" if ended is not None and ended <= question.max_tokens else "length",
+            logprobs={"content": tokens} if logprobs is not None else None,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=length,
+        )
+
+    def _demand_images_unchanged(self, grids: Tensor, questions: Sequence[LocalQuestion]) -> None:
+        """grids [B, 3]: patches in time, rows and columns, merged 2 x 2 into tokens."""
+        for grid, question in zip(grids.tolist(), questions, strict=True):
+            seen, expected = grid[0] * grid[1] * grid[2] // 4, image_tokens(*question.image.size, self.family)
+            if seen != expected:
+                raise EngineUnfitError(
+                    f"the model's processor makes {seen} image tokens of {question.image.size} pixels, not {expected}: "
+                    "it resizes the images, and every box would lie in the wrong place",
+                    fix="use the model's own preprocessor_config.json, and check LABELER_FAMILY",
+                )
+
+
+class _ChosenLogprobs(transformers.LogitsProcessor):  # type: ignore[misc]  # untyped base
+    """Notes how likely each chosen token was, one step late: only one step's logits [B, V] are kept at a time."""
+
+    def __init__(self) -> None:
+        self._before: Tensor | None = None
+        self._columns: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._note(input_ids[:, -1])
+        self._before = scores.float().log_softmax(dim=-1)
+        return scores
+
+    def chosen(self, output: Tensor) -> list[list[float]]:
+        """Log-probability of every generated token, by row; `output` [B, N] is what generation returned."""
+        self._note(output[:, -1])
+        return torch.stack(self._columns, dim=1).tolist() if self._columns else [[] for _ in output]
+
+    def _note(self, tokens: Tensor) -> None:
+        if self._before is not None:
+            self._columns.append(self._before.gather(1, tokens[:, None])[:, 0])
+
+
+def _device(wanted: str) -> torch.device:
+    """Raises ConfigError for a device that is not there."""
+    if wanted == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as err:
+        fault = str(err).splitlines()[0][:200]
+        raise ConfigError(f"device {wanted!r} cannot be used: {fault}", fix="set LABELER_DEVICE=auto or cpu") from err
+    return device
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    return named.get(wanted, torch.float32 if device.type == "cpu" else torch.bfloat16)
+
+
+def _family(settings: Settings, config: Any) -> ModelFamily:
+    """The configuration knows better than a name."""
+    if settings.family:
+        return family_of(settings.model, settings.family)
+    try:
+        return family_of(" ".join([str(config.model_type), *(config.architectures or ())]))
+    except ConfigError:
+        return family_of(settings.model)
+
+
+def _not_loaded(settings: Settings, err: Exception) -> ConfigError:
+    fault = str(err).strip().splitlines()[0][:200] if str(err).strip() else type(err).__name__
+    if isinstance(err, OSError) and not settings.allow_download and not Path(settings.model).expanduser().exists():
+        fault = "it is no folder, and its files are not in the Hugging Face cache of this machine"
+    return ConfigError(
+        f"the model {settings.model!r} cannot be loaded: {fault}",
+        fix="set LABELER_MODEL to a folder with config.json, the tokenizer's and processor's files and *.safetensors, "
+        f"or put it into the cache of this machine with `hf download {settings.model}`, or allow the download with "
+        "LABELER_ALLOW_DOWNLOAD=true; models that bring code of their own are not run here: serve them with vLLM",
+    )

@@ -1,0 +1,53 @@
+"""From label rows to the images that a file is made of."""
+
+from pathlib import Path
+
+from labeler.exchange.images import PartBoxes
+from shared.errors import DataError
+from shared.geometry import Box
+from shared.schemas import PARTS, ImageStatus, LabelRow, LabelStatus, ManifestRow
+from shared.shards import label_shards, read_labels, read_manifest
+
+
+def newest_rows(labels_root: Path, label_run: str, dataset: str) -> dict[tuple[str, str], LabelRow]:
+    """(image_id, part) -> row that counts, of one run and data set. Raises DataError when there are none."""
+    shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
+    if not shards:
+        raise DataError(
+            f"label run {label_run!r} has no labels of {dataset}", path=labels_root, fix=f"make label DATASET={dataset}"
+        )
+    rows = sorted(read_labels(shards), key=lambda row: row.created_at)
+    return {(row.image_id, row.part): row for row in rows}
+
+
+def images_with_boxes(
+    manifest: Path, rows: dict[tuple[str, str], LabelRow]
+) -> tuple[dict[ManifestRow, PartBoxes], tuple[str, ...]]:
+    """Every readable image of the manifest once, with the boxes of the rows; and the parts that were asked for.
+
+    Images whose bytes appear twice are listed at their first path. Raises DataError as `read_manifest`.
+    """
+    asked = {part for _, part in rows}
+    parts = tuple(part for part in PARTS if part in asked) + tuple(sorted(asked - set(PARTS)))
+    found: dict[ManifestRow, PartBoxes] = {}
+    seen: set[str] = set()
+    for image in read_manifest(manifest):
+        if image.status != ImageStatus.OK or image.image_id in seen:
+            continue
+        seen.add(image.image_id)
+        boxes, scores = {}, {}
+        for part in parts:
+            row = rows.get((image.image_id, part))
+            if row and (box := box_of(row)):
+                boxes[part] = box
+                if row.score is not None:
+                    scores[part] = row.score
+        found[image] = PartBoxes(image.path, image.width, image.height, boxes, scores)
+    return found, parts
+
+
+def box_of(row: LabelRow) -> Box | None:
+    corners = (row.x_min, row.y_min, row.x_max, row.y_max)
+    if row.status != LabelStatus.OK or None in corners:
+        return None
+    return Box(*(float(corner) for corner in corners if corner is not None))

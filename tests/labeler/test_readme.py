@@ -1,0 +1,35 @@
+"""The labeler's page names every setting with its default, every family, engine, status and flag."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+from labeler.coordinates import FAMILIES
+from labeler.quality import list_queries
+from labeler.settings import PREFIX, EngineName, Settings
+from shared.schemas import LabelStatus
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "labeler" / "README.md").read_text()
+FIRST_CELLS = re.findall(r"^\| (`.+?`) \|", PAGE, flags=re.MULTILINE)
+
+
+def test_every_setting_is_there_with_its_default() -> None:
+    rows = dict(re.findall(rf"^\| `{PREFIX}(\w+)` \| (?:`(.*?)`)? ?\|", PAGE, flags=re.MULTILINE))
+    for name, field in Settings.model_fields.items():
+        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        assert rows.pop(name.upper()) == ("" if field.default is None else default), name
+    assert not rows, "settings that no longer exist"
+
+
+def test_every_name_that_a_row_can_hold_is_explained() -> None:
+    source = "".join(file.read_text() for file in (ROOT / "labeler").rglob("*.py"))
+    calibration = (ROOT / "labeler" / "calibration.py").read_text()
+    flags = {*re.findall(r"`(\w+)`", calibration.split('"""')[1]), "prior", "filled_prior"}
+    assert '"filled_prior"' in source and len(flags) == 10
+    explained = set(re.findall(r"`(\S+?)`", " ".join(FIRST_CELLS)))
+    assert {*flags, *LabelStatus, *FAMILIES, *get_args(EngineName)} <= explained
+
+
+def test_the_queries_it_names_exist() -> None:
+    assert set(re.findall(r"Q=(\w+)", PAGE)) <= set(list_queries())
