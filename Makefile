@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv
+VENV_VLLM := .venv-vllm
 RUN_PY := $(VENV)/bin/python
 DGREID := $(RUN_PY) -m pipelines
 
@@ -40,6 +41,18 @@ demo: install ## the whole way on generated pedestrians: crops -> labels -> trai
 test: install ## all tests
 	@$(RUN_PY) -m pytest
 
+$(VENV_VLLM)/.installed: tests/vllm/requirements.txt tests/vllm/requirements-torch.txt tests/vllm/constraints.txt
+	@echo "installing vLLM for the CPU into $(VENV_VLLM) (once, several minutes and 8 GB; pip will say that torch is not the one it wants: that is meant)"
+	@rm -rf $(VENV_VLLM) && $(PYTHON) -m venv $(VENV_VLLM)
+	@$(VENV_VLLM)/bin/pip install --quiet --disable-pip-version-check -r tests/vllm/requirements.txt -c tests/vllm/constraints.txt
+	@$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@$(VENV_VLLM)/bin/pip install --quiet --disable-pip-version-check -r tests/vllm/requirements-torch.txt
+	@touch $@
+
+.PHONY: test-vllm
+test-vllm: install $(VENV_VLLM)/.installed ## the labeler against the real vLLM on the CPU, with tiny random models
+	@$(RUN_PY) -m pytest tests/vllm
+
 .PHONY: lint
 lint: install ## style, types and import order
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
@@ -52,17 +65,33 @@ datasets: install ## what is under DATA_ROOT, what is missing and where to put i
 manifest: install ## scan a data set into its manifest: DATASET=viper
 	@$(DGREID) manifest '$(DATASET)'
 
+.PHONY: protocols
+protocols: install ## the published protocols and which can be run here: [SUITE=single_source|leave_one_out|all_images]
+	@$(DGREID) protocols $(SUITE)
+
 .PHONY: label
 label: install ## part boxes for a data set: DATASET=viper [ENGINE=body_prior|vllm_server] [URL=...] [LABELS=...]
 	@$(DGREID) label '$(DATASET)' $(call option,ENGINE,engine) $(call option,URL,url) $(call option,LABELS,label-run) $(ARGS)
+
+.PHONY: import-masks
+import-masks: install ## published part masks of the reference implementation into a label run: FILE=masks.pkl DATASET=market [LABELS=...]
+	@$(DGREID) import-masks '$(FILE)' '$(DATASET)' $(call option,LABELS,label-run) $(ARGS)
+
+.PHONY: export-labels
+export-labels: install ## boxes for a tool to correct them in: DATASET=viper FILE=out.json [FORMAT=coco|label-studio|fiftyone] [LABELS=...]
+	@$(DGREID) export-labels '$(DATASET)' '$(FILE)' $(call option,FORMAT,format) $(call option,LABELS,label-run) $(ARGS)
+
+.PHONY: import-labels
+import-labels: install ## corrected boxes back, as a new label run: FILE=out.json DATASET=viper [FORMAT=...] [LABELS=<the corrected run>]
+	@$(DGREID) import-labels '$(FILE)' '$(DATASET)' $(call option,FORMAT,format) $(call option,LABELS,corrects) $(ARGS)
 
 .PHONY: train
 train: install ## both stages: PROTOCOL=3dpes+caviar2viper PRESET=tiny [LABELS=...] [RUN=...] [ARGS="stage2.epochs=5"]
 	@$(DGREID) train '$(PROTOCOL)' --preset '$(PRESET)' $(call option,LABELS,label-run) $(call option,RUN,run) $(ARGS)
 
 .PHONY: eval
-eval: install ## score a training run on its targets: [RUN=...] (default: the newest)
-	@$(DGREID) eval $(call option,RUN,run)
+eval: install ## score a training run on its targets: [RUN=...] (default: the newest) [ARGS=--re-ranking]
+	@$(DGREID) eval $(call option,RUN,run) $(ARGS)
 
 .PHONY: report
 report: install ## report.json, report.md and report.html of a run: [RUN=...] (default: the newest)
@@ -88,10 +117,26 @@ doctor: install ## check Python, packages, devices, data sets, labels and the se
 bench-synthetic: install ## images per second of the pedestrian generator
 	@$(RUN_PY) tests/benchmarks/bench_synthetic.py
 
+.PHONY: bench-vllm
+bench-vllm: install $(VENV_VLLM)/.installed ## what the service adds to the time of a bare vLLM
+	@$(RUN_PY) -m tests.benchmarks.bench_vllm_overhead
+
+.PHONY: bench-labeler
+bench-labeler: install ## images per second and memory of annotator and service on two cores: [ARGS="1000 50000"]
+	@$(RUN_PY) tests/benchmarks/bench_labeler.py $(ARGS)
+
+.PHONY: bench-eval
+bench-eval: install ## speed and memory of scoring, re-ranking and image loading: [ARGS="market rerank --scale 0.1"]
+	@$(RUN_PY) tests/benchmarks/bench_eval.py $(ARGS)
+
+.PHONY: bench-model
+bench-model: install ## our model against plain open_clip: speed and memory, alone on the machine [ARGS="--rounds 2"]
+	@$(RUN_PY) tests/benchmarks/bench_model.py $(ARGS)
+
 .PHONY: lock
 lock: install ## write the versions in .venv to constraints.txt
 	@$(VENV)/bin/pip freeze --exclude-editable | LC_ALL=C sort -f > constraints.txt.new && mv constraints.txt.new constraints.txt
 
 .PHONY: clean
-clean: ## remove .venv and caches (never data or runs)
-	@rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove .venv, .venv-vllm and caches (never data or runs)
+	@rm -rf $(VENV) $(VENV_VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from pipelines import datasets, demo, doctor, evaluate, label, report, sql, train
+from pipelines import datasets, demo, doctor, evaluate, exchange, label, protocols, report, sql, train
 from shared.errors import DgreidError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -15,7 +15,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "datasets": datasets.datasets,
     "manifest": datasets.manifest,
     "label": label.label,
+    "import-masks": exchange.import_masks,
+    "export-labels": exchange.export_labels,
+    "import-labels": exchange.import_labels,
     "sql": sql.sql,
+    "protocols": protocols.protocols,
     "train": train.train,
     "eval": evaluate.evaluate,
     "report": report.report,

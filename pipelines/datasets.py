@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shared.datasets import known_datasets, locate, resolve_name
+from shared.datasets import EXPECTED, count_splits, differences, known_datasets, locate, resolve_name, scan_dataset
 from shared.errors import ConfigError, DataError
 from shared.manifest import build_manifest, summarise
 from shared.schemas import ManifestRow
@@ -18,15 +18,22 @@ DatasetNames = Annotated[str, typer.Argument(help="data set name, or several joi
 def datasets() -> None:
     """What is under DATA_ROOT, what is missing and where to put it."""
     workspace = Workspace.from_environment()
-    table = Table("data set", "also called", "found", "manifest", title=f"data sets under {workspace.data_root}/")
+    columns = ("data set", "also called", "found", "counts", "manifest")
+    table = Table(*columns, title=f"data sets under {workspace.data_root}/")
+    told = []
     for name, spec in known_datasets(workspace.data_root).items():
         try:
             found = str(locate(name, workspace.data_root))
+            unlike = differences(name, count_splits(scan_dataset(name, workspace.data_root).files))
+            counts = "" if name not in EXPECTED else "differ" if unlike else "as published"
+            told += [f"{name}: {sentence}" for sentence in unlike]
         except DataError as err:
-            found = f"[dim]missing: {err.fix}[/dim]"
+            found, counts = f"[dim]missing: {err.fix}[/dim]", ""
         scanned = "yes" if workspace.manifest(name).is_file() else ""
-        table.add_row(name, ", ".join(spec.aliases), found, scanned)
+        table.add_row(name, ", ".join(spec.aliases), found, counts, scanned)
     Console().print(table)
+    for sentence in told:
+        typer.echo(sentence)
 
 
 def manifest(dataset: DatasetNames) -> None:
@@ -50,9 +57,18 @@ def scan(name: str, workspace: Workspace) -> list[ManifestRow]:
 
 
 def show_summary(name: str, rows: list[ManifestRow]) -> None:
-    table = Table("split", "images", "identities", "cameras", "unreadable", title=name)
+    """The data set's table, with the published numbers beside it where there are any, and why they differ."""
+    published = EXPECTED.get(name, {})
+    columns = ("split", "images", "identities", "cameras", "distractors", "junk", "unreadable")
+    table = Table(*columns, *(["published"] if published else []), title=name)
     for line in summarise(rows):
-        table.add_row(line.split, *(f"{n:,}" for n in (line.images, line.identities, line.cameras, line.unreadable)))
-    Console().print(table)
+        numbers = (line.images, line.identities, line.cameras, line.distractors, line.junk, line.unreadable)
+        wanted = published.get(line.split)
+        told = [f"{wanted.images:,} of {wanted.identities:,}" if wanted else "none"] if published else []
+        table.add_row(line.split, *(f"{number:,}" for number in numbers), *told)
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
+    for sentence in differences(name, count_splits(rows)):
+        typer.echo(f"not as published: {sentence}")
     for row in [row for row in rows if row.status != "ok"][:10]:
         typer.echo(f"unreadable: {row.path}: {row.reason}", err=True)

@@ -15,6 +15,9 @@ COLUMNS = {"mean_ap": "mAP", "mean_inp": "mINP", "rank_1": "Rank-1", "rank_5": "
 
 def evaluate(
     run: Annotated[str | None, typer.Option(help="name or path of the run; default: the newest")] = None,
+    re_ranking: Annotated[
+        bool | None, typer.Option(help="k-reciprocal re-ranking; default: the run's evaluation.re_ranking")
+    ] = None,
 ) -> None:
     """Embed the targets with the trained and the untrained model and compare their rankings."""
     from reid.evaluation import evaluate_run, read_config
@@ -24,7 +27,7 @@ def evaluate(
     folder = run_folder(workspace, run) if run else newest_run(workspace)
     for target in parse_protocol(read_config(folder).protocol, workspace.data_root).targets:
         scan(target, workspace)
-    show_scores(evaluate_run(folder, workspace))
+    show_scores(evaluate_run(folder, workspace, re_ranking=re_ranking))
     typer.echo(f"next: make report RUN={folder.name}")
 
 

@@ -1,6 +1,7 @@
 """`label`: part boxes of a data set, through the labelling service into Parquet shards."""
 
 import os
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -15,12 +16,13 @@ from pipelines.datasets import DatasetNames, scan, split_names
 from shared.datasets import locate
 from shared.errors import DgreidError
 from shared.schemas import ManifestRow
+from shared.shards import ManifestFile
 from shared.workspace import Workspace
 
 
 def label(
     dataset: DatasetNames,
-    engine: Annotated[str | None, typer.Option(help="body_prior, vllm_server; default: LABELER_ENGINE")] = None,
+    engine: Annotated[str | None, typer.Option(help="body_prior, vllm_server, local; default: LABELER_ENGINE")] = None,
     url: Annotated[
         str | None, typer.Option(help="a running service instead of one in this process", envvar="DGREID_LABELER_URL")
     ] = None,
@@ -52,7 +54,8 @@ def label_dataset(
 
     Returns what is left to mend when single images failed; raises DgreidError when nothing could be done.
     """
-    rows = scan(name, workspace)
+    images = len(scan(name, workspace))
+    rows = ManifestFile(workspace.manifest(name))
     key = os.environ.get("LABELER_API_KEY")
     summary = annotate(
         rows,
@@ -69,15 +72,15 @@ def label_dataset(
     for line in summary.table():
         table.add_row(*line)
     Console().print(table)
+    if summary.interrupted:
+        return DgreidError(
+            f"labelling {name} was interrupted after {summary.images} of {images} images",
+            fix="the same command continues",
+        )
     return _left_to_mend(name, summary, rows, workspace)
 
 
-def _left_to_mend(name: str, summary: Summary, rows: list[ManifestRow], workspace: Workspace) -> DgreidError | None:
-    if summary.interrupted:
-        return DgreidError(
-            f"labelling {name} was interrupted after {summary.images} of {len(rows)} images",
-            fix="the same command continues",
-        )
+def _left_to_mend(name: str, summary: Summary, rows: Iterable[ManifestRow], workspace: Workspace) -> DgreidError | None:
     broken = [row for row in rows if row.status != "ok"]
     if broken:
         first = f"{broken[0].path}: {broken[0].reason}"
