@@ -8,6 +8,29 @@ from labeler.api_models import ImageAnswer, PartAnswer, ServiceInfo
 from shared.schemas import RAW_TEXT_LIMIT, LabelRow, LabelStatus, ManifestRow
 
 
+def part_row(image: ManifestRow, part: str, box: Sequence[float] | None, **answer: Any) -> LabelRow:
+    """The row of one part, made now.
+
+    Args:
+        box: x_min, y_min, x_max, y_max in pixels of the original image, or None.
+        answer: the remaining fields of LabelRow; width and height replace the manifest's where they are given.
+    """
+    x_min, y_min, x_max, y_max = box or (None, None, None, None)
+    return LabelRow(
+        dataset=image.dataset,
+        split=image.split,
+        path=image.path,
+        image_id=image.image_id,
+        part=part,
+        x_min=x_min,
+        y_min=y_min,
+        x_max=x_max,
+        y_max=y_max,
+        created_at=datetime.now(UTC),
+        **{"width": image.width, "height": image.height, **answer},
+    )
+
+
 def answered_rows(
     row: ManifestRow, answer: ImageAnswer, parts: Collection[str], label_run: str, info: ServiceInfo
 ) -> list[LabelRow]:
@@ -49,18 +72,11 @@ def unreadable_rows(
 
 def _label_row(row: ManifestRow, part: PartAnswer, label_run: str, info: ServiceInfo, **image: Any) -> LabelRow:
     raw_text = image.pop("raw_text")
-    x_min, y_min, x_max, y_max = part.box or (None, None, None, None)
-    return LabelRow(
+    return part_row(
+        row,
+        part.part,
+        part.box,
         label_run=label_run,
-        dataset=row.dataset,
-        split=row.split,
-        path=row.path,
-        image_id=row.image_id,
-        part=part.part,
-        x_min=x_min,
-        y_min=y_min,
-        x_max=x_max,
-        y_max=y_max,
         status=part.status,
         score=part.score,
         agreement=part.agreement,
@@ -71,6 +87,5 @@ def _label_row(row: ManifestRow, part: PartAnswer, label_run: str, info: Service
         model=info.model,
         prompt_version=info.prompt_version,
         attempts=part.attempts,
-        created_at=datetime.now(UTC),
         **image,
     )

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from labeler.exchange.images import PartBoxes
 from labeler.exchange.label_files import box_of, images_with_boxes, newest_rows
+from labeler.label_rows import part_row
 from labeler.label_run import check_name
 from shared.atomic_files import make_folder, write_text
 from shared.errors import ConfigError, DataError
@@ -134,20 +135,11 @@ def _change(before: Box | None, now: Box | None) -> str | None:
 
 
 def _row(image: ManifestRow, part: str, box: Box | None, run: str, form: str, old: LabelRow | None) -> LabelRow:
-    x_min, y_min, x_max, y_max = box or (None, None, None, None)
-    return LabelRow(
+    return part_row(
+        image,
+        part,
+        box,
         label_run=run,
-        dataset=image.dataset,
-        split=image.split,
-        path=image.path,
-        image_id=image.image_id,
-        width=image.width,
-        height=image.height,
-        part=part,
-        x_min=x_min,
-        y_min=y_min,
-        x_max=x_max,
-        y_max=y_max,
         status=LabelStatus.OK if box else LabelStatus.ABSENT,
         flags=(FLAG,),
         raw_box=(old and tuple(box_of(old) or ())) or None,  # what was there before
@@ -156,7 +148,6 @@ def _row(image: ManifestRow, part: str, box: Box | None, run: str, form: str, ol
         model=form,
         prompt_version=PROMPT_VERSION,
         attempts=old.attempts if old else 0,
-        created_at=datetime.now(UTC),
     )
 
 

@@ -3,13 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labeler.api_models import ServiceInfo
+from labeler.label_rows import part_row
 from labeler.label_run import open_label_run, writer_lock
 from shared.errors import DataError
 from shared.geometry import Box
@@ -140,20 +140,11 @@ def _row(
 ) -> LabelRow:
     box = tight_box(mask, image.width, image.height)
     patches = float(mask.sum()) * image.width * image.height / mask.size
-    x_min, y_min, x_max, y_max = box or (None, None, None, None)
-    return LabelRow(
+    return part_row(
+        image,
+        part,
+        box,
         label_run=run,
-        dataset=image.dataset,
-        split=image.split,
-        path=image.path,
-        image_id=image.image_id,
-        width=image.width,
-        height=image.height,
-        part=part,
-        x_min=x_min,
-        y_min=y_min,
-        x_max=x_max,
-        y_max=y_max,
         status=LabelStatus.OK if box else LabelStatus.ABSENT,
         flags=(NOT_A_RECTANGLE,) if box and box.area > patches * (1 + 1e-9) else (),
         space="patches",
@@ -161,5 +152,4 @@ def _row(
         model=origin,
         prompt_version=prompt_version,
         attempts=0,
-        created_at=datetime.now(UTC),
     )
