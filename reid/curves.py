@@ -7,9 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from torch import Tensor
 
-from shared.atomic_files import write_text
+from shared.atomic_files import atomic_path, write_text
 from shared.errors import DgreidError
 
 
@@ -46,21 +48,39 @@ class Curves:
 
 
 def require_finite(
-    losses: Mapping[str, float], *, folder: Path, epoch: int, step: int, images: Sequence[str] = ()
+    values: Mapping[str, float],
+    *,
+    folder: Path,
+    epoch: int,
+    step: int,
+    batch: Mapping[str, Tensor] | None = None,
+    images: Sequence[str] = (),
+    rank: int = 0,
 ) -> None:
-    """Stop training when a loss is NaN or infinite; the batch goes to `folder`/not_finite.json.
+    """Stop training when a loss is NaN or infinite, and keep the batch that it was computed from.
 
-    Raises DgreidError naming the losses concerned and that file.
+    Args:
+        values: losses by name.
+        folder: gets not_finite.json with epoch, step, losses and images, and the batch as not_finite.pt.
+        batch: tensors as the model got them, to be read with `torch.load`.
+        images: names of the images of the batch, those of all processes.
+        rank: of this process; others than 0 have files of their own.
+    Raises:
+        DgreidError: naming the losses concerned and these files.
     """
-    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if not wrong:
         return
-    path = folder / "not_finite.json"
-    record = {"epoch": epoch, "step": step, "losses": {k: repr(v) for k, v in losses.items()}, "images": list(images)}
+    path = folder / (f"not_finite_rank{rank}.json" if rank else "not_finite.json")
+    tensors = path.with_suffix(".pt")
+    if batch is not None:
+        with atomic_path(tensors) as temporary:
+            torch.save({name: tensor.detach().cpu() for name, tensor in batch.items()}, temporary)
+    record = {"epoch": epoch, "step": step, "losses": {k: repr(v) for k, v in values.items()}, "images": list(images)}
     write_text(path, json.dumps(record, indent=2) + "\n")
     raise DgreidError(
         f"training stopped: {', '.join(wrong)} is not a finite number in epoch {epoch}, step {step}; "
-        "the images of that batch are listed in the file",
+        f"the file names the images of that batch{f', {tensors.name} beside it holds its tensors' if batch else ''}",
         path=path,
         fix="lower stage2.lr, set stage2.gradient_clip=1, or use precision=32-true, in a new run",
     )

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from lightning_fabric import Fabric
 
-from reid.checkpoint import file_sha256, load_checkpoint
+from reid.checkpoint import load_checkpoint
 from reid.config import RunConfig, parse_config
 from reid.embed import predicted_masks, retrieval_features
 from reid.images import PersonImages
@@ -26,6 +26,7 @@ from reid.ranking import Ranking
 from reid.score_details import score_details
 from reid.snapshots import final_weights, selected_checkpoint, selection
 from reid.stored_splits import store_splits, stored_splits
+from reid.tensor_files import file_sha256
 from reid.transforms import TESTING
 from shared.atomic_files import atomic_path, write_text
 from shared.datasets import locate

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reid.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from reid.checkpoint import load_checkpoint, save_checkpoint
 from reid.curves import Curves, require_finite
 from reid.embed import bank_features, identity_means
 from reid.job import Job, describe_training, require_same
@@ -15,6 +15,7 @@ from reid.losses import prompt_loss
 from reid.model.muva import Muva
 from reid.optim import prompt_optimizer, set_learning_rate, stage1_lr
 from reid.parallel import mean_over_processes, share_of
+from reid.tensor_files import load_tensors, save_tensors
 from shared.progress import Progress
 
 PROMPTS = "prompts.safetensors"
@@ -112,9 +113,17 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
             started, losses = time.monotonic(), []
             set_learning_rate(optimizer, stage1_lr(config, epoch))
             for number, batch in enumerate(batches.epoch(epoch), start=1):
-                loss = module(fabric.to_device(job.labels[share_of(batch, fabric)]))
+                labels = job.labels[share_of(batch, fabric)]
+                loss = module(fabric.to_device(labels))
                 losses.append(mean_over_processes(loss).item())
-                require_finite({"loss": losses[-1]}, folder=folder, epoch=epoch, step=number)
+                require_finite(
+                    {"loss": losses[-1]},
+                    folder=folder,
+                    epoch=epoch,
+                    step=number,
+                    batch={"labels": labels},
+                    rank=fabric.global_rank,
+                )
                 fabric.backward(loss)
                 fabric_optimizer.step()
                 fabric_optimizer.zero_grad()

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from reid.cost import epoch_cost
 from reid.curves import Curves, require_finite
 from reid.embed import bank_features, identity_means, retrieval_features
 from reid.identity_memory import IdentityMemory
-from reid.images import load_batches
+from reid.images import Batch, load_batches
 from reid.job import Job, describe_training
 from reid.losses import identity_loss, mask_bce_loss, mask_dice_loss, seen_features, text_loss
 from reid.model.muva import Muva
@@ -102,7 +103,7 @@ def train_images(model: Muva, job: Job, prompts: Path) -> Path:
     latest.pt holds model, optimiser, precision scaler, averaged weights, random state and the history of all epochs;
     see reid.snapshots for the other files.
 
-    Raises DgreidError when a loss is not finite (the batch is listed in stage2/not_finite.json), or when the prompts
+    Raises DgreidError when a loss is not finite (the batch is kept in stage2/not_finite.pt), or when the prompts
     or an interrupted stage belong to other data.
     """
     config, fabric, folder = job.config.stage2, job.fabric, job.folder / "stage2"
@@ -168,8 +169,7 @@ def _epoch(
                 total, measured = module(*fabric.to_device((batch.images, labels, batch.visible)))
                 values = mean_over_processes(measured).cpu()
                 named = dict(zip(step.measures, values.tolist(), strict=True))
-                names = [f"{job.data.datasets[index]}/{job.data.paths[index]}" for index in plan[number - 1]]
-                require_finite(named, folder=job.folder / "stage2", epoch=epoch, step=number, images=names)
+                _stop_unless_finite(named, job, epoch, number, plan[number - 1], batch)
                 fabric.backward(total / group)
             if steps:
                 if config.gradient_clip is not None:
@@ -180,9 +180,26 @@ def _epoch(
                     averaged.update(model)
             means += (values - means) / number
             progress.advance(len(plan[number - 1]), note=_note(dict(zip(step.measures, means.tolist(), strict=True))))
+    size = torch.stack([parameter.detach().norm() for parameter in model.parameters()]).norm().item()
+    _stop_unless_finite({"norm of the weights": size}, job, epoch, len(plan), plan[-1], batch)  # before they are saved
     seconds = time.monotonic() - started
     row = {"epoch": epoch, **dict(zip(step.measures, means.tolist(), strict=True))}
     return {**row, "lr": stage2_lr(config, epoch), "seconds": seconds, "images_per_s": images / seconds}
+
+
+def _stop_unless_finite(
+    values: dict[str, float], job: Job, epoch: int, step: int, indices: Sequence[int], batch: Batch
+) -> None:
+    """indices: of the whole batch, of which `batch` is this process's share."""
+    require_finite(
+        values,
+        folder=job.folder / "stage2",
+        epoch=epoch,
+        step=step,
+        batch={"images": batch.images, "labels": job.labels[batch.indices], "visible": batch.visible},
+        images=[f"{job.data.datasets[index]}/{job.data.paths[index]}" for index in indices],
+        rank=job.fabric.global_rank,
+    )
 
 
 def _validate(model: Muva, averaged: WeightAverage | None, job: Job) -> dict[str, float]:

@@ -4,6 +4,7 @@ Nothing is downloaded unless the configuration allows it; absent weights are an 
 """
 
 import zipfile
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
-from reid.checkpoint import file_sha256, read_tensors
 from reid.config import ModelConfig
+from reid.tensor_files import file_sha256, read_tensors
 from shared.errors import ConfigError, DgreidError
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # sizes stored as if they were weights
@@ -97,7 +98,7 @@ def _unsuitable(config: ModelConfig, reason: str) -> ConfigError:
 def _weights_path(config: ModelConfig) -> Path | None:
     """The file to load, or None for random weights."""
     if config.weights_file is not None:
-        return _checked_file(config.weights_file, config.weights_sha256)
+        return _checked_file(_located(config.weights_file), config.weights_sha256)
     if config.pretrained is None:
         return None
     source = open_clip.get_pretrained_cfg(config.backbone, config.pretrained)
@@ -112,6 +113,12 @@ def _weights_path(config: ModelConfig) -> Path | None:
     if not config.allow_download:
         raise _missing_weights(config, source)
     return _download(config, source)
+
+
+def _located(path: Path) -> Path:
+    """A relative path means the working folder, or else the place of these packages: a preset names shipped weights."""
+    shipped = Path(str(resources.files("reid"))).parent / path
+    return shipped if shipped.is_file() and not path.exists() else path
 
 
 def _checked_file(path: Path, sha256: str | None) -> Path:

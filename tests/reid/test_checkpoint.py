@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from reid.checkpoint import file_sha256, load_checkpoint, load_tensors, read_tensors, save_checkpoint, save_tensors
+from reid.checkpoint import load_checkpoint, save_checkpoint
 from reid.config import Stage2Config, load_config
 from reid.model.muva import build_model
 from reid.optim import image_optimizer
+from reid.tensor_files import file_sha256, load_tensors, read_tensors, save_tensors
 from shared.errors import DgreidError
 
 

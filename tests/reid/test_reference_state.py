@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from reid.checkpoint import from_reference, to_reference
 from reid.model.muva import build_model
-from reid.reference_state import from_reference, to_reference
 from shared.errors import DgreidError
 
 

@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import reid.stage1
-from reid.checkpoint import load_checkpoint, load_tensors
+from reid.checkpoint import load_checkpoint
 from reid.config import RunConfig
 from reid.embed import bank_features, identity_means
+from reid.images import load_batches
 from reid.job import Job
 from reid.model.muva import Muva
 from reid.stage1 import PromptStep, learn_prompts, load_prompts
+from reid.tensor_files import load_tensors
 from reid.transforms import normalised
 from shared.errors import DgreidError
 
@@ -27,7 +29,7 @@ def test_prototypes_are_the_definition(start: Start, run_config: Config, tmp_pat
     model.eval()
     with torch.no_grad():
         for index in range(len(job.data)):  # one image at a time, pseudo-label masks, before the BatchNorm
-            one = job.bank[index]
+            one = next(load_batches(job.bank, [[index]], 0))
             rows.append(model.encode_images(normalised(one.images), visible=one.visible).features[0])
     expected = torch.stack(
         [

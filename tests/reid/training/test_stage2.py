@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import reid.stage2
 from reid.checkpoint import load_checkpoint
 from reid.config import RunConfig
+from reid.images import load_batches
 from reid.job import Job
 from reid.losses import identity_loss, mask_bce_loss, mask_dice_loss, smoothed_cross_entropy, text_loss
 from reid.model.muva import Muva
@@ -68,7 +69,7 @@ def test_the_memory_of_an_epoch_is_the_definition(start: Start, run_config: Conf
     for label in range(8):
         rows = []
         for index in torch.where(job.labels == label)[0].tolist():
-            one = job.bank[index]
+            one = next(load_batches(job.bank, [[index]], 0))
             with torch.no_grad():
                 feature = model.neck(model.encode_images(normalised(one.images), visible=one.visible).features)
             rows.append(F.normalize(feature[0], dim=0))
@@ -137,10 +138,47 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(
     monkeypatch.setattr(reid.stage2, "text_loss", lambda features, *_: features.sum() * torch.nan)
     with pytest.raises(DgreidError, match="loss, text is not a finite number in epoch 1, step 1"):
         run(start, run_config(), tmp_path)
-    record = json.loads((tmp_path / "stage2" / "not_finite.json").read_text())
+    folder = tmp_path / "stage2"
+    record = json.loads((folder / "not_finite.json").read_text())
     assert len(record["images"]) == 6 and record["losses"]["text"] == "nan"
     assert record["images"][0].split("/", 1)[0] in {"alpha", "beta"}
-    assert not (tmp_path / "stage2" / "latest.pt").exists()
+    assert not (folder / "latest.pt").exists()
+    monkeypatch.undo()
+    model, job = start(run_config(), tmp_path)  # the same flips, since they follow from seed, epoch and image
+    job.augmented.epoch = 1
+    plan = job.batches(job.config.stage2).epoch(1)[0]
+    expected = job.augmented.__getitems__(plan)
+    assert not isinstance(expected, str)
+    saved = torch.load(folder / "not_finite.pt", weights_only=True)
+    assert saved.keys() == {"images", "labels", "visible"}
+    assert torch.equal(saved["images"], expected.images) and torch.equal(saved["visible"], expected.visible)
+    assert torch.equal(saved["labels"], job.labels[torch.tensor(plan)])
+    assert record["images"] == [f"{job.data.datasets[index]}/{job.data.paths[index]}" for index in plan]
+    step = ImageStep(model, text_prototypes(model, 3), job.config.stage2)
+    assert step(saved["images"], saved["labels"], saved["visible"])[0].isfinite()  # what a user would try next
+
+
+def test_weights_that_broke_in_the_last_step_of_an_epoch_are_not_saved(
+    start: Start, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config()
+    steps, update = [], torch.optim.Adam.step
+
+    def break_in_the_last(optimizer: torch.optim.Adam, *arguments: Any) -> Any:
+        found = update(optimizer, *arguments)
+        steps.append(1)
+        if len(steps) == 2 * batches:
+            optimizer.param_groups[0]["params"][0].data.fill_(torch.nan)
+        return found
+
+    model, job = start(config, tmp_path)
+    prompts = learn_prompts(model, job)
+    batches = len(job.batches(config.stage2).epoch(1))
+    assert batches == len(job.batches(config.stage2).epoch(2))
+    monkeypatch.setattr(torch.optim.Adam, "step", break_in_the_last)
+    with pytest.raises(DgreidError, match=f"norm of the weights is not a finite number in epoch 2, step {batches}"):
+        train_images(model, job, prompts)
+    assert load_checkpoint(tmp_path / "stage2" / "latest.pt")[1]["epoch"] == 1
 
 
 def test_a_checkpoint_of_other_data_is_refused(

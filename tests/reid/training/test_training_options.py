@@ -15,6 +15,7 @@ from reid.config import RunConfig
 from reid.embed import bank_features, identity_means
 from reid.evaluation import evaluate_run
 from reid.identity_memory import IdentityMemory
+from reid.images import load_batches
 from reid.job import Job
 from reid.losses import identity_loss, mask_bce_loss, mask_dice_loss, text_loss
 from reid.model.muva import Muva
@@ -112,7 +113,7 @@ def test_prototypes_average_a_part_over_the_images_that_show_it(
     features = bank_features(model, job.bank, job.fabric, after_neck=False, batch_size=5, workers=0, absent_as_nan=True)
     plain = bank_features(model, job.bank, job.fabric, after_neck=False, batch_size=5, workers=0)
     width = model.feature_dim // 4
-    present = torch.cat([job.bank[index].visible.any(-1) for index in range(len(job.data))])
+    present = torch.cat([next(load_batches(job.bank, [[index]], 0)).visible.any(-1) for index in range(len(job.data))])
     assert (~present).sum() == 8
     means = identity_means(features, job.labels, 8)
     for label in range(8):
