@@ -97,6 +97,10 @@ eval: install ## score a training run on its targets: [RUN=...] (default: the ne
 report: install ## report.json, report.md and report.html of a run: [RUN=...] (default: the newest)
 	@$(DGREID) report $(call option,RUN,run) $(ARGS)
 
+.PHONY: compare
+compare: install ## mean and deviation over runs that differ in the seed alone: RUNS='a b c' [ARGS="--out scores.json"]
+	@$(DGREID) compare $(RUNS) $(ARGS)
+
 .PHONY: sql
 sql: install ## ask the labels: DATASET=viper [Q="select ..."] or Q=<canned query>; without Q lists the canned ones
 	@$(DGREID) sql '$(DATASET)' $(call option,Q,query)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from pipelines import datasets, demo, doctor, evaluate, exchange, label, protocols, report, sql, train
+from pipelines import compare, datasets, demo, doctor, evaluate, exchange, label, protocols, report, sql, train
 from shared.errors import DgreidError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -23,6 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "eval": evaluate.evaluate,
     "report": report.report,
+    "compare": compare.compare,
     "doctor": doctor.doctor,
 }
 
