@@ -29,6 +29,7 @@ def serve() -> None:
         create_app(settings),
         host=settings.host,
         port=settings.port,
+        http="h11",  # it refuses heads beyond 64 KiB; httptools, taken when it is there, reads them without end
         timeout_graceful_shutdown=settings.drain_s,
         log_config=None,
         access_log=False,  # labeler.observation writes one line per request

@@ -8,7 +8,7 @@ from labeler.problems import RequestError
 from labeler.service import GroundingService
 
 
-def demand_key(request: Request) -> None:
+async def demand_key(request: Request) -> None:  # a plain function would be called in a thread, at its price
     """Raises RequestError 401 unless the request carries the configured key; without one everybody may ask."""
     service: GroundingService = request.app.state.service
     key = service.settings.api_key

@@ -33,6 +33,7 @@ from labeler.settings import Settings
 from labeler.vocabulary import Vocabulary, load_vocabulary
 
 JPEG_QUALITY = 95
+HALF_CHROMA_FROM = 2.0  # times enlarged: then colours at half resolution (4:2:0) still hold all that the crop had
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 4.0
 
@@ -117,7 +118,7 @@ class VllmServer:
         return payload
 
     async def _count_tokens(self, text: str, width: int, height: int) -> int | None:
-        url = await asyncio.to_thread(_data_url, Image.new("RGB", (width, height), "gray"))
+        url = await asyncio.to_thread(_data_url, Image.new("RGB", (width, height), "gray"), enlarged=HALF_CHROMA_FROM)
         question = Question(parts=(), text=text, schema=None, max_tokens=1)
         return _tokens(await self._post(self._payload(question, url, Attempt(with_schema=False))), "prompt_tokens")
 
@@ -139,12 +140,15 @@ class VllmServer:
 
 def _prepared(image: Image.Image, family: ModelFamily) -> tuple[str, Sent]:
     resized, sent = prepare(image, family)
-    return _data_url(resized), sent
+    enlarged = min(sent.sent_width / sent.image_width, sent.sent_height / sent.image_height)
+    return _data_url(resized, enlarged=enlarged), sent
 
 
-def _data_url(image: Image.Image) -> str:
+def _data_url(image: Image.Image, *, enlarged: float) -> str:
+    """`enlarged`: how many times its sides have grown before."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    chroma = "4:2:0" if enlarged >= HALF_CHROMA_FROM else "4:4:4"
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=chroma)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

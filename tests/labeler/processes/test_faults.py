@@ -18,7 +18,7 @@ from shared.shards import connect, label_shards, read_labels, write_manifest
 
 IMAGES = 240
 REFUSED, WORDY = range(5, 9), range(100, 103)  # images that the model never answers
-DEAD_S = 10.0
+DEAD_S = 20.0
 FAULTS = ["500", "hang", "cut", "html", "garbage"]
 
 CHILD = """
@@ -97,11 +97,15 @@ class Night:
         return read_labels(label_shards(self.labels))
 
 
+def sick(upstream):
+    httpx.post(f"{upstream.url}/control", json={"faults": FAULTS, "every": 3})
+    return upstream
+
+
 def test_everything_goes_wrong_and_every_image_has_its_rows_once(start_service, start_stand_in, tmp_path: Path) -> None:
     manifest = dataset(tmp_path / "night")
     write_manifest(manifest, tmp_path / "night.parquet")
-    upstream = start_stand_in()
-    httpx.post(f"{upstream.url}/control", json={"faults": FAULTS, "every": 3})
+    upstream = sick(start_stand_in())
     service = start_service(
         engine="vllm_server", upstream_url=upstream.url, answer_timeout_s=1, connect_timeout_s=1, probe_timeout_s=1
     )
@@ -114,14 +118,17 @@ def test_everything_goes_wrong_and_every_image_has_its_rows_once(start_service, 
     child = night.start()
     night.wait_for_new_shards(child, 2)
     upstream.process.kill()
-    time.sleep(DEAD_S / 2)
+    time.sleep(DEAD_S)
+    assert child.poll() is None
+    upstream = sick(start_stand_in(upstream.port))
+    night.wait_for_new_shards(child, 1)  # the same session has lived through it
+    upstream.process.kill()
     night.kill(child)
 
     child = night.start()  # finds nobody to answer, and waits
-    time.sleep(DEAD_S / 2)
+    time.sleep(2)
     assert child.poll() is None
-    upstream = start_stand_in(upstream.port)
-    httpx.post(f"{upstream.url}/control", json={"faults": FAULTS, "every": 3})
+    upstream = sick(start_stand_in(upstream.port))
     night.wait_for_new_shards(child, 2)
     night.kill(child)
     before = len(night.rows())

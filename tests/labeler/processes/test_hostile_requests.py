@@ -161,6 +161,7 @@ def test_bytes_that_are_no_http_and_bodies_that_never_come(start_service) -> Non
         (head + b"content-length: -1\r\n\r\n", b" 400 "),
         (head + b"content-length: 1000\r\n\r\n{", b" 408 "),
         (head + b"transfer-encoding: chunked\r\n\r\nzz\r\n", b" 400 "),
+        (head + b"x-endless: " + b"a" * 100_000, b" 400 "),
     ]:
         with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
             connection.sendall(said)
