@@ -3,9 +3,10 @@
     python tests/benchmarks/bench_model.py [--rounds 9] [--batch 16] [--only step memory] [--no-compile] ...
 
 Weights are random: they do not change the time. Sides take turns, every figure is a median over the rounds, and each
-side counts with the better of eager and compiled. Without --only it writes RUNS_ROOT/bench/model.json: the ratios
-ours / plain, and under "medians" the two medians behind each with the mode they were reached in (seconds; MiB for
-memory_ratio).
+side counts with the better of eager and compiled. RUNS_ROOT/bench/model.json gets the ratios ours / plain, and under
+"medians" the two medians behind each with the mode they were reached in (seconds; MiB for memory_ratio) and its number
+of rounds. Both sides of a ratio are always of the same run; --only replaces the ratios it measures and keeps the others
+when they are of the same model, sizes, threads and torch.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import copy
 import ctypes
 import json
 import multiprocessing
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -273,12 +276,23 @@ def main() -> None:
         result["medians"][f"{name}_ratio"] = {side: round(value, 4) for side, (_, value) in best.items()} | {
             f"{side}_mode": mode for side, (mode, _) in best.items()
         }
+        result["medians"][f"{name}_ratio"] |= {"rounds": given.rounds, "compiled_too": not given.no_compile}
         print(f"{name}_ratio {result[f'{name}_ratio']}  {modes}", flush=True)
-    if set(given.only) != set(RATIOS):
-        return  # a part of the figures would replace all of them
-    options = {key: value for key, value in vars(given).items() if key != "only"}
+        write_merged(result, given)
+
+
+def write_merged(result: dict[str, Any], given: argparse.Namespace) -> None:
+    """The new figures, and those of earlier runs under the same conditions."""
+    named = ("threads", "batch", "backbone", "size", "identities", "texts", "prompts")
+    conditions = {**{name: getattr(given, name) for name in named}, "torch": torch.__version__}
+    conditions = json.loads(json.dumps({**conditions, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}))
     path = Workspace.from_environment().runs_root / "bench" / "model.json"
-    write_text(path, json.dumps({**result, "options": options, "torch": torch.__version__}, indent=2) + "\n")
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    if before.get("conditions") != conditions:
+        before = {}
+    medians = {**before.pop("medians", {}), **result["medians"]}
+    merged = {**before, **result, "medians": medians, "conditions": conditions}
+    write_text(path, json.dumps(merged, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,37 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
     assert (config.stage2.memory_temperature, config.stage2.memory_momentum) == (0.01, 0.2)
     assert config.model.image_size == (256, 128)
     assert config.precision == "16-mixed"
+
+
+OFF = {  # what the paper does not use -> the value that leaves it out
+    "model.soft_gate": None,
+    "model.domain_contexts": {},
+    "model.part_agnostic_prompts": False,
+    "data.leave_out_absent_parts": False,
+    "data.crop_padding": 0,
+    "data.erasing": 0,
+    "data.colour_jitter": 0,
+    "data.validation_share": 0,
+    "stage1.balance_domains": False,
+    "stage2.balance_domains": False,
+    "stage2.ema_decay": 0,
+    "stage2.accumulate": 1,
+    "stage2.gradient_clip": None,
+    "stage2.keep_every": None,
+    "compile": False,
+    "devices": 1,
+}
+
+
+def test_options_beyond_the_paper_are_off_in_it_and_documented() -> None:
+    paper = load_config("paper").model_dump()
+    for name, value in OFF.items():
+        section, _, key = name.rpartition(".")
+        assert (paper[section] if section else paper)[key] == value, name
+    text = (Path(__file__).parents[2] / "reid" / "README.md").read_text()
+    table = text.split("## Options that the paper does not use")[1].split("\n\n")[2]
+    documented = {name for line in table.splitlines() for name in re.findall(r"`([a-z0-9_.]+)=", line.split("|")[1])}
+    assert documented == OFF.keys()
 
 
 def test_overrides_reach_their_place_with_their_type() -> None:

@@ -100,14 +100,21 @@ def test_attention_mask_is_the_table():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"stride": 5}, {"mask_temperature": 0.3, "gate_threshold": 0.6}, {"soft_gate": 4.0, "mask_temperature": 0.5}],
+    [
+        {},
+        {"stride": 5},
+        {"mask_temperature": 0.3, "gate_threshold": 0.6},
+        {"soft_gate": 4.0, "mask_temperature": 0.5},
+        {"parts": ("legs",), "mask_heads": 8},
+        {"parts": ("head", "upper_body", "legs", "left_hand", "bag")},
+    ],
 )
 @torch.no_grad()
 def test_whole_forward_equals_the_naive_one_with_predicted_masks(model_config, images, changes):
     model = lively(build_model(model_config(**changes), 5, seed=0)).eval()
     output = model.encode_images(images)
-    assert output.features.shape == (4, 48) and output.features.dtype == torch.float32
-    assert output.mask_logits.shape == (3, 4, 3, model.grid.count)
+    assert output.features.shape == (4, 12 * (1 + model.num_parts)) and output.features.dtype == torch.float32
+    assert output.mask_logits.shape == (3, 4, model.num_parts, model.grid.count)
     for index, image in enumerate(images):
         feature, layers = slow_encode(model, image)
         torch.testing.assert_close(output.features[index], feature, rtol=1e-4, atol=2e-5)

@@ -15,6 +15,7 @@ from reid.images import load_batches
 from reid.job import Job
 from reid.model.muva import Muva
 from reid.stage1 import PromptStep, learn_prompts, load_prompts
+from reid.stage2 import train_images
 from reid.tensor_files import load_tensors
 from reid.transforms import normalised
 from shared.errors import DgreidError
@@ -109,6 +110,8 @@ def test_finished_prompts_are_used_again_without_opening_an_image(
 def test_prompts_of_other_identities_are_refused(start: Start, run_config: Config, tmp_path: Path) -> None:
     model, job = start(run_config(), tmp_path)
     path = learn_prompts(model, job)
+    fewer, other = start(run_config(protocol="alpha2gamma"), tmp_path / "other")
     with pytest.raises(DgreidError, match="identities_sha256 differ") as caught:
-        load_prompts(model, path, "0" * 64)
+        train_images(fewer, other, path)
     assert str(path) in str(caught.value)
+    assert not (tmp_path / "other" / "stage2").exists()
