@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any, Literal, Self
 
 from labeler.coordinates import AnswerForm, ModelFamily, Sent, Space
@@ -97,6 +98,13 @@ class Prompts:
         schema = _schema(parts, sent.limits) if with_schema and self.family.form == "json" else None
         tokens = _TOKENS_AROUND + _TOKENS_PER_BOX * len(parts)
         return Question(parts, text, schema, tokens if schema else tokens + _TOKENS_FREE_ANSWER)
+
+
+def constant_texts(family: ModelFamily) -> list[str]:
+    """The stretches that never change between the questions of a family, in both modes, and its word for coordinates."""
+    templates = [template for (form, _), template in _QUESTIONS.items() if form == family.form]
+    stretches = [text for template in templates for text, *_ in Formatter().parse(template) if text.strip()]
+    return list(dict.fromkeys([*stretches, _COORDINATES[family.space]]))
 
 
 def _schema(parts: Sequence[str], limits: tuple[float, float]) -> dict[str, Any]:

@@ -153,9 +153,10 @@ class LocalModel:
         )
 
     def _demand_images_unchanged(self, grids: Tensor, questions: Sequence[LocalQuestion]) -> None:
-        """grids [B, 3]: patches in time, rows and columns, merged 2 x 2 into tokens."""
+        """grids [B, 3]: patches in time, rows and columns, merged (usually 2 x 2) into tokens."""
+        merged = self._processor.image_processor.merge_size**2
         for grid, question in zip(grids.tolist(), questions, strict=True):
-            seen, expected = grid[0] * grid[1] * grid[2] // 4, image_tokens(*question.image.size, self.family)
+            seen, expected = grid[0] * grid[1] * grid[2] // merged, image_tokens(*question.image.size, self.family)
             if seen != expected:
                 raise EngineUnfitError(
                     f"the model's processor makes {seen} image tokens of {question.image.size} pixels, not {expected}: "
