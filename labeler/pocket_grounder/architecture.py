@@ -9,7 +9,8 @@ import transformers
 from torch import Tensor
 
 from labeler.coordinates import FAMILIES
-from labeler.pocket_grounder.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN, build_tokenizer, number_ids
+from labeler.pocket_grounder.special_tokens import CHAT_TEMPLATE, token_ids
+from labeler.pocket_grounder.tokenizer import build_tokenizer, number_ids
 
 FAMILY = FAMILIES["qwen2.5-vl"]
 PATCH = FAMILY.factor  # pixels: one patch is one token, a quarter of the tokens of patches of half that side
@@ -54,15 +55,7 @@ def build() -> tuple[Any, Any]:
             "initializer_range": INIT_STD,
         },
         tie_word_embeddings=True,
-        **{
-            key: tokenizer.convert_tokens_to_ids(token)
-            for key, token in {
-                "image_token_id": IMAGE_TOKEN,
-                "video_token_id": "<|video_pad|>",
-                "vision_start_token_id": "<|vision_start|>",
-                "vision_end_token_id": "<|vision_end|>",
-            }.items()
-        },
+        **token_ids(tokenizer),
     )
     size = {"shortest_edge": FAMILY.min_pixels, "longest_edge": FAMILY.max_pixels}
     patches = {"patch_size": PATCH, "merge_size": 1, "temporal_patch_size": 2, "size": size}

@@ -10,28 +10,11 @@ import transformers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from labeler.coordinates import FAMILIES
+from labeler.pocket_grounder.special_tokens import CHAT_TEMPLATE, SPECIAL
 from labeler.prompts import constant_texts
 from labeler.vocabulary import SHARED
 
 LARGEST_NUMBER = 1399  # pixels; a longer side than any crop of usual shape is enlarged to
-IMAGE_TOKEN = "<|image_pad|>"
-SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    IMAGE_TOKEN,
-    "<|video_pad|>",
-)
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% if message.content is string %}{{ message.content }}{% else %}{% for item in message.content %}"
-    "{% if item.type == 'text' %}{{ item.text }}{% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def build_tokenizer() -> Any:

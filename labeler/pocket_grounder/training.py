@@ -53,9 +53,9 @@ class Recipe:
     warmup_steps: int = 50
     small_share: float = 0.5  # with pictures of small_area, which cost half as much, before those of the real size
     small_area: float = 0.5
-    seeing_share: float = 0.15  # the vision tower alone, with the dense heads
+    seeing_share: float = 0.1  # the vision tower alone, with the dense heads
     decay_from: float = 0.6  # then the learning rate falls to nothing
-    real_share: float = 0.5  # of the views, photos
+    real_share: float = 0.55  # of the views, photos
     last_real_share: float = 0.75  # after decay_from
     ema_decay: float = 0.998
     score_minutes: float = 6.0

@@ -14,25 +14,10 @@ import torch
 import transformers as tr
 from tokenizers.pre_tokenizers import ByteLevel
 
+from labeler.pocket_grounder.special_tokens import CHAT_TEMPLATE, SPECIAL, token_ids
+
 WIDTH = 128
 HEAD = 32  # of the sizes that vLLM's attention has kernels for
-SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% if message.content is string %}{{ message.content }}{% else %}{% for item in message.content %}"
-    "{% if item.type == 'text' %}{{ item.text }}{% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 TEXT = {
     "hidden_size": WIDTH,
     "intermediate_size": 2 * WIDTH,
@@ -73,16 +58,6 @@ def boxes(count: int = 96) -> list[str]:
     chance = random.Random(0)
     corners = [(chance.randrange(40), chance.randrange(200)) for _ in range(count)]
     return [f"[{x},{y},{x + chance.randrange(90, 180)},{y + chance.randrange(60, 270)}]" for x, y in corners]
-
-
-def token_ids(tokens: tr.Qwen2Tokenizer) -> dict[str, int]:
-    names = {
-        "image_token_id": "<|image_pad|>",
-        "video_token_id": "<|video_pad|>",
-        "vision_start_token_id": "<|vision_start|>",
-        "vision_end_token_id": "<|vision_end|>",
-    }
-    return {key: tokens.convert_tokens_to_ids(token) for key, token in names.items()}
 
 
 def qwen25(tokens: tr.Qwen2Tokenizer) -> tuple[torch.nn.Module, tr.ProcessorMixin]:

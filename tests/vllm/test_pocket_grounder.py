@@ -1,0 +1,60 @@
+"""The shipped grounder gives the same boxes through the real vLLM and in this process."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("transformers", reason="transformers (extra `local`) is not installed")
+
+from labeler.annotate import annotate
+from labeler.engines.local_transformers_model import LocalModel
+from labeler.pocket_grounder import POCKET_GROUNDER
+from labeler.pocket_grounder.scoring import boxes_of
+from labeler.prompts import PromptMode
+from labeler.settings import Settings
+from shared.geometry import Box, clipped, iou
+from shared.schemas import LabelStatus
+from shared.shards import label_shards, read_labels
+from tests.vllm.processes import Server, labelling_service, tiny_vllm
+from tests.vllm.test_real_vllm import OPTIONS
+
+pytestmark = pytest.mark.skipif(
+    not (POCKET_GROUNDER / "model.safetensors").exists(),
+    reason="no pocket grounder: python -m pipelines train-grounder",
+)
+FAMILY = "qwen2.5-vl"
+BATCH = 16
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("log") / "vllm.log"
+    with tiny_vllm(FAMILY, POCKET_GROUNDER, log, "--dtype", "float32") as server:  # as in this process
+        yield server
+
+
+@pytest.mark.parametrize("mode", ["joint", "per_part"])
+def test_vllm_and_this_process_give_the_same_boxes(served: Server, crops, mode: PromptMode, tmp_path: Path) -> None:
+    root, manifest = crops
+    with labelling_service(served.url, FAMILY, tmp_path / "service.log", prompt_mode=mode, max_attempts="1") as service:
+        annotate(manifest, root, "crops", tmp_path / "labels", "r", url=service.url, options=OPTIONS)
+    rows = {(row.image_id, row.part): row for row in read_labels(label_shards(tmp_path / "labels"))}
+    local = LocalModel.load(Settings(model=str(POCKET_GROUNDER), device="cpu", dtype="float32"))
+    overlaps, same_status, answers = [], 0, 0
+    for start in range(0, len(manifest), BATCH):
+        batch = manifest[start : start + BATCH]
+        images = [Image.open(io.BytesIO((root / row.path).read_bytes())).convert("RGB") for row in batch]
+        for row, found in zip(batch, boxes_of(local, images, mode), strict=True):
+            for part, (status, box) in found.items():
+                label = rows[row.image_id, part]
+                answers += 1
+                same_status += status == label.status
+                if box and label.status == LabelStatus.OK:
+                    inside = clipped(box, row.width, row.height)
+                    overlaps.append(iou(inside, Box(label.x_min, label.y_min, label.x_max, label.y_max)))
+    assert len(manifest) >= 200 and len(overlaps) > answers // 2
+    assert sum(overlaps) / len(overlaps) >= 0.98
+    assert same_status / answers >= 0.98
