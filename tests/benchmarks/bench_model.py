@@ -1,6 +1,6 @@
 """Our model against plain open_clip, side by side in one run: inference, training step, texts, memory.
 
-    python tests/benchmarks/bench_model.py [--rounds 9] [--batch 16] [--only step memory] [--no-compile] ...
+    python tests/benchmarks/bench_model.py [--rounds 9] [--batch 16] [--only step memory] [--modes eager] ...
 
 Weights are random: they do not change the time. Sides take turns, every figure is a median over the rounds, and each
 side counts with the better of eager and compiled. RUNS_ROOT/bench/model.json gets the ratios ours / plain, and under
@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from shared.atomic_files import write_text
 from shared.workspace import Workspace
 
 RATIOS = ("inference", "inference_bf16", "step", "step_bf16", "text", "stage1", "memory")
+M_MMAP_THRESHOLD = -3  # of malloc.h
 Side = Callable[[bool], Callable[[], object]]  # compiled? -> one run of what is timed
 
 
@@ -47,12 +49,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--backbone", default="ViT-B-16-quickgelu")
-    parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--size", type=int, nargs=2, default=[256, 128], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--identities", type=int, default=751, help="of the classifier and the memory")
     parser.add_argument("--texts", type=int, default=64, help="identities whose text prototypes are computed")
     parser.add_argument("--prompts", type=int, default=16, help="identities of a stage 1 step")
     parser.add_argument("--only", nargs="+", choices=RATIOS, default=RATIOS)
-    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
     return parser.parse_args()
 
 
@@ -95,10 +97,6 @@ def inference_sides(given: argparse.Namespace, bf16: bool) -> tuple[Side, Side]:
         return make
 
     return side(model.image_encoder), side(visual)
-
-
-def step_sides(given: argparse.Namespace, bf16: bool) -> tuple[Side, Side]:
-    return our_step(given, bf16), plain_step(given, bf16)
 
 
 def our_step(given: argparse.Namespace, bf16: bool) -> Side:
@@ -167,7 +165,7 @@ def text_sides(given: argparse.Namespace) -> tuple[Side, Side]:
 
     def side(encode: Callable[[Tensor], Tensor]) -> Side:
         def make(compiled: bool) -> Callable[[], object]:
-            return torch.no_grad()(_bound(torch.compile(encode) if compiled else encode, identities))
+            return torch.no_grad()(partial(torch.compile(encode) if compiled else encode, identities))
 
         return make
 
@@ -203,17 +201,12 @@ def stage1_sides(given: argparse.Namespace) -> tuple[Side, Side]:
     return side(False), side(True)
 
 
-def _bound(function: Callable[[Tensor], Tensor], argument: Tensor) -> Callable[[], object]:
-    return lambda: function(argument)
-
-
 def seconds(sides: tuple[Side, Side], given: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Side -> mode -> median seconds; every round runs each side in each mode once."""
-    modes = {"eager": False} if given.no_compile else {"eager": False, "compiled": True}
     runs = {
-        (name, mode): make(compiled)
+        (name, mode): make(mode == "compiled")
         for name, make in zip(("ours", "plain"), sides, strict=True)
-        for mode, compiled in modes.items()
+        for mode in given.modes
     }
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     for number in range(given.warmups + given.rounds):
@@ -222,14 +215,17 @@ def seconds(sides: tuple[Side, Side], given: argparse.Namespace) -> dict[str, di
             run()
             if number >= given.warmups:
                 taken[key].append(time.perf_counter() - started)
-    return {name: {mode: statistics.median(taken[name, mode]) for mode in modes} for name in ("ours", "plain")}
+    return {name: {mode: statistics.median(taken[name, mode]) for mode in given.modes} for name in ("ours", "plain")}
 
 
-def peak_mib(name: str, given: argparse.Namespace, found: Any) -> None:
-    """Peak resident memory of a step above what is resident before it, in a process of its own (Linux)."""
+def peak_mib(name: str, compiled: bool, given: argparse.Namespace, found: Any) -> None:
+    """Peak resident memory of a step above what is resident before it, in a process of its own (Linux, glibc)."""
     torch.set_num_threads(given.threads)
-    once = (our_step(given, False) if name == "ours" else plain_step(given, False, optimise=False))(False)
-    once()  # optimiser states and buffers that stay
+    # every tensor above 64 KiB has pages of its own and gives them back: what is measured is tensors, not the holes
+    # that the allocator happens to leave between them
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
+    once = (our_step(given, False) if name == "ours" else plain_step(given, False, optimise=False))(compiled)
+    once()  # compiles; optimiser states and buffers that stay
     for _ in range(3):
         ctypes.CDLL(None).malloc_trim(0)  # glibc: what the step before has freed does not count as resident
         before = _status_mib("VmRSS")
@@ -244,13 +240,15 @@ def _status_mib(field: str) -> float:
 
 
 def memory(given: argparse.Namespace) -> dict[str, dict[str, float]]:
-    context, medians = multiprocessing.get_context("spawn"), {}
-    for name in ("ours", "plain"):
-        found = context.Queue()
-        process = context.Process(target=peak_mib, args=(name, given, found))
-        process.start()
-        medians[name] = {"eager": statistics.median(found.get(timeout=600) for _ in range(3))}
-        process.join()
+    context = multiprocessing.get_context("spawn")
+    medians: dict[str, dict[str, float]] = {"ours": {}, "plain": {}}
+    for name, found_in in medians.items():
+        for mode in given.modes:
+            found = context.Queue()
+            process = context.Process(target=peak_mib, args=(name, mode == "compiled", given, found))
+            process.start()
+            found_in[mode] = statistics.median(found.get(timeout=600) for _ in range(3))
+            process.join()
     return medians
 
 
@@ -261,8 +259,8 @@ def main() -> None:
     measures: dict[str, Callable[[], dict[str, dict[str, float]]]] = {
         "inference": lambda: seconds(inference_sides(given, bf16=False), given),
         "inference_bf16": lambda: seconds(inference_sides(given, bf16=True), given),
-        "step": lambda: seconds(step_sides(given, bf16=False), given),
-        "step_bf16": lambda: seconds(step_sides(given, bf16=True), given),
+        "step": lambda: seconds((our_step(given, bf16=False), plain_step(given, bf16=False)), given),
+        "step_bf16": lambda: seconds((our_step(given, bf16=True), plain_step(given, bf16=True)), given),
         "text": lambda: seconds(text_sides(given), given),
         "stage1": lambda: seconds(stage1_sides(given), given),
         "memory": lambda: memory(given),
@@ -276,7 +274,7 @@ def main() -> None:
         result["medians"][f"{name}_ratio"] = {side: round(value, 4) for side, (_, value) in best.items()} | {
             f"{side}_mode": mode for side, (mode, _) in best.items()
         }
-        result["medians"][f"{name}_ratio"] |= {"rounds": given.rounds, "compiled_too": not given.no_compile}
+        result["medians"][f"{name}_ratio"] |= {"rounds": given.rounds, "modes_tried": given.modes}
         print(f"{name}_ratio {result[f'{name}_ratio']}  {modes}", flush=True)
         write_merged(result, given)
 
@@ -284,15 +282,14 @@ def main() -> None:
 def write_merged(result: dict[str, Any], given: argparse.Namespace) -> None:
     """The new figures, and those of earlier runs under the same conditions."""
     named = ("threads", "batch", "backbone", "size", "identities", "texts", "prompts")
-    conditions = {**{name: getattr(given, name) for name in named}, "torch": torch.__version__}
-    conditions = json.loads(json.dumps({**conditions, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}))
+    conditions = {name: getattr(given, name) for name in named}
+    conditions |= {"torch": torch.__version__, "machine": platform.machine(), "cores": os.cpu_count()}
     path = Workspace.from_environment().runs_root / "bench" / "model.json"
     before = json.loads(path.read_text()) if path.is_file() else {}
     if before.get("conditions") != conditions:
         before = {}
-    medians = {**before.pop("medians", {}), **result["medians"]}
-    merged = {**before, **result, "medians": medians, "conditions": conditions}
-    write_text(path, json.dumps(merged, indent=2) + "\n")
+    merged = {**before, **result, "medians": {**before.get("medians", {}), **result["medians"]}}
+    write_text(path, json.dumps({**merged, "conditions": conditions}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
