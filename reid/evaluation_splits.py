@@ -9,11 +9,9 @@ Rules, after the papers that report on these sets:
                 one other is searched, from another camera where cameras are labelled
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -64,22 +62,6 @@ def make_splits(
             fix="test on a data set that has both, or on one with two images of a person; this one can be a source",
         )
     return splits
-
-
-def read_folds(path: Path) -> tuple[frozenset[int], ...]:
-    """Train identities of each published fold: a JSON list of {"train_ids": [...], ...}. Raises DataError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        folds = tuple(frozenset(int(number) for number in fold["train_ids"]) for fold in content)
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise DataError(
-            f"not a list of folds ({type(err).__name__}: {err})",
-            path=path,
-            fix='expected [{"train_ids": [1, 2, ...]}, ...]; correct it, or delete it to draw random halves',
-        ) from err
-    if not folds:
-        raise DataError("a list without folds", path=path, fix="correct it, or delete it to draw random halves")
-    return folds
 
 
 def _without(

@@ -1,5 +1,6 @@
 """Image files as batches: decoded, resized, perhaps augmented, with the patches of every part."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from reid.augment import Augmentation
 from reid.part_masks import PatchGrid
-from reid.transforms import Sample, resized, sample_of, visible_patches
+from reid.transforms import Interpolation, Sample, resized, visible_patches
 from shared.errors import DgreidError
-from shared.images import UnreadableImageError, load_image
+from shared.images import UnreadableImageError, decode, opened, read_file
 
 CACHE_BYTES = 512 * 2**20  # sets whose resized pixels fit are decoded once; larger ones by `data.workers` processes
 
@@ -41,7 +42,7 @@ class PersonImages(Dataset[Batch]):
         self,
         files: Sequence[Path],
         grid: PatchGrid,
-        mode: v2.InterpolationMode,
+        mode: Interpolation,
         *,
         boxes: np.ndarray | None = None,
         visible_share: float = 0.5,
@@ -51,39 +52,53 @@ class PersonImages(Dataset[Batch]):
         self.boxes = np.empty((len(self.files), 0, 4)) if boxes is None else boxes
         self.visible_share, self.augmentation = visible_share, augmentation
         self.epoch = 0  # set before each pass over the images
-        size = (len(self.files), 3, grid.image_height, grid.image_width)
-        self.cached = int(np.prod(size)) <= CACHE_BYTES
+        self._size = (3, grid.image_height, grid.image_width)
+        self.cached = len(self.files) * math.prod(self._size) <= CACHE_BYTES
         self._known = np.zeros(len(self.files), dtype=bool)
-        self._pixels = torch.empty(size if self.cached else 0, dtype=torch.uint8)
+        self._pixels = torch.empty((len(self.files), *self._size) if self.cached else 0, dtype=torch.uint8)
         self._boxes = torch.empty(self.boxes.shape if self.cached else 0, dtype=torch.float64)
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Batch:
-        """One image as a batch of one. Raises UnreadableImageError naming the file."""
-        sample = self._sample(index)
-        if self.augmentation:
-            sample = self.augmentation.apply(sample, epoch=self.epoch, index=index)
-        visible = visible_patches(sample, self.grid, self.visible_share)
-        return Batch(sample.image.as_subclass(Tensor)[None], visible[None], torch.tensor([index]))
-
     def __getitems__(self, indices: list[int]) -> Batch | str:
         """A batch, or what is wrong with it: an exception would lose its type on the way out of a worker process."""
+        images = torch.empty(len(indices), *self._size, dtype=torch.uint8)
+        boxes = torch.empty(len(indices), *self.boxes.shape[1:], dtype=torch.float64)
         try:
-            singles = [self[index] for index in indices]
+            for place, index in enumerate(indices):
+                sample = self._sample(index)
+                if self.augmentation:
+                    sample = self.augmentation.apply(sample, epoch=self.epoch, index=index)
+                images[place], boxes[place] = sample
         except UnreadableImageError as err:
             return err.what + f" [{err.path}]"
-        return Batch(*(torch.cat(columns) for columns in zip(*singles, strict=True)))
+        return Batch(images, visible_patches(boxes, self.grid, self.visible_share), torch.tensor(indices))
 
     def _sample(self, index: int) -> Sample:
         if self.cached and self._known[index]:
-            return sample_of(self._pixels[index], self._boxes[index])
-        image = load_image(self.files[index])
-        sample = resized(image, self.boxes[index], (self.grid.image_height, self.grid.image_width), self.mode)
+            return Sample(self._pixels[index], self._boxes[index])
+        sample = resized(load_pixels(self.files[index]), self.boxes[index], self._size[1:], self.mode)
         if self.cached:
             self._pixels[index], self._boxes[index], self._known[index] = sample.image, sample.boxes, True
         return sample
+
+
+def load_pixels(path: Path) -> Tensor:
+    """RGB, uint8 [3, H, W], as `shared.images.load_image` reads it. Raises UnreadableImageError naming the file.
+
+    Pillow reads every header. A plain JPEG is then decoded by torchvision, the same library in half the time.
+    """
+    content = read_file(path)
+    with opened(content, path) as image:
+        plain = image.format == "JPEG" and image.mode == "RGB" and "exif" not in image.info
+    if plain:
+        try:
+            pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+            return pixels
+        except RuntimeError:  # Pillow says what is wrong with it
+            pass
+    return torch.from_numpy(np.array(decode(content, path))).permute(2, 0, 1)
 
 
 def load_batches(images: PersonImages, batches: Sequence[Sequence[int]], workers: int) -> Iterator[Batch]:

@@ -1,9 +1,9 @@
 """Retrieval scores under the Market-1501 rule: mAP, mINP and CMC from features, identities and cameras.
 
-Only the ranks of the correct matches are needed, so no row is ever sorted: the rank of a match is one plus the number
-of kept gallery images that are nearer, ties going to the lower gallery index (as a stable ascending sort would).
-Nearness is first read off float32 matrix products; images closer to a match than their rounding error could explain
-are compared again in float64, so the scores depend neither on the chunk size nor on threads.
+Only the ranks of the correct matches are needed, so the gallery is never put in order: the rank of a match is one plus
+the number of kept gallery images that are nearer, ties going to the lower gallery index (as a stable ascending sort
+would). Nearness is first read off float32 matrix products; images closer to a match than their rounding error could
+explain are compared again in float64, so the scores depend neither on the chunk size nor on threads.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,8 @@ from shared.schemas import JUNK_IDENTITY
 
 UNIT_ROUNDOFF = 2.0**-24  # float32
 SMALLEST = float(np.finfo(np.float32).tiny)  # products below it may vanish
-BLOCK_ROWS = 256  # feature rows turned into float64 at once
+BLOCK_ROWS = 64  # feature rows gone through several times at once: they stay in the cache
+CENTRE_ROWS = 1024  # gallery rows whose mean is the origin; any point among the features would do
 
 __all__ = ["Scores", "as_numpy", "evaluate", "evaluate_distances"]
 
@@ -129,20 +130,19 @@ def _ranks_of_matches(query: _Side, gallery: _Side, chunk: int) -> Iterator[tupl
     askable = np.flatnonzero((query.identities > 0) & (last > first))
     if not askable.size:
         return
-    centre = gallery.features.mean(axis=0, dtype=np.float64)
-    centred = _centred(gallery.features, centre)
-    squares = _squares(centred)  # [G]
+    step = -(-len(gallery.features) // CENTRE_ROWS)
+    origin = gallery.features[::step].mean(axis=0, dtype=np.float64).astype(gallery.features.dtype)
+    centred, squares = _centred(gallery.features, origin)
     kept = gallery.identities != JUNK_IDENTITY
     comparison = _Comparison(gallery.features, squares[kept])
     offsets = np.where(kept, squares, np.inf).astype(np.float32)  # junk is infinitely far from everybody
     for start in range(0, len(askable), chunk):
         block = askable[start : start + chunk]
-        centred_query = _centred(query.features[block], centre)
-        lengths = np.sqrt(_squares(centred_query))  # [chunk]
-        distances = centred_query @ centred.T  # [chunk, G]
-        distances *= -2
+        asking, own_squares = _centred(query.features[block], origin)
+        asking *= -2
+        distances = asking @ centred.T  # [chunk, G]
         distances += offsets  # squared distances less the query's own square
-        for row, length, index in zip(distances, lengths, block, strict=True):
+        for row, length, index in zip(distances, np.sqrt(own_squares), block, strict=True):
             same = by_identity[first[index] : last[index]]
             camera = query.cameras[index]
             seen_by_it = (gallery.cameras[same] == camera) & (camera != 0)
@@ -169,25 +169,27 @@ class _Comparison:
     ) -> NDArray[np.int64]:
         """query [D] as given, its centred length, row [G] float32 (inf: removed), matches: indices. Ascending ranks."""
         values = row[matches].astype(np.float64)
-        margins = self._margins(length, values)
+        margin = self._margin(length, values.min(), values.max())
         # float32 bounds, rounded outwards: a float64 bound would turn the whole row into float64
-        lows = np.nextafter((values - margins).astype(np.float32), np.float32(-np.inf))
-        highs = np.nextafter((values + margins).astype(np.float32), np.float32(np.inf))
-        near = row[row <= highs.max()]
-        nearer = [int(np.count_nonzero(near < low)) for low in lows]
-        unclear = [place for place, high in enumerate(highs) if int(np.count_nonzero(near <= high)) > nearer[place] + 1]
-        rivals = [np.flatnonzero((row >= lows[place]) & (row <= highs[place])) for place in unclear]
-        if unclear:
+        lows = np.nextafter((values - margin).astype(np.float32), np.float32(-np.inf))
+        highs = np.nextafter((values + margin).astype(np.float32), np.float32(np.inf))
+        places = np.flatnonzero(row <= highs.max())
+        near = row[places]
+        ordered = np.sort(near)
+        nearer, not_farther = np.searchsorted(ordered, lows), np.searchsorted(ordered, highs, "right")
+        unclear = np.flatnonzero(not_farther > nearer + 1)
+        rivals = [places[(near >= lows[match]) & (near <= highs[match])] for match in unclear]
+        if rivals:
             asked = np.unique(np.concatenate(rivals))
             exact = self._exact(query, asked)
-            for place, others in zip(unclear, rivals, strict=True):
-                own = exact[np.searchsorted(asked, matches[place])]
+            for match, others in zip(unclear, rivals, strict=True):
+                own = exact[np.searchsorted(asked, matches[match])]
                 theirs = exact[np.searchsorted(asked, others)]
-                nearer[place] += int(np.count_nonzero((theirs < own) | ((theirs == own) & (others < matches[place]))))
-        return np.sort(np.array(nearer)) + 1
+                nearer[match] += np.count_nonzero((theirs < own) | ((theirs == own) & (others < matches[match])))
+        return np.sort(nearer) + 1
 
-    def _margins(self, length: float, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The most by which rounding can move another float32 distance against each of `values`.
+    def _margin(self, length: float, lowest: float, highest: float) -> float:
+        """The most by which rounding can move another float32 distance against one between `lowest` and `highest`.
 
         Rounding errors of a dot product of D terms grow like sqrt(D) times its partial sums (Higham and Mary 2019),
         and partial sums of centred features stay near the line from 0 to the result, within about
@@ -195,11 +197,10 @@ class _Comparison:
         """
         dimensions = self._features.shape[1]
         bound = length * self._largest**0.5
-        product = np.maximum(abs(self._largest - values), abs(self._smallest - values)) / 2  # the largest |q . g|
-        of_dot = dimensions**0.5 * np.minimum(product, bound) + 8 * bound
+        product = max(self._largest - lowest, highest - self._smallest) / 2  # the largest |q . g|
+        of_dot = dimensions**0.5 * min(product, bound) + 8 * bound
         of_sum = self._largest + 2 * bound
-        margins: NDArray[np.float64] = 4 * UNIT_ROUNDOFF * (of_dot + of_sum) + SMALLEST * dimensions
-        return margins
+        return float(4 * UNIT_ROUNDOFF * (of_dot + of_sum) + SMALLEST * dimensions)
 
     def _exact(self, query: NDArray[Any], rivals: NDArray[np.int64]) -> NDArray[np.float64]:
         """Squared distances to `rivals` in float64, summed row by row so that equal rows give equal numbers."""
@@ -224,7 +225,11 @@ def _side(name: str, features: ArrayLike, identities: ArrayLike, cameras: ArrayL
             f"{name} shapes do not fit: features {values.shape}, identities {ids.shape}, cameras {cams.shape}",
             fix="give features [N, D] with N and D at least 1, identities [N] and cameras [N]",
         )
-    rows = np.flatnonzero(~np.concatenate([np.isfinite(block).all(axis=1) for block in _blocks(values)]))
+    rows = np.flatnonzero(
+        ~np.concatenate(
+            [np.isfinite(values[start : start + BLOCK_ROWS]).all(axis=1) for start in range(0, len(values), BLOCK_ROWS)]
+        )
+    )
     if rows.size:
         raise DgreidError(
             f"{len(rows)} {name} features are not finite (first: row {rows[0]})",
@@ -241,26 +246,19 @@ def as_numpy(values: Any) -> NDArray[Any]:
     return np.asarray(values)
 
 
-def _centred(features: NDArray[Any], centre: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Distances do not change when both sides move; around the gallery's centre float32 resolves them best."""
-    moved = np.empty(features.shape, np.float32)
-    origin = centre.astype(features.dtype)
+def _centred(features: NDArray[Any], origin: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The features as seen from `origin`, and their squared lengths. Raises DgreidError when those are too large.
+
+    Distances do not change when both sides move; around a point among the features float32 resolves them best.
+    """
+    moved, squares = np.empty(features.shape, np.float32), np.empty(len(features))
     for start in range(0, len(features), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
         with np.errstate(over="ignore"):
-            moved[start : start + BLOCK_ROWS] = features[start : start + BLOCK_ROWS] - origin
-    return moved
-
-
-def _squares(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    squares = np.concatenate([np.square(block, dtype=np.float64).sum(axis=1) for block in _blocks(features)])
+            moved[rows] = features[rows] - origin
+        squares[rows] = np.square(moved[rows], dtype=np.float64).sum(axis=1)
     if not squares.max() < np.finfo(np.float32).max / 8:
         raise DgreidError(
             f"features are too long for float32 (length {squares.max() ** 0.5:.1e})", fix="scale or normalise them"
         )
-    return squares
-
-
-def _blocks(features: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Views of at most BLOCK_ROWS rows, so that no step needs a second copy of the features."""
-    for start in range(0, len(features), BLOCK_ROWS):
-        yield features[start : start + BLOCK_ROWS]
+    return moved, squares

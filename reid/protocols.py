@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reid.evaluation_splits import EvaluationSplit, make_splits, read_folds
+from reid.evaluation_splits import EvaluationSplit, make_splits
+from reid.published_folds import Folds, read_folds
 from shared.datasets import known_datasets, listed, locate, name_key, names_by_key
-from shared.datasets.records import FOLDS_FILE
 from shared.errors import ConfigError, DataError
 from shared.schemas import ManifestRow
 
@@ -34,7 +34,7 @@ class Protocol:
     targets: tuple[str, ...]
     supervised: bool = False
     all_images: bool = False  # sources are trained on with their query and gallery images
-    folds: Mapping[str, tuple[frozenset[int], ...]] = field(default_factory=dict)  # target -> published train ids
+    folds: Mapping[str, Folds] = field(default_factory=dict)  # target -> published train ids
 
     def __post_init__(self) -> None:
         for side in (self.sources, self.targets):
@@ -160,15 +160,15 @@ def _unknown(name: str, sides: Sequence[tuple[str, str]], data_root: Path, known
     return ConfigError(f"protocol {name!r}: unknown data set {min(strangers, key=len)[0]!r}", fix=fix)
 
 
-def _published_folds(targets: Sequence[str], data_root: Path) -> dict[str, tuple[frozenset[int], ...]]:
+def _published_folds(targets: Sequence[str], data_root: Path) -> dict[str, Folds]:
     folds = {}
     for target in targets:
         try:
-            path = locate(target, data_root) / FOLDS_FILE
+            folder = locate(target, data_root)
         except DataError:  # not on this machine: whoever reads its images will say so
             continue
-        if path.is_file():
-            folds[target] = read_folds(path)
+        if found := read_folds(folder):
+            folds[target] = found
     return folds
 
 

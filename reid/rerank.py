@@ -5,10 +5,11 @@ reciprocal neighbours (Sec. 3.3 of that paper), so no table of all images agains
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 from reid.metrics import as_numpy
 from shared.errors import DgreidError, UsageError
@@ -20,22 +21,6 @@ BLOCK_BYTES = 4 * 2**20  # of a temporary table: it is gone through several time
 PRODUCT_BYTES = 256 * 2**20  # of one matrix product: large ones are efficient
 COPIES = 1e-6  # squared distances below this share of the largest squared length are rounding errors: 0
 EXPANSION_SHARE = 2 / 3  # a neighbour's own set joins when more than this share of it is known already
-
-
-@dataclass(frozen=True)
-class _Sparse:
-    """Rows of weights that sum to 1. Row i is columns[starts[i] : starts[i + 1]] and the same of values."""
-
-    starts: Ints
-    columns: Ints
-    values: Floats
-
-    def entries(self, rows: Ints) -> tuple[Ints, Ints]:
-        """Of the given rows, one after another: the place in `rows` that each entry belongs to, and the entry."""
-        counts = self.starts[rows + 1] - self.starts[rows]
-        owner = np.repeat(np.arange(len(rows)), counts)
-        first = np.repeat(self.starts[rows] - (np.cumsum(counts) - counts), counts)
-        return owner, first + np.arange(len(owner))
 
 
 def k_reciprocal(
@@ -148,23 +133,22 @@ def _neighbours(distances: _Distances, count: int, original: Floats) -> tuple[In
 def _nearest(distances: Floats, count: int, floor: float) -> Ints:
     """Columns of the `count` smallest of each row, in order; what is within `floor` of 0 counts as 0, equal ones come
     in the order of their columns, -inf comes first."""
-    edge = np.maximum(np.partition(distances, count - 1, axis=1)[:, count - 1 : count], floor)
-    near = distances <= edge
-    crowded = np.count_nonzero(near, axis=1) > count  # copies, or a tie at the end of the list
-    found = np.empty((len(distances), count), np.int64)
-    columns = (np.flatnonzero(near[~crowded]) % distances.shape[1]).reshape(-1, count)
-    for rows, candidates in ((~crowded, columns), (crowded, np.arange(distances.shape[1])[None])):
-        if not rows.any():
-            continue
-        values = np.take_along_axis(distances[rows], candidates, axis=1)
-        values[(values <= floor) & (values > -np.inf)] = 0
-        order = np.argsort(values, axis=1, kind="stable")[:, :count]
-        found[rows] = np.take_along_axis(np.broadcast_to(candidates, values.shape), order, axis=1)
+    kept = min(count + 1, distances.shape[1])  # one more shows whether there is a tie at the end of the list
+    values, columns = (found.numpy() for found in torch.topk(torch.from_numpy(distances), kept, largest=False))
+    found = columns[:, :count]
+    tied = (values[:, 1:] <= np.maximum(values[:, :-1], floor)).any(axis=1)
+    if tied.any():
+        crowded = distances[tied]
+        crowded[(crowded <= floor) & (crowded > -np.inf)] = 0
+        found[tied] = np.argsort(crowded, axis=1, kind="stable")[:, :count]
     return found
 
 
-def _descriptions(distances: _Distances, neighbours: Ints, largest: Floats) -> _Sparse:
-    """The weights of every image's expanded reciprocal neighbours; neighbours [N, k1 + 1], itself first."""
+def _descriptions(distances: _Distances, neighbours: Ints, largest: Floats) -> csr_array:
+    """The weights [N, N] of every image's expanded reciprocal neighbours, rows summing to 1.
+
+    neighbours: [N, k1 + 1], itself first.
+    """
     total, count = neighbours.shape
     half = neighbours[:, : round((count - 1) / 2) + 1]
     mutual, mutual_half = _mutual(neighbours), _mutual(half)
@@ -187,7 +171,8 @@ def _descriptions(distances: _Distances, neighbours: Ints, largest: Floats) -> _
         starts.append(starts[-1][-1] + ends)
         columns.append(column)
         values.append(weights)
-    return _Sparse(np.concatenate(starts), np.concatenate(columns), np.concatenate(values))
+    entries = np.concatenate(values), np.concatenate(columns), np.concatenate(starts)
+    return csr_array(entries, shape=(total, total))
 
 
 def _mutual(neighbours: Ints) -> NDArray[np.bool_]:
@@ -200,45 +185,25 @@ def _mutual(neighbours: Ints) -> NDArray[np.bool_]:
     return mutual
 
 
-def _averaged(described: _Sparse, nearest: Ints) -> _Sparse:
+def _averaged(described: csr_array, nearest: Ints) -> csr_array:
     """Local query expansion: the mean description of each image's nearest [N, k2]."""
     total, count = nearest.shape
-    if count == 1:
-        return described
-    per_row = max(1, len(described.columns) // total) * count
-    starts, columns, values = [np.zeros(1, np.int64)], [], []
-    for start, stop in _blocks(total, 64 * per_row):
-        owner, entry = described.entries(nearest[start:stop].ravel())
-        keys = (owner // count) * total + described.columns[entry]
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        firsts = np.flatnonzero(np.diff(keys, prepend=-1))
-        columns.append(keys[firsts] % total)
-        values.append(np.add.reduceat(described.values[entry[order]], firsts) / np.float32(count))
-        starts.append(starts[-1][-1] + np.searchsorted(keys[firsts] // total, np.arange(stop - start), side="right"))
-    return _Sparse(np.concatenate(starts), np.concatenate(columns), np.concatenate(values))
+    shares = np.full(nearest.size, 1 / count, np.float32)
+    return csr_array((shares, nearest.ravel(), count * np.arange(total + 1)), shape=described.shape) @ described
 
 
-def _shared_weights(described: _Sparse, queries: int) -> Iterator[tuple[int, Floats]]:
+def _shared_weights(described: csr_array, queries: int) -> Iterator[tuple[int, Floats]]:
     """(first query, sums of the smaller weights [block, G]) for block after block of queries."""
-    total = len(described.starts) - 1
-    gallery = total - queries
-    first = described.starts[queries]
-    images = np.repeat(np.arange(gallery), np.diff(described.starts[queries:]))
-    order = np.argsort(described.columns[first:], kind="stable")  # by column: which gallery images have a weight there
-    by_column = _Sparse(
-        np.concatenate([[0], np.cumsum(np.bincount(described.columns[first:], minlength=total))]),
-        images[order],
-        described.values[first:][order],
-    )
-    pairs = (len(described.columns) // total + 1) ** 2  # about so many weights of gallery images meet those of a query
+    total, gallery = described.shape[0], described.shape[0] - queries
+    searched = described[queries:].tocsc()  # by column: which gallery images have a weight there
+    pairs = (described.nnz // total + 1) ** 2  # about so many weights of gallery images meet those of a query
     for start, stop in _blocks(queries, 8 * gallery + 64 * pairs):
-        owner, entry = described.entries(np.arange(start, stop))
-        columns = described.columns[entry]
-        counts = by_column.starts[columns + 1] - by_column.starts[columns]
-        found = np.arange(counts.sum()) + np.repeat(by_column.starts[columns] - (np.cumsum(counts) - counts), counts)
-        smaller = np.minimum(np.repeat(described.values[entry], counts), by_column.values[found])
-        cells = np.repeat(owner * gallery, counts) + by_column.columns[found]
+        asked = described[start:stop].tocoo()
+        first = searched.indptr[asked.col]
+        counts = searched.indptr[asked.col + 1] - first
+        entry = np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+        smaller = np.minimum(np.repeat(asked.data, counts), searched.data[entry])
+        cells = np.repeat(asked.row * np.int64(gallery), counts) + searched.indices[entry]
         table = np.bincount(cells, weights=smaller, minlength=(stop - start) * gallery)
         yield start, table.reshape(stop - start, gallery).astype(np.float32)
 

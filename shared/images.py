@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +32,12 @@ def image_id_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode a whole image to RGB, its EXIF orientation applied, transparency dropped onto black.
+@contextmanager
+def opened(content: bytes, path: Path | str | None = None, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """An image whose header has been read, and no pixel yet.
 
-    Raises UnreadableImageError for empty, truncated, unknown or over-large content (the size is read from the
-    header, before any pixel is decoded).
+    Raises UnreadableImageError for empty, unknown or over-large content, and in place of whatever goes wrong inside the
+    `with` block: Pillow's decoders raise many types on hostile bytes, and all mean the same to us.
     """
     if not content:
         raise UnreadableImageError("the file is empty", path)
@@ -42,16 +45,26 @@ def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise UnreadableImageError(f"{image.width} x {image.height} is over {max_pixels} pixels", path)
-            image.load()
-            return ImageOps.exif_transpose(image).convert("RGB")
+            yield image
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError as err:
         raise UnreadableImageError("a decompression bomb", path) from err
     except UnidentifiedImageError as err:
         raise UnreadableImageError("not an image of a known format", path) from err
-    except Exception as err:  # Pillow's decoders raise many types on hostile bytes; all mean the same to us
+    except Exception as err:
         raise UnreadableImageError(_one_line(err), path) from err
+
+
+def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a whole image to RGB, its EXIF orientation applied, transparency dropped onto black.
+
+    Raises UnreadableImageError for empty, truncated, unknown or over-large content (the size is read from the
+    header, before any pixel is decoded).
+    """
+    with opened(content, path, max_pixels=max_pixels) as image:
+        image.load()
+        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def read_file(path: Path) -> bytes:

@@ -11,10 +11,11 @@ from shared.schemas import DISTRACTOR_IDENTITY, JUNK_IDENTITY, Split
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 DESCRIPTION_FILE = "dataset.yaml"
-FOLDS_FILE = "folds.json"  # published train/test folds, see reid.protocols
+FOLDS_FILE = "folds.json"  # published train/test folds, see reid.published_folds
+GRID_PARTITIONS = "features_and_partitions.mat"  # the same in GRID's own archive
 
 # Ours or published beside the images: nothing that a user would miss in the manifest.
-COMPANIONS = frozenset({DESCRIPTION_FILE, FOLDS_FILE, "attributes.csv", "part_truth.csv"})
+COMPANIONS = frozenset({DESCRIPTION_FILE, FOLDS_FILE, GRID_PARTITIONS, "attributes.csv", "part_truth.csv"})
 
 NOT_AN_IMAGE = "not an image file"
 HIDDEN = "hidden file"

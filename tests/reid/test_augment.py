@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reid.augment import ERASED_AREA, Augmentation, cropped, erased, erased_rectangle, recoloured
 from reid.config import DataConfig
-from reid.transforms import Sample, sample_of
+from reid.transforms import Sample
 
 HEIGHT, WIDTH = 32, 16
 BOXES = [[2.0, 0.0, 9.0, 7.5], [1.0, 8.0, 12.0, 30.0], [math.nan] * 4]
@@ -16,17 +16,13 @@ BOXES = [[2.0, 0.0, 9.0, 7.5], [1.0, 8.0, 12.0, 30.0], [math.nan] * 4]
 @pytest.fixture
 def sample() -> Sample:
     pixels = torch.randint(0, 256, (3, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return sample_of(pixels, torch.tensor(BOXES, dtype=torch.float64))
-
-
-def rows(sample: Sample) -> Tensor:
-    return sample.boxes.as_subclass(Tensor)
+    return Sample(pixels, torch.tensor(BOXES, dtype=torch.float64))
 
 
 def test_nothing_happens_by_default(sample: Sample) -> None:
     found = Augmentation().apply(sample, epoch=1, index=0)
     assert torch.equal(found.image, sample.image)
-    assert torch.equal(rows(found).nan_to_num(-1), rows(sample).nan_to_num(-1))
+    assert torch.equal(found.boxes.nan_to_num(-1), sample.boxes.nan_to_num(-1))
     assert Augmentation.of(DataConfig(), seed=3) == Augmentation(flip=0.5, seed=3)
 
 
@@ -37,14 +33,14 @@ def test_a_crop_is_the_shifted_image_with_shifted_boxes(sample: Sample) -> None:
         boxes = torch.tensor(np.concatenate([corners[:, 0], corners[:, 1]], axis=1))
         padding, keeps = int(generator.integers(1, 12)), float(generator.uniform(0.1, 1))
         top, left = (int(value) for value in generator.integers(0, 2 * padding + 1, 2))
-        found = cropped(sample_of(sample.image, boxes), padding, top, left, keeps)
+        found = cropped(Sample(sample.image, boxes), padding, top, left, keeps)
         down, right = top - padding, left - padding  # where the new corner lies in the old image
         for y in range(0, HEIGHT, 5):
             for x in range(0, WIDTH, 3):
                 inside = 0 <= y + down < HEIGHT and 0 <= x + right < WIDTH
                 expected = sample.image[:, y + down, x + right] if inside else torch.zeros(3)
                 assert found.image[:, y, x].tolist() == expected.tolist()
-        for box, moved in zip(boxes.tolist(), rows(found).tolist(), strict=True):
+        for box, moved in zip(boxes.tolist(), found.boxes.tolist(), strict=True):
             x0, x1 = (min(max(value, 0), WIDTH) for value in (box[0], box[2]))  # what the image showed of it
             y0, y1 = (min(max(value, 0), HEIGHT) for value in (box[1], box[3]))
             u0, u1 = (min(max(value - right, 0), WIDTH) for value in (x0, x1))
@@ -59,11 +55,11 @@ def test_a_crop_is_the_shifted_image_with_shifted_boxes(sample: Sample) -> None:
 
 
 def test_a_part_cut_off_is_absent_and_an_absent_part_stays_absent(sample: Sample) -> None:
-    found = rows(cropped(sample, 6, 12, 6, keeps=0.5))  # six rows of the head's seven and a half are gone
+    found = cropped(sample, 6, 12, 6, keeps=0.5).boxes  # six rows of the head's seven and a half are gone
     assert found[0].isnan().all() and found[2].isnan().all()
     assert found[1].tolist() == [1, 2, 12, 24]
-    assert rows(cropped(sample, 6, 12, 6, keeps=0.2))[0].tolist() == [2, 0, 9, 1.5]
-    assert rows(sample)[0].tolist() == BOXES[0]  # the given sample is left alone
+    assert cropped(sample, 6, 12, 6, keeps=0.2).boxes[0].tolist() == [2, 0, 9, 1.5]
+    assert sample.boxes[0].tolist() == BOXES[0]  # the given sample is left alone
 
 
 def test_erasing_paints_a_rectangle_of_the_papers_size_and_moves_no_box(sample: Sample) -> None:
@@ -89,7 +85,7 @@ def test_colours_are_multiplied(sample: Sample) -> None:
     luma = (sample.image.float() * torch.tensor([0.2989, 0.587, 0.114])[:, None, None]).sum(0)
     assert torch.allclose(grey.float(), luma.expand(3, -1, -1), atol=1.5)
     flat = recoloured(sample, 1.0, 0.0, 1.0)
-    assert flat.image.float().std() < 1 and torch.equal(rows(flat)[:2], rows(sample)[:2])
+    assert flat.image.float().std() < 1 and torch.equal(flat.boxes[:2], sample.boxes[:2])
 
 
 @pytest.mark.parametrize("change", [{"crop_padding": 4}, {"erasing": 0.5}, {"colour_jitter": 0.3}])

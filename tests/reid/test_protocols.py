@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 from reid.protocols import EvaluationSplit, evaluation_splits, parse_protocol, training_rows
+from reid.published_folds import read_folds
 from shared.errors import ConfigError, DataError
 from shared.manifest import build_manifest
 from shared.schemas import ImageStatus, ManifestRow
@@ -196,6 +199,42 @@ def test_published_folds_are_used_as_they_are(tmp_path: Path) -> None:
         (folder / "folds.json").write_text(damaged)
         with pytest.raises(DataError, match="fold"):
             parse_protocol("market2grid", tmp_path)
+
+
+def partitions(path: Path, folds: list[list[int]]) -> None:
+    """As GRID's archive has it: a cell per fold, in it a structure with the people in its third field."""
+    cells = np.empty((1, len(folds)), dtype=object)
+    for place, people in enumerate(folds):
+        numbers = np.array([people], dtype=float)
+        cells[0, place] = {"probe": numbers + 1000, "gallery": numbers + 2000, "people": numbers}
+    savemat(path, {"trainIdxAll": cells, "features": np.zeros((3, 4))})
+
+
+def test_folds_of_grids_own_archive_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "underground_reid"
+    (folder / "probe").mkdir(parents=True)
+    path = folder / "features_and_partitions.mat"
+    partitions(path, [[1, 2], [3, 4]])
+    splits = evaluation_splits(parse_protocol("market2grid", tmp_path), "grid", pairs(4, 3))
+    assert [people(split.query) for split in splits] == [{3, 4}, {1, 2}]
+    assert all(split.rule == "published fold" for split in splits)
+    (folder / "folds.json").write_text('[{"train_ids": [1, 3]}]')  # wins
+    splits = evaluation_splits(parse_protocol("market2grid", tmp_path), "grid", pairs(4, 3))
+    assert [people(split.query) for split in splits] == [{2, 4}]
+    (folder / "folds.json").unlink()
+    savemat(path, {"trainIdxAll": np.zeros((2, 3))})
+    for damaged in (path.read_bytes(), b"", b"MATLAB 5.0" + bytes(200)):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="fold"):
+            parse_protocol("market2grid", tmp_path)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no small real data sets: set REID_SHARED")
+def test_both_files_of_grid_give_the_same_splits(tmp_path: Path) -> None:
+    folds = json.loads((REAL / "GRID" / "folds.json").read_text())
+    partitions(tmp_path / "features_and_partitions.mat", [fold["train_ids"] for fold in folds])
+    found = read_folds(tmp_path)
+    assert found == read_folds(REAL / "GRID") and [len(fold) for fold in found] == [125] * 10
 
 
 @pytest.mark.parametrize("count", [119, 4])

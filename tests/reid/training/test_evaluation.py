@@ -12,6 +12,7 @@ import reid.evaluation
 from reid.checkpoint import load_checkpoint
 from reid.config import RunConfig
 from reid.evaluation import evaluate_run
+from reid.images import load_pixels
 from reid.metrics import evaluate, evaluate_distances
 from reid.model.muva import build_model
 from reid.part_masks import PatchGrid
@@ -19,7 +20,6 @@ from reid.rerank import k_reciprocal
 from reid.train import train
 from reid.transforms import TESTING, normalised, resized
 from shared.errors import DataError
-from shared.images import load_image
 from shared.manifest import build_manifest
 from shared.shards import read_manifest
 from shared.workspace import Workspace
@@ -54,8 +54,8 @@ def test_scores_are_those_of_the_checkpoint_and_of_the_model_before_training(
         one.eval()
         features = {}
         for row in rows:  # one image at a time
-            image = load_image(workspace.data_root / "gamma" / row.path)
-            sample = resized(image, np.empty((0, 4)), config.model.image_size, TESTING)
+            pixels = load_pixels(workspace.data_root / "gamma" / row.path)
+            sample = resized(pixels, np.empty((0, 4)), config.model.image_size, TESTING)
             with torch.no_grad():
                 features[row.path] = one.retrieval_features(normalised(sample.image[None]))[0].numpy()
         stored = read(trained / "embeddings" / f"gamma.{state}.npz")
@@ -82,7 +82,7 @@ def test_example_masks_are_the_last_layers_gate(trained: Path, workspace: Worksp
     grid: PatchGrid = model.grid
     assert stored["masks"].shape == (16, 3, grid.rows, grid.columns) and stored["masks"].dtype == bool
     sample = resized(
-        load_image(workspace.data_root / "gamma" / str(stored["paths"][3])), np.empty((0, 4)), (48, 24), TESTING
+        load_pixels(workspace.data_root / "gamma" / str(stored["paths"][3])), np.empty((0, 4)), (48, 24), TESTING
     )
     with torch.no_grad():
         logits = model.encode_images(normalised(sample.image[None])).mask_logits
