@@ -89,6 +89,10 @@ import-labels: install ## corrected boxes back, as a new label run: FILE=out.jso
 train: install ## both stages: PROTOCOL=3dpes+caviar2viper PRESET=tiny [LABELS=...] [RUN=...] [ARGS="stage2.epochs=5"]
 	@$(DGREID) train '$(PROTOCOL)' --preset '$(PRESET)' $(call option,LABELS,label-run) $(call option,RUN,run) $(ARGS)
 
+.PHONY: train-clip
+train-clip: install ## make the pocket CLIP from captioned people; ends with the files of shared/pocket/clip [ARGS="--rounds 2"]
+	@$(DGREID) train-clip $(ARGS)
+
 .PHONY: eval
 eval: install ## score a training run on its targets: [RUN=...] (default: the newest) [ARGS=--re-ranking]
 	@$(DGREID) eval $(call option,RUN,run) $(ARGS)
@@ -136,6 +140,10 @@ bench-eval: install ## speed and memory of scoring, re-ranking and image loading
 .PHONY: bench-model
 bench-model: install ## our model against plain open_clip: speed and memory, alone on the machine [ARGS="--rounds 2"]
 	@$(RUN_PY) tests/benchmarks/bench_model.py $(ARGS)
+
+.PHONY: bench-dg
+bench-dg: install ## the method piece by piece on unseen data sets, three seeds; killed, it continues [ARGS="--seeds 1"]
+	@$(DGREID) bench-dg $(ARGS)
 
 .PHONY: lock
 lock: install ## write the versions in .venv to constraints.txt

@@ -7,7 +7,22 @@ from collections.abc import Callable
 
 import typer
 
-from pipelines import compare, datasets, demo, doctor, evaluate, exchange, label, protocols, report, sql, train
+from pipelines import (
+    bench_dg,
+    compare,
+    datasets,
+    demo,
+    doctor,
+    evaluate,
+    exchange,
+    label,
+    protocols,
+    report,
+    sql,
+    train,
+    train_clip,
+    train_grounder,
+)
 from shared.errors import DgreidError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -21,9 +36,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sql": sql.sql,
     "protocols": protocols.protocols,
     "train": train.train,
+    "train-clip": train_clip.train_clip,
+    "train-grounder": train_grounder.train_grounder,
     "eval": evaluate.evaluate,
     "report": report.report,
     "compare": compare.compare,
+    "bench-dg": bench_dg.bench_dg,
     "doctor": doctor.doctor,
 }
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 UNREADABLE = "unreadable image"
 NOT_LABELLED = "not labelled"
+OVER_THE_CAP = "beyond data.max_images_per_identity"
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,9 @@ def build_training_set(
         (row for row in chosen if row.status == ImageStatus.OK and row.identity > 0),
         key=lambda row: (row.dataset, row.path),
     )
+    if config.max_images_per_identity is not None:
+        kept_rows = _evenly_spaced(rows, config.max_images_per_identity)
+        dropped[OVER_THE_CAP], rows = len(rows) - len(kept_rows), kept_rows
     fill = config.missing_labels == "prior"
     label_run = (
         choose_label_run(config.label_run, protocol.sources, workspace.labels, needed=not fill) if parts else None
@@ -153,6 +157,16 @@ def choose_label_run(
             fix=f"choose one of LABELS={' or LABELS='.join(runs)}",
         )
     return asked or runs[0]
+
+
+def _evenly_spaced(rows: Sequence[ManifestRow], most: int) -> list[ManifestRow]:
+    """At most `most` images of every identity, spread over all of its images in their order: the neighbours in a
+    tracklet are near-duplicates."""
+    own: dict[tuple[str, int], list[int]] = {}
+    for place, row in enumerate(rows):
+        own.setdefault((row.dataset, row.identity), []).append(place)
+    kept = {places[round(step)] for places in own.values() for step in np.linspace(0, len(places) - 1, most)}
+    return [row for place, row in enumerate(rows) if place in kept]
 
 
 def _source_rows(protocol: Protocol, name: str, workspace: Workspace) -> list[ManifestRow]:

@@ -23,17 +23,17 @@ def render_markdown(summary: dict[str, Any]) -> str:
         _escape(headline(summary)),
         f"Protocol: {_escape(summary['protocol']) or 'not recorded'}",
         "## Scores (%)",
-        _table(*score_table(summary)),
+        markdown_table(*score_table(summary)),
     ]
     if not any(summary["paper"].values()):
-        sections += [NO_PAPER_NUMBER, _table(*paper_table())]
+        sections += [NO_PAPER_NUMBER, markdown_table(*paper_table())]
     sections += _details(summary)
     sections += ["## Training data"]
     header, rows = training_table(summary)
-    sections += [_table(header, rows)] if rows else ["The run folder holds no record of its training set."]
+    sections += [markdown_table(header, rows)] if rows else ["The run folder holds no record of its training set."]
     if summary["labels"]["statuses"]:
-        sections += ["## Part labels of the training images", _table(*label_table(summary))]
-    sections += ["## What made it", _table(("what", "value"), setting_rows(summary))]
+        sections += ["## Part labels of the training images", markdown_table(*label_table(summary))]
+    sections += ["## What made it", markdown_table(("what", "value"), setting_rows(summary))]
     sections += ["```sh\n" + "\n".join(summary["reproduce"]["commands"]) + "\n```"]
     if summary["missing"]:
         sections += ["## Not in this report", "\n".join(f"- {_escape(sentence)}" for sentence in summary["missing"])]
@@ -43,15 +43,15 @@ def render_markdown(summary: dict[str, Any]) -> str:
 def _details(summary: dict[str, Any]) -> list[str]:
     """Certainty of all scores; camera pairs and parts of the trained model."""
     certainty = certainty_table(summary)
-    sections = ["## How sure the scores are (%)", _table(*certainty)] if certainty[1] else []
+    sections = ["## How sure the scores are (%)", markdown_table(*certainty)] if certainty[1] else []
     for target, states in summary["details"].items():
         for title, table in (("Camera pairs", camera_table), ("Parts alone", part_table)):
             header, rows = table(states.get("trained", {}))
-            sections += [f"### {title} of {_escape(target)} (%)", _table(header, rows)] if rows else []
+            sections += [f"### {title} of {_escape(target)} (%)", markdown_table(header, rows)] if rows else []
     return sections
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines)
 

@@ -27,6 +27,7 @@ OFF = {  # what the paper does not use -> the value that leaves it out
     "model.domain_contexts": {},
     "model.part_agnostic_prompts": False,
     "data.leave_out_absent_parts": False,
+    "data.max_images_per_identity": None,
     "data.crop_padding": 0,
     "data.erasing": 0,
     "data.colour_jitter": 0,

@@ -191,3 +191,18 @@ def test_a_corrected_run_takes_the_place_of_the_one_it_corrects(
     record.write_text("damaged")
     with pytest.raises(ConfigError, match="several label runs"):
         build()
+
+
+def test_of_every_identity_at_most_so_many_images_spread_over_all_it_has(
+    build: Callable[..., TrainingSet], add_dataset: Callable[..., Any], add_labels: Callable[..., None]
+) -> None:
+    add_dataset("alpha", identities=2, images=9)
+    add_dataset("beta", identities=1, images=3, first=7)
+    add_dataset("gamma", identities=2, test=True)
+    for name in ("alpha", "beta"):
+        add_labels(name)
+    data = build(max_images_per_identity=5)
+    numbers = [int(path.split("_")[4]) for path in data.paths]  # the first camera's come first
+    assert numbers == [0, 4, 8, 3, 7] * 2 + [0, 2, 1]
+    assert data.dropped == {"beyond data.max_images_per_identity": 8}
+    assert build(max_images_per_identity=9).dropped == {} and len(build()) == 21

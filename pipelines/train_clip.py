@@ -1,0 +1,38 @@
+"""`train-clip`: make the pocket CLIP from captioned people, score it on people it never saw, write it for shipping."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.datasets import scan, split_names
+from shared.workspace import Workspace
+
+
+def train_clip(
+    sources: Annotated[
+        str, typer.Option(help="data sets whose training identities are shown, joined by +; none: only generated")
+    ] = "3dpes+caviar+towncentre",
+    preset: Annotated[str, typer.Option(help="the preset whose model.architecture is trained")] = "pocket",
+    rounds: Annotated[int | None, typer.Option(help="of 100 batches; default: as the shipped model")] = None,
+    seed: Annotated[int, typer.Option(help="of every draw")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+) -> None:
+    """Train the pocket CLIP; killed, the same command continues. Ends with the files of shared/pocket/clip."""
+    from reid.config import load_config
+    from reid.pocket_clip.release import write_release
+    from reid.pocket_clip.training import clip_training
+    from reid.pocket_clip.training import train_clip as train
+
+    workspace = Workspace.from_environment()
+    names = () if sources == "none" else tuple(split_names(sources, workspace))
+    for name in names:
+        scan(name, workspace)
+    config = clip_training(sources=names, seed=seed, device=device, **({"rounds": rounds} if rounds else {}))
+    folder = workspace.runs_root / "pocket-clip"
+    model = load_config(preset).model
+    scores = write_release(train(config, model, workspace, folder), config, model, workspace, folder)
+    typer.echo(
+        f"written: {folder / 'release'} (README.md tells the scores)\n"
+        f"to ship it: copy the folder to shared/pocket/clip and set model.weights_sha256={scores['weights_sha256']} "
+        f"in reid/presets/{preset}.yaml"
+    )
