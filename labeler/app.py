@@ -1,6 +1,9 @@
 """The labelling service as an application factory."""
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -24,6 +27,9 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # As many threads as cores: of images that come together the first is ready, and asked about, before the last is
+        # begun. With more of them all would be ready at the same late moment, and the model would wait until then.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_cores(), thread_name_prefix="images"))
         try:
             yield
         finally:
@@ -38,3 +44,8 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     app.include_router(health.router)
     app.include_router(metrics.router)
     return app
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,13 +10,14 @@ import base64
 import logging
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import httpx
 from pydantic_core import from_json, to_json
 
 from labeler.engines.base import EngineAwayError, EngineDownError, EngineError, EngineSlowError, UpstreamState
+from labeler.engines.upstream_http import UpstreamHttp
 from labeler.request_ids import current_request_id
 from labeler.retry import pause_s, retry_after_s, transport_retryable
 from labeler.settings import Settings
@@ -32,28 +33,21 @@ _IMAGE = re.compile(r"base64,[A-Za-z0-9+/=]+")
 
 
 class Replica:
-    """One server: its connections and how it fares.
-
-    Requests are given to httpx's transports directly: a client's redirects, cookies and merged settings cost a third
-    of a request and are not wanted here. Each transport holds one connection: the pool of httpx walks through all its
-    connections several times for each request, which costs more than all else when there are dozens.
+    """One server and how it fares.
 
     Args:
         url: its root, without /v1.
-        connect: makes a transport to it.
+        transport: carries the requests. Nothing of httpx's client is around it: redirects, cookies and merged settings
+            cost a third of a request and are not wanted here.
         headers: of every request.
         timeout: of every request, unless it says otherwise.
     """
 
     def __init__(
-        self,
-        url: httpx.URL,
-        connect: Callable[[], httpx.AsyncBaseTransport],
-        headers: Mapping[str, str],
-        timeout: httpx.Timeout,
+        self, url: httpx.URL, transport: httpx.AsyncBaseTransport, headers: Mapping[str, str], timeout: httpx.Timeout
     ) -> None:
-        self._root, self._connect, self._headers, self._timeout = str(url).rstrip("/"), connect, headers, timeout
-        self._idle: list[httpx.AsyncBaseTransport] = []
+        self._root = str(url.copy_with(userinfo=b"")).rstrip("/")
+        self._transport, self._headers, self._timeout = transport, headers, timeout
         self.name = url.netloc.decode()
         self.in_flight = self.asked = 0
         self.faults = 0  # in a row
@@ -69,25 +63,16 @@ class Replica:
         """The JSON object it answers with. Raises EngineError, its subclasses when the fault may pass."""
         self.asked += 1
         self.in_flight += 1
-        transport = self._idle.pop() if self._idle else self._connect()
         try:
-            response = await transport.handle_async_request(self._request(method, path, payload, timeout_s))
-            try:
-                await response.aread()
-            finally:
-                await response.aclose()
+            response = await self._transport.handle_async_request(self._request(method, path, payload, timeout_s))
+            await response.aread()
         except httpx.TimeoutException as err:
             raise EngineSlowError(f"no answer in time ({type(err).__name__})", path=self.name, fix=FIX) from err
         except httpx.HTTPError as err:
             raise EngineDownError(f"{type(err).__name__}: {err}", path=self.name, fix=FIX) from err
         finally:
             self.in_flight -= 1
-            self._idle.append(transport)
         return self._object(response)
-
-    async def close(self) -> None:
-        for transport in self._idle:
-            await transport.aclose()
 
     async def check(self, model: str, timeout_s: float) -> None:
         """Raises EngineError unless it lists `model` now."""
@@ -131,11 +116,20 @@ class Replicas:
 
     Args:
         model: the name under which each of them lists it.
+        transport: of all of them; closed by `close`.
         probe_timeout_s: for one look at a server's model list.
     """
 
-    def __init__(self, servers: Sequence[Replica], model: str, *, probe_timeout_s: float = 10.0) -> None:
-        self._servers, self._model, self._probe_timeout_s = tuple(servers), model, probe_timeout_s
+    def __init__(
+        self,
+        servers: Sequence[Replica],
+        model: str,
+        transport: httpx.AsyncBaseTransport,
+        *,
+        probe_timeout_s: float = 10.0,
+    ) -> None:
+        self._servers, self._model, self._transport = tuple(servers), model, transport
+        self._probe_timeout_s = probe_timeout_s
 
     @classmethod
     def from_settings(cls, settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> Self:
@@ -143,12 +137,11 @@ class Replicas:
         urls = [url.strip().rstrip("/").removesuffix("/v1") for url in settings.upstream_url.split(",") if url.strip()]
         if not urls:
             raise ConfigError("no model server is named", fix="set LABELER_UPSTREAM_URL=http://host:port[,http://...]")
-        connect = _connector(transport)
+        transport = transport or UpstreamHttp()
         timeout = httpx.Timeout(settings.answer_timeout_s, connect=settings.connect_timeout_s)
-        servers = [
-            Replica(url, connect, _authorization(settings, url), timeout) for url in map(_checked, dict.fromkeys(urls))
-        ]
-        return cls(servers, settings.model, probe_timeout_s=settings.probe_timeout_s)
+        found = map(_checked, dict.fromkeys(urls))
+        servers = [Replica(url, transport, _authorization(settings, url), timeout) for url in found]
+        return cls(servers, settings.model, transport, probe_timeout_s=settings.probe_timeout_s)
 
     async def ask(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
         """The JSON object that the least busy server answers with.
@@ -186,7 +179,7 @@ class Replicas:
         for task in returning:
             task.cancel()
         await asyncio.gather(*returning, return_exceptions=True)
-        await asyncio.gather(*(server.close() for server in self._servers))
+        await self._transport.aclose()
 
     def _least_busy(self) -> Replica:
         candidates = [server for server in self._servers if server.up] or self._servers
@@ -218,14 +211,6 @@ class Replicas:
         server.coming_back = None
         if len(self._servers) > 1:
             log.warning("%s is back", server.name)
-
-
-def _connector(transport: httpx.AsyncBaseTransport | None) -> Callable[[], httpx.AsyncBaseTransport]:
-    if transport is not None:
-        return lambda: transport
-    trusted = httpx.create_ssl_context(trust_env=False)  # read once, not for every connection
-    # The environment is not asked: a proxy that it names must never see the images.
-    return lambda: httpx.AsyncHTTPTransport(verify=trusted, trust_env=False)
 
 
 def _authorization(settings: Settings, url: httpx.URL) -> dict[str, str]:

@@ -1,16 +1,27 @@
 """What the labelling service adds to a bare vLLM: the same questions, the same concurrency, in turns within one run.
 
-    python -m tests.benchmarks.bench_vllm_overhead [images] [rounds]
+    python -m tests.benchmarks.bench_vllm_overhead [images] [rounds] [--anywhere]
 
-Both sides get one image per request from the same client. The bare server gets the requests that the service would
-make, made beforehand; its caches are off, because a picture asked for again must cost as much as the first time.
-Writes RUNS_ROOT/bench/vllm.json: ratio (service time / bare time, all rounds), seconds of each round.
+Both sides get one image per request from the same client, which keeps CONCURRENCY requests in flight. The service gets
+a crop and does everything: decoding, enlarging, encoding, asking, parsing. The bare server gets the very requests that
+the service would make, made beforehand and not timed, so all of that work counts as added. The server's caches are off,
+because a picture asked for again must cost as much as the first time; attempts are one, because random weights fail.
+vLLM binds the worker that computes the model to cores of its own and leaves some free for what is around it; client and
+service run on those, on both sides (--anywhere: wherever the system puts them, also where they push the worker aside).
+
+Writes RUNS_ROOT/bench/vllm.json:
+    ratio                service time / bare time, sums over all rounds
+    ratio_by_round       of each pair of neighbours; ratio_median of them, which other work on the machine moves less
+    seconds              of each round
+    cpu_ms_per_image     processor time by process, of all rounds; the server's contains its threads' waiting in loops
 """
 
 import asyncio
 import base64
 import json
 import logging
+import os
+import re
 import statistics
 import sys
 import tempfile
@@ -28,7 +39,7 @@ from shared.atomic_files import write_text
 from shared.schemas import PARTS
 from shared.synthetic import generate_dataset
 from shared.workspace import Workspace
-from tests.vllm.processes import NO_ENVIRONMENT, SERVED, labelling_service, make_checkpoint, tiny_vllm
+from tests.vllm.processes import NO_ENVIRONMENT, SERVED, Server, labelling_service, make_checkpoint, tiny_vllm
 
 FAMILY = "qwen2.5-vl"
 CONCURRENCY = 16
@@ -38,26 +49,45 @@ NO_CACHES = ("--no-enable-prefix-caching", "--mm-processor-cache-gb", "0")
 def main() -> None:
     if NO_ENVIRONMENT:
         sys.exit(f"error: {NO_ENVIRONMENT}")
-    images = int(sys.argv[1]) if len(sys.argv) > 1 else 96
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 6
+    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    images, rounds = (*numbers, *(96, 10)[len(numbers) :])
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         contents = _crops(folder, images)
         checkpoint = make_checkpoint(FAMILY, folder / "model")
-        with (
-            tiny_vllm(FAMILY, checkpoint, folder / "vllm.log", *NO_CACHES) as server,
-            labelling_service(server.url, FAMILY, folder / "service.log", max_attempts="1") as service,
-        ):
-            seconds = asyncio.run(_measure(server.url, service.url, contents, rounds))
-    figures = {
+        with tiny_vllm(FAMILY, checkpoint, folder / "vllm.log", *NO_CACHES) as server:
+            cores = None if "--anywhere" in sys.argv else _cores_left(folder / "vllm.log")
+            if cores:
+                os.sched_setaffinity(0, cores)  # of this process and of the service, its child
+            with labelling_service(server.url, FAMILY, folder / "service.log", max_attempts="1") as service:
+                rounds_of = asyncio.run(_measure(server, service, contents, rounds))
+    seconds = {kind: [figures["seconds"] for figures in rounds_of[kind]] for kind in rounds_of}
+    ratios = [service_s / bare_s for service_s, bare_s in zip(seconds["service"], seconds["bare"], strict=True)]
+    result = {
         "ratio": round(sum(seconds["service"]) / sum(seconds["bare"]), 3),
+        "ratio_median": round(statistics.median(ratios), 3),
+        "ratio_by_round": [round(ratio, 3) for ratio in ratios],
         "images": images,
         "concurrency": CONCURRENCY,
+        "cores_of_client_and_service": sorted(cores) if cores else "any",
         "images_per_s": {kind: round(images / statistics.median(times), 1) for kind, times in seconds.items()},
         "seconds": {kind: [round(time_s, 2) for time_s in times] for kind, times in seconds.items()},
+        "cpu_ms_per_image": {
+            kind: {
+                process: round(statistics.mean(figures[process] for figures in rounds_of[kind]) / images * 1000, 2)
+                for process in ("model_server", "service", "client")
+            }
+            for kind in rounds_of
+        },
     }
-    write_text(Workspace.from_environment().runs_root / "bench" / "vllm.json", json.dumps(figures) + "\n")
-    print(json.dumps(figures))
+    write_text(Workspace.from_environment().runs_root / "bench" / "vllm.json", json.dumps(result) + "\n")
+    print(json.dumps(result))
+
+
+def _cores_left(log: Path) -> set[int]:
+    """What vLLM says that it leaves to others; empty where it needs all."""
+    told = re.search(r"reserved_cpus=\[([\d, ]*)\]", log.read_text(errors="replace"))
+    return {int(core) for core in re.findall(r"\d+", told[1])} if told else set()
 
 
 def _crops(folder: Path, count: int) -> list[bytes]:
@@ -67,18 +97,26 @@ def _crops(folder: Path, count: int) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))[:count]]
 
 
-async def _measure(bare: str, service: str, contents: Sequence[bytes], rounds: int) -> dict[str, list[float]]:
+async def _measure(
+    server: Server, service: Server, contents: Sequence[bytes], rounds: int
+) -> dict[str, list[dict[str, float]]]:
+    """Seconds, and seconds of processor time by process, of every round of both sides."""
     questions = await _questions(contents)
     batches = [{"images": [base64.b64encode(content).decode()]} for content in contents]
-    seconds: dict[str, list[float]] = {"bare": [], "service": []}
-    turns = [("bare", f"{bare}/v1/chat/completions", questions), ("service", f"{service}/v1/ground", batches)]
+    measured: dict[str, list[dict[str, float]]] = {"bare": [], "service": []}
+    turns = [
+        ("bare", f"{server.url}/v1/chat/completions", questions),
+        ("service", f"{service.url}/v1/ground", batches),
+    ]
     for number in range(rounds + 1):
         for kind, url, bodies in turns:
+            before = {"model_server": server.cpu_s(), "service": service.cpu_s(), "client": time.process_time()}
             elapsed = await _time(url, bodies)
+            after = {"model_server": server.cpu_s(), "service": service.cpu_s(), "client": time.process_time()}
             if number:  # the first round warms up
-                seconds[kind].append(elapsed)
+                measured[kind].append({"seconds": elapsed} | {name: after[name] - before[name] for name in after})
         turns.reverse()  # what else the machine does favours neither
-    return seconds
+    return measured
 
 
 async def _time(url: str, bodies: Sequence[dict[str, Any]]) -> float:

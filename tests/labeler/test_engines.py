@@ -1,17 +1,20 @@
 """The engines, alone and through grounding: painted boxes come back, every fault of a server has its name."""
 
+import base64
 import csv
 import io
 import math
 import os
+import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from labeler.calibration_image import TRUTH, calibration_image
-from labeler.coordinates import FAMILIES
+from labeler.coordinates import FAMILIES, prepare
 from labeler.engines.base import EngineDownError, EngineError, EngineSlowError
 from labeler.engines.body_prior import PROPORTIONS, BodyPrior
 from labeler.engines.factory import build_engine
@@ -75,6 +78,21 @@ async def test_the_request_is_bounded_and_modern(stand_in, paint) -> None:
     assert (box["minItems"], box["maxItems"], box["items"]["maximum"]) == (4, 4, 560)
     assert payload["max_tokens"] < 200 and payload["temperature"] == 0
     assert not any(key.startswith("guided_") for key in payload)
+
+
+@pytest.mark.parametrize(("size", "sampling"), [((64, 128), "4:2:0"), ((150, 300), "4:4:4"), ((600, 1200), "4:4:4")])
+async def test_colours_are_halved_only_where_enlarging_made_them_smooth(stand_in, size, sampling: str) -> None:
+    noise = Image.frombytes("RGB", size, random.Random(0).randbytes(3 * size[0] * size[1]))  # the worst there is
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    server = stand_in()
+    await ground(server, buffer.getvalue(), logprobs=False)
+    url = server.payloads[0]["messages"][0]["content"][0]["image_url"]["url"]
+    with Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/jpeg;base64,")))) as sent:
+        assert ("4:4:4", "4:2:2", "4:2:0")[JpegImagePlugin.get_sampling(sent)] == sampling
+        kept = prepare(noise, FAMILIES["qwen2.5-vl"])[0]
+        error = np.abs(np.asarray(sent.convert("RGB"), float) - np.asarray(kept, float)).mean()
+    assert error < 6, "levels of 255, of pixels without any pattern"
 
 
 async def test_only_failed_parts_are_asked_again_and_without_schema_at_last(stand_in, paint) -> None:

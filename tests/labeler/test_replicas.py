@@ -1,6 +1,8 @@
 """Several model servers behind one engine: shared load, a dead one left out, and taken back."""
 
 import asyncio
+import base64
+import json
 from collections.abc import Callable
 
 import httpx
@@ -213,6 +215,32 @@ async def test_the_request_id_reaches_the_server_once_per_question(stand_in, pai
         files = [("images", ("a.png", paint()))]
         await client.post("/v1/ground", files=files, headers={"x-request-id": "run-7.a"})
     assert len(set(seen)) == len(seen) >= 3 and all(name.startswith("run-7.a-") for name in seen)
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "expected"),
+    [
+        ("http://a:1", {}, None),
+        ("http://a:1/gate/v1", {"upstream_api_key": "key"}, "Bearer key"),
+        ("http://user:se%40cret@a:1", {}, f"Basic {base64.b64encode(b'user:se@cret').decode()}"),
+    ],
+)
+async def test_who_we_are_is_told_to_the_server(url: str, settings, expected: str | None) -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={})
+
+    settings = load_settings(engine="vllm_server", model=MODEL, upstream_url=url, answer_timeout_s=7, **settings)
+    servers = Replicas.from_settings(settings, httpx.MockTransport(answer))
+    await servers.ask(PATH, {"a": "ü"})
+    await servers.close()
+    (request,) = seen
+    assert request.headers.get("authorization") == expected
+    assert request.url.path == ("/gate" if "gate" in url else "") + PATH and request.url.host == "a"
+    assert request.headers["content-type"] == "application/json" and json.loads(request.content) == {"a": "ü"}
+    assert request.extensions["timeout"] == {"connect": 5.0, "read": 7.0, "write": 7.0, "pool": 7.0}
 
 
 @pytest.mark.parametrize("urls", ["", " , ", "localhost:8000", "http://a:1,ftp://b", "http://[::1"])
