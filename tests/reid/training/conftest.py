@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import reid.stage2
 from reid.config import ModelConfig, RunConfig, load_config
 from reid.job import Job, make_job
 from reid.model.muva import Muva, build_model
 from reid.protocols import parse_protocol
+from reid.train import train
 from reid.training_set import build_training_set
 from shared.manifest import build_manifest
 from shared.schemas import PARTS, LabelRow, LabelStatus, ManifestRow
@@ -125,3 +127,21 @@ def start(workspace: Workspace, sources: None) -> Callable[[RunConfig, Path], tu
         return model, make_job(config, data, workspace.data_root, folder, model.grid)
 
     return make
+
+
+@pytest.fixture
+def train_until(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig, Path, int], None]:
+    """Trains a run and interrupts it where this epoch of stage 2 begins."""
+
+    def train_and_die(config: RunConfig, folder: Path, last: int) -> None:
+        def die_in_the_last(*args: Any) -> dict[str, Any]:
+            if args[-1] == last:
+                raise KeyboardInterrupt
+            return epoch(*args)
+
+        epoch = reid.stage2._epoch
+        with monkeypatch.context() as changed, pytest.raises(KeyboardInterrupt):
+            changed.setattr(reid.stage2, "_epoch", die_in_the_last)
+            train(config, workspace, folder)
+
+    return train_and_die

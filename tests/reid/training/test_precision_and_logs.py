@@ -13,7 +13,6 @@ from lightning_fabric.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import reid.job
-import reid.stage2
 from reid.checkpoint import load_checkpoint
 from reid.config import RunConfig
 from reid.images import load_batches
@@ -27,6 +26,7 @@ from shared.workspace import Workspace
 
 Start = Callable[[RunConfig, Path], tuple[Muva, Job]]
 Config = Callable[..., RunConfig]
+TrainUntil = Callable[[RunConfig, Path, int], None]
 
 
 def fabric_in_half_precision(scale: float) -> Callable[..., Fabric]:
@@ -87,22 +87,17 @@ def test_a_run_in_bfloat16_keeps_its_weights_in_float32(
 
 
 def test_overflows_are_skipped_and_the_scaler_is_resumed_bit_for_bit(
-    workspace: Workspace, sources: None, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace,
+    sources: None,
+    run_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    train_until: TrainUntil,
 ) -> None:
     monkeypatch.setattr(reid.job, "make_fabric", fabric_in_half_precision(2.0**40))  # the first steps overflow
     config = run_config("stage2.epochs=4", "stage2.gradient_clip=5.0")
     train(config, workspace, tmp_path / "whole")
-
-    def die_in_the_third(*args: Any) -> dict[str, Any]:
-        if args[-1] == 3:
-            raise KeyboardInterrupt
-        return epoch(*args)
-
-    epoch = reid.stage2._epoch
-    monkeypatch.setattr(reid.stage2, "_epoch", die_in_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, workspace, tmp_path / "cut")
-    monkeypatch.setattr(reid.stage2, "_epoch", epoch)
+    train_until(config, tmp_path / "cut", 3)
     train(config, workspace, tmp_path / "cut")
     whole, cut = (load_checkpoint(tmp_path / name / "stage2" / "latest.pt")[0] for name in ("whole", "cut"))
     assert whole["precision"] == cut["precision"] and whole["precision"]["scale"] < 2.0**40

@@ -30,6 +30,7 @@ from shared.workspace import Workspace
 
 Start = Callable[[RunConfig, Path], tuple[Muva, Job]]
 Config = Callable[..., RunConfig]
+TrainUntil = Callable[[RunConfig, Path, int], None]
 ABSENT = {(f"bounding_box_train/000{person}_c1s1_000000_00.png", "head"): LabelStatus.ABSENT for person in (1, 2, 3, 4)}
 EVERYTHING = [
     *("data.crop_padding=4", "data.erasing=0.5", "data.colour_jitter=0.2", "data.validation_share=0.25"),
@@ -187,23 +188,13 @@ def test_the_scored_weights_are_the_averaged_ones_of_the_best_epoch(
 
 
 def test_with_every_option_an_interrupted_run_equals_an_uninterrupted_one(
-    workspace: Workspace, sources: None, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, sources: None, run_config: Config, tmp_path: Path, train_until: TrainUntil
 ) -> None:
     config = run_config(
         *EVERYTHING, domain_contexts={"alpha": "in a street"}, part_agnostic_prompts=True, soft_gate=2.0
     )
     train(config, workspace, tmp_path / "whole")
-
-    def die_in_the_third(*args: Any) -> dict[str, Any]:
-        if args[-1] == 3:
-            raise KeyboardInterrupt
-        return epoch(*args)
-
-    epoch = reid.stage2._epoch
-    monkeypatch.setattr(reid.stage2, "_epoch", die_in_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, workspace, tmp_path / "cut")
-    monkeypatch.undo()
+    train_until(config, tmp_path / "cut", 3)
     train(config, workspace, tmp_path / "cut")
     whole, cut = (load_checkpoint(tmp_path / name / "stage2" / "latest.pt")[0] for name in ("whole", "cut"))
     for key in ("model", "averaged"):
