@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from shared.datasets import EXPECTED, count_splits, differences, known_datasets, locate, resolve_name, scan_dataset
 from shared.errors import ConfigError, DataError
@@ -18,8 +18,10 @@ DatasetNames = Annotated[str, typer.Argument(help="data set name, or several joi
 def datasets() -> None:
     """What is under DATA_ROOT, what is missing and where to put it."""
     workspace = Workspace.from_environment()
-    columns = ("data set", "also called", "found", "counts", "manifest")
-    table = Table(*columns, title=f"data sets under {workspace.data_root}/")
+    where = Column("found", overflow="fold")  # a path that is cut off helps nobody
+    table = Table(
+        "data set", "also called", where, "counts", "manifest", title=f"data sets under {workspace.data_root}/"
+    )
     told = []
     for name, spec in known_datasets(workspace.data_root).items():
         try:
@@ -31,7 +33,7 @@ def datasets() -> None:
             found, counts = f"[dim]missing: {err.fix}[/dim]", ""
         scanned = "yes" if workspace.manifest(name).is_file() else ""
         table.add_row(name, ", ".join(spec.aliases), found, counts, scanned)
-    Console().print(table)
+    _console().print(table)
     for sentence in told:
         typer.echo(sentence)
 
@@ -66,9 +68,14 @@ def show_summary(name: str, rows: list[ManifestRow]) -> None:
         wanted = published.get(line.split)
         told = [f"{wanted.images:,} of {wanted.identities:,}" if wanted else "none"] if published else []
         table.add_row(line.split, *(f"{number:,}" for number in numbers), *told)
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
+    _console().print(table)
     for sentence in differences(name, count_splits(rows)):
         typer.echo(f"not as published: {sentence}")
     for row in [row for row in rows if row.status != "ok"][:10]:
         typer.echo(f"unreadable: {row.path}: {row.reason}", err=True)
+
+
+def _console() -> Console:
+    """The terminal; a file or pipe gets lines of 120 characters."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)

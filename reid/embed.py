@@ -62,19 +62,31 @@ def retrieval_features(
     return _in_batches(model, images, fabric, features, batch_size, workers, progress).numpy()
 
 
-def predicted_masks(model: Muva, images: PersonImages, fabric: Fabric, *, batch_size: int, workers: int) -> np.ndarray:
-    """Which patches show which part in the last layer: bool [N, R, h, w]; R is 0 for a model without parts."""
-    grid = model.grid
+def features_and_masks(
+    model: Muva,
+    images: PersonImages,
+    fabric: Fabric,
+    *,
+    batch_size: int,
+    workers: int,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings as `retrieval_features`, and which patches show which part in the last layer: bool [N, R, h, w]; R is
+    0 for a model without parts."""
+    encoder, grid = model.image_encoder, model.grid
 
-    def masks(batch: Batch) -> Tensor:
-        logits = model.encode_images(normalised(batch.images)).mask_logits
-        if logits is None:
-            return torch.zeros(len(batch.images), 0, grid.count)
-        encoder = model.image_encoder
-        return torch.sigmoid(logits[-1] / encoder.mask_temperature) > encoder.gate_threshold
+    def both(batch: Batch) -> Tensor:
+        encoded = model.encode_images(normalised(batch.images))
+        features = F.normalize(model.neck(encoded.features), dim=1)
+        if encoded.mask_logits is None:
+            return features
+        visible = torch.sigmoid(encoded.mask_logits[-1] / encoder.mask_temperature) > encoder.gate_threshold
+        return torch.cat([features, visible.flatten(1).to(features.dtype)], dim=1)
 
-    found = _in_batches(model, images, fabric, masks, batch_size, workers, None)
-    return found.bool().numpy().reshape(len(images), -1, grid.rows, grid.columns)
+    found = _in_batches(model, images, fabric, both, batch_size, workers, progress)
+    features, visible = found[:, : model.feature_dim].contiguous(), found[:, model.feature_dim :].bool()
+    shape = (len(images), visible.shape[1] // grid.count, grid.rows, grid.columns)
+    return features.numpy(), visible.numpy().reshape(shape)
 
 
 def identity_means(features: Tensor, labels: Tensor, num_identities: int) -> Tensor:

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 
 from reid.checkpoint import load_checkpoint
 from reid.config import RunConfig, parse_config
-from reid.embed import predicted_masks, retrieval_features
+from reid.embed import features_and_masks
 from reid.images import PersonImages
 from reid.job import make_fabric
 from reid.model.muva import Muva, build_model
@@ -37,8 +37,6 @@ from shared.shards import read_manifest
 from shared.workspace import Workspace
 
 log = logging.getLogger(__name__)
-
-EXAMPLE_MASKS = 24  # images per target whose predicted masks are kept for the report
 
 
 @dataclass(frozen=True)
@@ -165,11 +163,10 @@ def _features(contestant: Contestant, target: Target, run_folder: Path, config: 
     path = run_folder / "embeddings" / f"{target.name}.{contestant.state}.npz"
     features = _stored(path, contestant, target)
     if features is None:
-        if contestant.state == "trained":
-            _write_masks(contestant, target, run_folder, config)
         images = PersonImages([target.folder / row.path for row in target.rows], contestant.model.grid, TESTING)
+        paths = np.array(target.paths)
         with Progress(f"embed {target.name} {contestant.state}", len(images)) as progress:
-            features = retrieval_features(
+            features, masks = features_and_masks(
                 contestant.model,
                 images,
                 contestant.fabric,
@@ -177,11 +174,13 @@ def _features(contestant: Contestant, target: Target, run_folder: Path, config: 
                 workers=config.data.workers,
                 progress=progress,
             )
+        if contestant.state == "trained":
+            _write_arrays(run_folder / "masks" / f"{target.name}.npz", paths=paths, masks=masks)
         _write_arrays(
             path,
             features=features,
             image_ids=np.array(target.image_ids),
-            paths=np.array(target.paths),
+            paths=paths,
             model_sha256=np.array(contestant.sha256),
         )
     return dict(zip(target.paths, features, strict=True))
@@ -197,15 +196,6 @@ def _stored(path: Path, contestant: Contestant, target: Target) -> np.ndarray | 
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         log.warning("%s cannot be read: made again", path)
         return None
-
-
-def _write_masks(contestant: Contestant, target: Target, run_folder: Path, config: RunConfig) -> None:
-    places = np.unique(np.linspace(0, len(target.rows) - 1, EXAMPLE_MASKS).round().astype(int))
-    rows = [target.rows[place] for place in places]
-    images = PersonImages([target.folder / row.path for row in rows], contestant.model.grid, TESTING)
-    masks = predicted_masks(contestant.model, images, contestant.fabric, batch_size=EXAMPLE_MASKS, workers=0)
-    paths = np.array([row.path for row in rows])
-    _write_arrays(run_folder / "masks" / f"{target.name}.npz", paths=paths, masks=masks)
 
 
 def _write_arrays(path: Path, **arrays: np.ndarray) -> None:

@@ -7,7 +7,6 @@ reciprocal neighbours (Sec. 3.3 of that paper), so no table of all images agains
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
@@ -17,8 +16,9 @@ from shared.errors import DgreidError, UsageError
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-BLOCK_BYTES = 4 * 2**20  # of a temporary table: it is gone through several times, so it should stay in the cache
+BLOCK_BYTES = 2 * 2**20  # of a temporary table: it is gone through several times, so it should stay in the cache
 PRODUCT_BYTES = 256 * 2**20  # of one matrix product: large ones are efficient
+GROUPS = 6  # groups of columns per wanted neighbour in the search for the nearest
 COPIES = 1e-6  # squared distances below this share of the largest squared length are rounding errors: 0
 EXPANSION_SHARE = 2 / 3  # a neighbour's own set joins when more than this share of it is known already
 
@@ -72,7 +72,8 @@ class _Distances:
 
     def __init__(self, features: Floats) -> None:
         features -= features.mean(axis=0)  # float32 resolves distances best around 0
-        self._features, self._squares = features, np.einsum("nd,nd->n", features, features)
+        features *= 2**0.5  # their products are then twice those of the features
+        self._features, self._squares = features, np.einsum("nd,nd->n", features, features) / 2
         if not np.isfinite(self._squares).all():
             raise DgreidError("features are not finite", fix="the model diverged: use an earlier checkpoint")
         self.floor = COPIES * float(self._squares.max())
@@ -89,8 +90,7 @@ class _Distances:
             self._table = table if len(table) == total else None
             for start, stop in _blocks(last - first, 4 * total):
                 block = table[start:stop]
-                block *= -2
-                block += self._squares
+                np.subtract(self._squares, block, out=block)
                 block += self._squares[first + start : first + stop, None]
                 yield first + start, block
 
@@ -104,7 +104,7 @@ class _Distances:
         found = np.empty(len(columns), np.float32)
         for row, (end, count) in enumerate(zip(ends, counts, strict=True), start=start):
             pairs = slice(end - count, end)
-            found[pairs] = -2 * (self._features[columns[pairs]] @ self._features[row]) + self._squares[row]
+            found[pairs] = self._squares[row] - self._features[columns[pairs]] @ self._features[row]
         found += self._squares[columns]
         return np.maximum(found, 0, out=found)
 
@@ -133,15 +133,22 @@ def _neighbours(distances: _Distances, count: int, original: Floats) -> tuple[In
 def _nearest(distances: Floats, count: int, floor: float) -> Ints:
     """Columns of the `count` smallest of each row, in order; what is within `floor` of 0 counts as 0, equal ones come
     in the order of their columns, -inf comes first."""
-    kept = min(count + 1, distances.shape[1])  # one more shows whether there is a tie at the end of the list
-    values, columns = (found.numpy() for found in torch.topk(torch.from_numpy(distances), kept, largest=False))
-    found = columns[:, :count]
-    tied = (values[:, 1:] <= np.maximum(values[:, :-1], floor)).any(axis=1)
-    if tied.any():
-        crowded = distances[tied]
-        crowded[(crowded <= floor) & (crowded > -np.inf)] = 0
-        found[tied] = np.argsort(crowded, axis=1, kind="stable")[:, :count]
-    return found
+    rows, total = distances.shape
+    # the smallest of each of several groups of columns: `count` of those are `count` different columns, so the largest
+    # of them bounds what can be among the nearest, and little else lies below it
+    size = max(1, total // (GROUPS * count))
+    groups = total // size
+    smallest = distances[:, : groups * size].reshape(rows, size, groups).min(axis=1)
+    bound = np.maximum(np.partition(smallest, count - 1, axis=1)[:, count - 1 : count], floor)
+    row, column = np.divmod(np.flatnonzero(distances <= bound), total)
+    counts = np.bincount(row, minlength=rows)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = distances[row, column]
+    found[(found <= floor) & (found > -np.inf)] = 0
+    values, columns = np.full((rows, counts.max()), np.inf, np.float32), np.empty((rows, counts.max()), np.int64)
+    values[row, place], columns[row, place] = found, column
+    order = np.argsort(values, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(columns, order, axis=1)
 
 
 def _descriptions(distances: _Distances, neighbours: Ints, largest: Floats) -> csr_array:

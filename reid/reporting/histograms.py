@@ -37,7 +37,8 @@ def _distance_panel(edges: Sequence[float], same: Sequence[float], other: Sequen
         axes.stairs([100 * share for share in other], edges, fill=True, color=SECOND, alpha=0.55, label="somebody else")
         axes.stairs([100 * share for share in same], edges, color=FIRST, linewidth=1.8, label="same person")
         axes.set_xlim(edges[0], edges[-1])
-        axes.legend(loc="upper left", frameon=False, fontsize=8)
+        axes.set_ylim(0, 1.35 * axes.get_ylim()[1])  # room for the legend
+        axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=8)
         overlap = sum(map(min, same, other))
         described = f"distances of the same person and of other people overlap by {overlap:.0%}"
         return Panel("Distances", described, inline_svg(figure))

@@ -1,4 +1,4 @@
-"""The example masks a trained model predicted on a target, as stored in its run folder."""
+"""The masks a trained model predicted on a target, as stored in its run folder."""
 
 from pathlib import Path
 from zipfile import BadZipFile
@@ -11,12 +11,12 @@ def read_masks(folder: Path, target: str) -> tuple[list[str], np.ndarray, str]:
     path = folder / "masks" / f"{target}.npz"
     nothing = np.zeros((0, 0, 0, 0), bool)
     if not path.is_file():
-        return [], nothing, "The run folder has no example masks of this target."
+        return [], nothing, "The run folder has no predicted masks of this target."
     try:
         with np.load(path, allow_pickle=False) as stored:
             paths, masks = [str(entry) for entry in stored["paths"]], stored["masks"].astype(bool)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return [], nothing, "The example masks of this target could not be read."
+        return [], nothing, "The predicted masks of this target could not be read."
     if masks.ndim != 4 or len(masks) != len(paths) or not masks.size:
         return [], nothing, "The model of this run predicts no part masks."
     return paths, masks, ""

@@ -1,9 +1,7 @@
 """report.html: one self-contained file, its images as data URIs, its curves as inline SVG, no script."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +50,7 @@ def render_page(
     """The whole page. album None: no images in it, not even their paths."""
     parts = tuple((record.config.get("model") or {}).get("parts", PARTS))
     colours = part_colours(parts)
+    masks = {target: read_masks(record.folder, target) for target in record.targets} if album else {}
     environment = Environment(
         loader=PackageLoader("reid"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -75,8 +74,10 @@ def render_page(
         images=album is not None,
         image_note=IMAGE_NOTE,
         examples=[_label_tile(example, colours, album) for example in labels.examples] if album else [],
-        masks=[_mask_group(record.folder, target, colours, album) for target in record.targets] if album else [],
-        strips=[_strip_group(target, found, album) for target, found in retrieved.items()] if album else [],
+        masks=[_mask_group(target, *found, colours, album) for target, found in masks.items()] if album else [],
+        strips=[_strip_group(target, found, masks[target], colours, album) for target, found in retrieved.items()]
+        if album
+        else [],
         settings=tables.setting_rows(summary),
         config_text=yaml.safe_dump(record.config, sort_keys=False) if record.config else "not recorded",
         responsible_use=tables.RESPONSIBLE_USE,
@@ -95,7 +96,7 @@ def training_gaps(record: RunRecord) -> list[str]:
 def _curve(target: str, found: TargetRetrieval) -> dict[str, Any]:
     if not found.cmc:
         return {"target": target, "panel": None, "note": found.problem}
-    note = f"Mean over {found.splits} random splits. " if found.splits > 1 else ""
+    note = f"Mean over {found.splits} splits. " if found.splits > 1 else ""
     return {"target": target, "panel": cmc_panel(found.cmc), "note": f"{note}{found.problem}"}
 
 
@@ -127,8 +128,9 @@ def _label_tile(example: LabelledImage, colours: Mapping[str, str], album: Album
     )
 
 
-def _mask_group(folder: Path, target: str, colours: Mapping[str, str], album: Album) -> dict[str, Any]:
-    paths, masks, problem = read_masks(folder, target)
+def _mask_group(
+    target: str, paths: list[str], masks: np.ndarray, problem: str, colours: Mapping[str, str], album: Album
+) -> dict[str, Any]:
     # spread over the file: its first images may all show one person
     chosen = sorted({round(place) for place in np.linspace(0, len(paths) - 1, MASK_EXAMPLES)}) if paths else []
     tiles = [_mask_tile(target, paths[index], masks[index], colours, album) for index in chosen]
@@ -139,32 +141,49 @@ def _mask_tile(target: str, path: str, masks: np.ndarray, colours: Mapping[str, 
     picture = album.picture(target, path)
     shares = zip(colours, masks.reshape(len(masks), -1).mean(axis=1), strict=False)
     described = ", ".join(f"{part.replace('_', ' ')} {share:.0%}" for part, share in shares)
-    fills = mask_areas(masks, list(colours.values()), picture.width, picture.height) if picture else []
+    fills = _fills(masks, colours, picture)
     return Tile(picture, path, f"{target} image, patches seen: {described}", "", fills=fills)
 
 
-def _strip_group(target: str, found: TargetRetrieval, album: Album) -> dict[str, Any]:
+def _fills(masks: np.ndarray | None, colours: Mapping[str, str], picture: Picture | None) -> list[Area]:
+    if picture is None or masks is None:
+        return []
+    return mask_areas(masks, list(colours.values()), picture.width, picture.height)
+
+
+def _strip_group(
+    target: str,
+    found: TargetRetrieval,
+    predicted: tuple[list[str], np.ndarray, str],
+    colours: Mapping[str, str],
+    album: Album,
+) -> dict[str, Any]:
+    paths, masks, _ = predicted
+    known = dict(zip(paths, masks, strict=True))
+
+    def tile(row: ManifestRow, description: str, mark: str, verdict: str = "") -> Tile:
+        picture = album.picture(target, row.path)
+        fills = _fills(known.get(row.path), colours, picture)
+        return Tile(picture, row.path, description, _camera(row), mark=mark, verdict=verdict, fills=fills)
+
     return {
         "target": target,
         "note": found.problem if not found.ranked else "",
-        "strips": [_strip(ranked, partial(album.picture, target)) for ranked in found.ranked],
+        "strips": [_strip(ranked, tile) for ranked in found.ranked],
     }
 
 
-def _strip(ranked: RankedQuery, picture: Any) -> dict[str, Any]:
-    query = Tile(picture(ranked.query.path), ranked.query.path, "query", _camera(ranked.query), mark="query")
+def _strip(ranked: RankedQuery, tile: Callable[..., Tile]) -> dict[str, Any]:
     nearest = [
-        Tile(
-            picture(row.path),
-            row.path,
+        tile(
+            row,
             f"rank {rank}, {'right' if right else 'wrong'}, {_camera(row)}",
-            _camera(row),
-            mark=f"{rank} {'✓' if right else '✗'}",
-            verdict="right" if right else "wrong",
+            f"{rank} {'✓' if right else '✗'}",
+            "right" if right else "wrong",
         )
         for rank, (row, right) in enumerate(ranked.nearest, start=1)
     ]
-    return {"title": ranked.title, "tiles": [query, *nearest]}
+    return {"title": ranked.title, "tiles": [tile(ranked.query, "query", "query"), *nearest]}
 
 
 def _camera(row: ManifestRow) -> str:

@@ -216,6 +216,13 @@ def test_strips_are_the_naive_ranking(
     place = {row.path: number for number, row in enumerate(target_rows)}
     labels = [attrs.get("aria-label") for tag, attrs in page.tags if tag == "svg" and attrs.get("role") == "img"]
     starts = [number for number, label in enumerate(labels) if label == "query"]
+    filled: list[int] = []  # parts drawn over each tile
+    for tag, attrs in page.tags:
+        if tag == "figure" and (attrs.get("class") or "").startswith("tile"):
+            filled.append(0)
+        elif tag == "path" and "fill-opacity" in attrs:
+            filled[-1] += 1
+    drawn: list[tuple[bool, int]] = []
     assert len(starts) == 3  # best, median, worst
     for start in starts:
         query = target_rows[place[tiles[start]["title"]]]
@@ -227,8 +234,11 @@ def test_strips_are_the_naive_ranking(
         expected = [row for _, row in sorted(naive, key=lambda pair: pair[0])[:10]]
         shown = tiles[start + 1 : start + 11]
         assert [tile["title"] for tile in shown] == [row.path for row in expected]
+        strip = slice(start, start + 11)
+        drawn += [(place[t["title"] or ""] < 3, n) for t, n in zip(tiles[strip], filled[strip], strict=True)]
         verdicts = ["right" if row.identity == query.identity else "wrong" for row in expected]
         assert [tile["class"].split()[-1] for tile in shown] == verdicts
+    assert set(drawn) == {(True, 3), (False, 0)}  # the masks of three images are there
 
 
 def test_without_images_there_is_no_picture_and_no_path(run: Path, workspace: Workspace) -> None:
@@ -242,7 +252,7 @@ def test_without_images_there_is_no_picture_and_no_path(run: Path, workspace: Wo
     [
         ("embeddings/caviar.trained.npz", "embeddings of the trained model are not there"),
         ("stage1/metrics.csv", "No loss curve of stage 1"),
-        ("masks/caviar.npz", "no example masks"),
+        ("masks/caviar.npz", "no predicted masks"),
         ("training_set.json", "no record of its training set"),
         ("versions.json", "Scores"),
         ("config.yaml", "not recorded"),

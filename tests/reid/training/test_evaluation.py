@@ -74,7 +74,7 @@ def test_scores_are_those_of_the_checkpoint_and_of_the_model_before_training(
         assert found["per_split"]["gamma"][state] == [found["scores"]["gamma"][state]]
 
 
-def test_example_masks_are_the_last_layers_gate(trained: Path, workspace: Workspace, run_config: Config) -> None:
+def test_predicted_masks_are_the_last_layers_gate(trained: Path, workspace: Workspace, run_config: Config) -> None:
     evaluate_run(trained, workspace)
     stored, config = read(trained / "masks" / "gamma.npz"), run_config()
     model = build_model(config.model, 8, seed=0).eval()
