@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class QuickGELU(nn.Module):
@@ -40,22 +41,26 @@ class MaskPredictor(nn.Module):
 
     def forward(self, parts: Tensor, patches: Tensor) -> Tensor:
         """parts (B, R, D) and patches (B, L, D), the block's input -> this layer's share z of the logits (B, R, L)."""
-        attended = self._attend(self.ln_queries(parts), self.ln_patches(patches)) + parts  # (B, R, D)
+        if torch.is_grad_enabled():  # normalised patches are cheaper made again in the backward pass than kept
+            attended = checkpoint(self._attend, parts, patches, use_reentrant=False, preserve_rng_state=False) + parts
+        else:
+            attended = self._attend(parts, patches) + parts  # (B, R, D)
         share: Tensor = self.mlp(self.ln_mlp(attended))
         return share
 
-    def _attend(self, queries: Tensor, patches: Tensor) -> Tensor:
-        """Cross-attention (B, R, D) x (B, L, D) -> (B, R, D).
+    def _attend(self, parts: Tensor, patches: Tensor) -> Tensor:
+        """Cross-attention of the normalised tokens, (B, R, D) x (B, L, D) -> (B, R, D).
 
         With few queries it is cheaper to carry the key and value projections over to their side:
         q (W_k x)^T = (q W_k) x^T and a (W_v x) = W_v (a x), so no (B, L, D) keys and values are made.
         """
-        batch, parts, width = queries.shape
+        queries, patches = self.ln_queries(parts), self.ln_patches(patches)
+        batch, count, width = queries.shape
         heads, depth = self.heads, width // self.heads
-        asked = self.to_q(queries).view(batch, parts, heads, depth)
+        asked = self.to_q(queries).view(batch, count, heads, depth)
         asked = torch.einsum("brhd,hdw->bhrw", asked, self.to_k.weight.view(heads, depth, width)).flatten(1, 2)
         scores = asked @ patches.transpose(1, 2) * self.scale  # (B, heads * R, L)
-        pooled = (scores.softmax(dim=-1) @ patches).view(batch, heads, parts, width)
+        pooled = (scores.softmax(dim=-1) @ patches).view(batch, heads, count, width)
         values = torch.einsum("bhrw,hdw->brhd", pooled, self.to_v.weight.view(heads, depth, width))
         mixed: Tensor = self.to_out(values.flatten(2))
         return mixed

@@ -62,3 +62,19 @@ def test_initialisation():
     assert predictor.to_q.bias is predictor.to_k.bias is predictor.to_v.bias is None
     assert predictor.to_out.bias is not None
     assert not predictor.mlp[0].bias.any() and not predictor.mlp[2].bias.any()
+
+
+def test_no_tensor_as_large_as_the_patches_is_kept_for_the_backward():
+    predictor, parts, patches = busy_predictor()
+    patches.requires_grad_()
+    given = {tensor.untyped_storage().data_ptr() for tensor in (parts, patches, *predictor.parameters())}
+    kept = []
+
+    def note(tensor):
+        if tensor.untyped_storage().data_ptr() not in given:
+            kept.append(tensor.untyped_storage().nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        predictor(parts, patches)
+    assert kept and max(kept) < patches.untyped_storage().nbytes()
