@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from reid.config import DataConfig
@@ -66,12 +66,16 @@ def cropped(sample: Sample, padding: int, top: int, left: int, keeps: float) -> 
     showed of it) left inside gets a NaN row: it is absent.
     """
     height, width = sample.image.shape[-2:]
-    limits = torch.tensor([width, height, width, height], dtype=torch.float64)
-    shown = sample.boxes.clamp_min(0).minimum(limits)
-    moved = shown - torch.tensor([left - padding, top - padding] * 2)
-    boxes = moved.clamp_min(0).minimum(limits)
-    boxes[~(_areas(boxes) >= keeps * _areas(shown))] = torch.nan
-    return Sample(F.pad(sample.image, [padding] * 4)[:, top : top + height, left : left + width], boxes)
+
+    def cut(whole: Tensor) -> Tensor:
+        inside: Tensor = v2.functional.crop(v2.functional.pad(whole, [padding] * 4), top, left, height, width)
+        return inside
+
+    boxes = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=(height, width))
+    shown = v2.functional.clamp_bounding_boxes(boxes)
+    rows = cut(shown).as_subclass(Tensor)
+    rows[~(_areas(rows) >= keeps * _areas(shown.as_subclass(Tensor)))] = torch.nan
+    return Sample(cut(sample.image), rows)
 
 
 def recoloured(sample: Sample, brightness: float, contrast: float, saturation: float) -> Sample:
@@ -83,9 +87,8 @@ def recoloured(sample: Sample, brightness: float, contrast: float, saturation: f
 
 def erased(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
     """The image with a rectangle painted grey. The boxes stay: a part is where it is, whether or not it is hidden."""
-    image = sample.image.clone()
-    image[:, top : top + height, left : left + width] = GREY
-    return Sample(image, sample.boxes)
+    grey = torch.full((3, 1, 1), GREY, dtype=sample.image.dtype)
+    return Sample(v2.functional.erase(sample.image, top, left, height, width, grey), sample.boxes)
 
 
 def erased_rectangle(generator: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
