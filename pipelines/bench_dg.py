@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,23 +56,29 @@ def bench_dg(
 
     workspace = Workspace.from_environment()
     parsed = parse_protocol(protocol, workspace.data_root)
-    for label_run, maker in ((PRIOR, "body_prior"), (GROUNDER, engine)):
-        for source in parsed.sources:
-            if problem := label_dataset(source, workspace, engine=maker, label_run=label_run):
-                typer.echo(f"left out of training: {problem}", err=True)
-    for target in parsed.targets:
-        scan(target, workspace)
+    for name in (*parsed.sources, *parsed.targets):
+        scan(name, workspace)
+    makers = {PRIOR: "body_prior", GROUNDER: engine}
     folder, found = workspace.runs_root / "bench", {}
     given = (*BUDGET, *(overrides or ()))
     trained = [(row, seed) for seed in range(seeds) for row in ROWS if row.trained]
     for place, (row, seed) in enumerate(trained, start=1):
         typer.echo(f"[{place}/{len(trained)}] {row.title}, seed {seed}")
+        if row.labels and (maker := makers.pop(row.labels, None)):
+            _label(parsed.sources, row.labels, maker, workspace)
         found[row.name, seed] = _run(row, seed, (preset, parsed.name, given), workspace, folder / "dg")
         summary = summarise([asdict(row) for row in ROWS], found, baseline="no_parts")
         summary |= {"preset": preset, "protocol_name": parsed.name, "overrides": list(given), "seeds_wanted": seeds}
         write_benchmark(summary, folder)
     typer.echo(benchmark_table(summary))
     typer.echo(f"written: {folder / 'dg.json'}, dg.md, dg.html")
+
+
+def _label(sources: Sequence[str], label_run: str, engine: str, workspace: Workspace) -> None:
+    """Ask for the boxes when the first row needs them; images that got none are left out of training."""
+    for source in sources:
+        if problem := label_dataset(source, workspace, engine=engine, label_run=label_run):
+            typer.echo(f"left out of training: {problem}", err=True)
 
 
 def _run(

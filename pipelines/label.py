@@ -52,7 +52,8 @@ def label_dataset(
 ) -> DgreidError | None:
     """Scan and label one data set and print its closing table.
 
-    Returns what is left to mend when single images failed; raises DgreidError when nothing could be done.
+    Returns what is left to mend when single images failed; raises DgreidError when nothing could be done,
+    or when it was interrupted.
     """
     images = len(scan(name, workspace))
     rows = ManifestFile(workspace.manifest(name))
@@ -73,7 +74,7 @@ def label_dataset(
         table.add_row(*line)
     Console().print(table)
     if summary.interrupted:
-        return DgreidError(
+        raise DgreidError(
             f"labelling {name} was interrupted after {summary.images} of {images} images",
             fix="the same command continues",
         )

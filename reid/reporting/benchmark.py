@@ -123,5 +123,6 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         "over the targets, seed by seed. A seed draws the weights, the batches and the random splits of the targets; "
         "all rows of a seed have the same splits.",
         *(f"Protocol: {line}" for line in summary["protocols"]),
-        f"Training and scoring took {summary['minutes']:.0f} minutes so far.",
+        f"Training and scoring took {summary['minutes']:.0f} minutes so far; an interrupted row counts from its last "
+        "start.",
     ]
