@@ -7,7 +7,7 @@ import typer
 
 from shared.workspace import Workspace
 
-UNSEEN = 500  # generated people to score on
+UNSEEN = 200  # generated people to score on
 
 
 def train_grounder(

@@ -71,9 +71,8 @@ def build() -> tuple[Any, Any]:
 
 
 def save(model: Any, processor: Any, folder: Path) -> None:
-    """Write a checkpoint that transformers and vLLM load: bfloat16 safetensors, configs, tokenizer."""
-    stored = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
-    model.save_pretrained(folder, state_dict=stored)
+    """Write a checkpoint that transformers and vLLM load: float32 safetensors, since coordinates want more digits."""
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)  # vLLM reads preprocessor_config.json
 

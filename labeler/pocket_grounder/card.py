@@ -16,6 +16,7 @@ from labeler.prompts import PromptMode, Prompts
 from labeler.settings import Settings
 from labeler.vocabulary import SHARED
 from shared.atomic_files import make_folder, write_text
+from shared.errors import DataError
 from shared.schemas import PARTS
 
 MODES: tuple[PromptMode, ...] = ("joint", "per_part")
@@ -23,7 +24,7 @@ TARGETS = {"held_out_photos": {"head": 0.71, "upper_body": 0.76, "legs": 0.77}, 
 
 CARD = """# Pocket grounder
 
-A Qwen2.5-VL (the architecture, not its weights) of {millions:.1f} million parameters, {megabytes:.1f} MB in bfloat16,
+A Qwen2.5-VL (the architecture, not its weights) of {millions:.1f} million parameters, {megabytes:.1f} MB in float32,
 that answers this project's `joint` and `per_part` questions with boxes of head, upper body and legs. transformers and
 vLLM load it as they load its family. It knows no other question and no language.
 
@@ -60,7 +61,11 @@ def export(
     Args:
         generated: people that were not trained on.
         training: how it was trained, for the record.
+
+    Raises DataError when there is no checkpoint yet.
     """
+    if not (checkpoint / "model.safetensors").is_file():
+        raise DataError("no checkpoint was good enough to keep yet", path=checkpoint, fix="train for longer")
     local = LocalModel.load(Settings(model=str(checkpoint), family=FAMILY.name, device="cpu", dtype="float32"))
     scores: dict[str, Any] = {
         "prompt_versions": {mode: Prompts.choose(FAMILY, mode, SHARED).version for mode in MODES},

@@ -57,7 +57,8 @@ class Objective:
         said = model.model.language_model(
             inputs_embeds=given, position_ids=positions[:, None].expand(-1, len(ids), -1), use_cache=False
         ).last_hidden_state[:, len(prompt) - 1 : -1]
-        logits = F.linear(said, model.get_input_embeddings().weight).float()
+        with torch.autocast(said.device.type, enabled=False):  # bfloat16 would round coordinates to some pixels
+            logits = F.linear(said.float(), model.get_input_embeddings().weight)
         assert self._first_layer is not None
         where = self._heads.place(self._first_layer[:, place:end]).float()
         return {

@@ -14,6 +14,8 @@ from labeler.pocket_grounder.architecture import HEAD, PATCH, TEXT_WIDTH, rope_f
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the family's image processor
 STD = (0.26862954, 0.26130258, 0.27577711)
 
+HEARING = 0.25  # length of the directions in which tokens are heard
+
 
 def patches(pixels: Tensor) -> Tensor:
     """[B, H, W, 3] uint8 -> [B, rows * columns, 3 * PATCH * PATCH] normalised, in the processor's order."""
@@ -48,13 +50,15 @@ class DenseHeads(nn.Module):
 
     coverage: which parts lie over the token. votes: where it believes the sides of the parts' boxes to be, relative
     to itself, asked of the tokens inside a box as FCOS does (Tian et al. 2019). place: what the language model's first
-    layer should know, the token's column and row.
+    layer should know, the token's column and row. What is seen is heard in fixed directions and weakly: the tower
+    has to say it louder than all else, and the language model finds it at once.
     """
 
     def __init__(self, parts: int = 3) -> None:
         super().__init__()
         self.parts = parts
-        self.seen = nn.Linear(TEXT_WIDTH, parts * 5)
+        self.seen = nn.Linear(TEXT_WIDTH, parts * 5, bias=False).requires_grad_(False)
+        nn.init.orthogonal_(self.seen.weight, gain=HEARING)
         self.place = nn.Linear(TEXT_WIDTH, 2)
 
     def forward(self, tokens: Tensor, middles: Tensor) -> tuple[Tensor, Tensor]:

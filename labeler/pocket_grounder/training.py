@@ -44,20 +44,20 @@ class Recipe:
     """All that decides what is learned. Shares are of the budget, which is minutes or, if given, steps."""
 
     minutes: float = 150.0
-    steps: int | None = None
+    steps: int | None = None  # a budget that gives the same weights again, on the same machine
     batch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     muon_learning_rate: float = 0.03
     muon_weight_decay: float = 0.03
     warmup_steps: int = 50
-    small_share: float = 0.5  # with pictures of small_area, which cost half as much, before those of the real size
+    small_share: float = 0.2  # with pictures of small_area, which cost half as much, before those of the real size
     small_area: float = 0.5
     seeing_share: float = 0.1  # the vision tower alone, with the dense heads
-    decay_from: float = 0.6  # then the learning rate falls to nothing
-    real_share: float = 0.55  # of the views, photos
+    decay_from: float = 0.5  # then the learning rate falls to a fiftieth
+    real_share: float = 0.6  # of the views, photos
     last_real_share: float = 0.75  # after decay_from
-    ema_decay: float = 0.998
+    ema_decay: float = 0.99
     score_minutes: float = 6.0
     save_minutes: float = 2.0
     seed: int = 6
@@ -75,8 +75,9 @@ class Trainer:
         model.model.language_model.set_attn_implementation("eager")  # the fused one is slow backwards on a CPU
         self._model, self._heads = model.to(device), DenseHeads().to(device)
         self._examples = Examples(real.training, generated, self._processor, batch=recipe.batch, seed=recipe.seed)
-        self._objective = Objective(model, self._heads, number_ids(self._processor.tokenizer))
-        self._parameters = [*model.parameters(), *self._heads.parameters()]
+        numbers = number_ids(self._processor.tokenizer)
+        self._parameters = [*model.parameters(), *self._heads.place.parameters()]
+        self._objective = Objective(model, self._heads, numbers)
         self._optimizers = _optimizers(model, self._heads, recipe)
         self._step, self._trained_s, self._best = 0, 0.0, 0.0
         if (folder / STATE).exists():
@@ -107,7 +108,8 @@ class Trainer:
     def share(self) -> float:
         """The share of the budget that is spent."""
         recipe = self._recipe
-        return self._step / recipe.steps if recipe.steps else self._trained_s / (60 * recipe.minutes)
+        spent, budget = (self._step, recipe.steps) if recipe.steps else (self._trained_s, 60 * recipe.minutes)
+        return spent / budget if budget else 1.0
 
     @property
     def record(self) -> dict[str, Any]:
@@ -247,11 +249,15 @@ def _optimizers(model: Any, heads: DenseHeads, recipe: Recipe) -> list[torch.opt
     layers = [*model.model.visual.blocks, *model.model.language_model.layers]
     matrices = [value for layer in layers for value in layer.parameters() if value.ndim == 2]
     taken = set(map(id, matrices))
-    others = [value for value in (*model.parameters(), *heads.parameters()) if id(value) not in taken]
+    words = model.get_input_embeddings().weight
+    others = [value for value in (*model.parameters(), *heads.place.parameters()) if id(value) not in taken]
     muon = [{"params": matrices, "peak": recipe.muon_learning_rate, "weight_decay": recipe.muon_weight_decay}]
     adam = [
-        {"params": [value for value in others if value.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [value for value in others if value.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [value for value in others if value.ndim > 1 and value is not words],
+            "weight_decay": recipe.weight_decay,
+        },
+        {"params": [value for value in others if value.ndim <= 1 or value is words], "weight_decay": 0.0},
     ]
     return [
         torch.optim.Muon(muon),
