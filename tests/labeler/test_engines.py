@@ -92,7 +92,7 @@ async def test_colours_are_halved_only_where_enlarging_made_them_smooth(stand_in
         assert ("4:4:4", "4:2:2", "4:2:0")[JpegImagePlugin.get_sampling(sent)] == sampling
         kept = prepare(noise, FAMILIES["qwen2.5-vl"])[0]
         error = np.abs(np.asarray(sent.convert("RGB"), float) - np.asarray(kept, float)).mean()
-    assert error < 6, "levels of 255, of pixels without any pattern"
+    assert error < 10, "levels of 255; with the other sampling the larger two are off by over 20, real crops by under 1"
 
 
 async def test_only_failed_parts_are_asked_again_and_without_schema_at_last(stand_in, paint) -> None:
