@@ -36,7 +36,7 @@ def test_boxes_move_with_their_parts() -> None:
     rng = np.random.default_rng(0)
     grey = np.full((256, 100, 3), 90, np.uint8)
     seen = gone = 0
-    for _ in range(300):
+    for _ in range(600):
         pixels, boxes = view(rng, painted(), BOXES, (96, 192), grey, gentle=1.0)
         assert pixels.shape == (192, 96, 3) and pixels.dtype == np.uint8
         for box, colour in zip(boxes, COLOURS, strict=True):
@@ -46,7 +46,7 @@ def test_boxes_move_with_their_parts() -> None:
             elif where is not None and min(where) > 0 and where[2] < 96 and where[3] < 192:
                 assert np.abs(np.array(where) - box).max() <= 3  # pixels: the picture was resized
                 seen += 1
-    assert seen > 400 and gone > 20
+    assert seen > 800 and gone > 20
 
 
 def test_the_same_seed_gives_the_same_view() -> None:
