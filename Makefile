@@ -89,6 +89,10 @@ import-labels: install ## corrected boxes back, as a new label run: FILE=out.jso
 train: install ## both stages: PROTOCOL=3dpes+caviar2viper PRESET=tiny [LABELS=...] [RUN=...] [ARGS="stage2.epochs=5"]
 	@$(DGREID) train '$(PROTOCOL)' --preset '$(PRESET)' $(call option,LABELS,label-run) $(call option,RUN,run) $(ARGS)
 
+.PHONY: train-grounder
+train-grounder: install ## make the pocket grounder from generated people and photos with part boxes [ARGS="--minutes 150 --export DIR"]
+	@$(DGREID) train-grounder $(ARGS)
+
 .PHONY: train-clip
 train-clip: install ## make the pocket CLIP from captioned people; ends with the files of shared/pocket/clip [ARGS="--rounds 2"]
 	@$(DGREID) train-clip $(ARGS)

@@ -101,7 +101,7 @@ class Prompts:
 
 
 def constant_texts(family: ModelFamily) -> list[str]:
-    """The stretches that never change between the questions of a family, in both modes, and its word for coordinates."""
+    """The stretches that never change between a family's questions, in both modes, and its word for coordinates."""
     templates = [template for (form, _), template in _QUESTIONS.items() if form == family.form]
     stretches = [text for template in templates for text, *_ in Formatter().parse(template) if text.strip()]
     return list(dict.fromkeys([*stretches, _COORDINATES[family.space]]))
