@@ -59,6 +59,11 @@ def visible_patches(boxes: Tensor, grid: PatchGrid, visible_share: float) -> Ten
 
 def normalised(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] in 0..255 -> float32 in -1..1 (mean and deviation 0.5)."""
+    if images.device.type == "cpu":  # in NumPy: torch's threads would go on spinning where loading processes work
+        values = images.numpy().astype(np.float32)
+        values *= np.float32(1 / (255 * STD))
+        values -= np.float32(MEAN / STD)
+        return torch.from_numpy(values)
     scaled = images.to(torch.float32)
     # (x / 255 - MEAN) / STD in a single pass over the new tensor
     return torch.add(scaled.new_tensor(-MEAN / STD), scaled, alpha=1 / (255 * STD), out=scaled)
