@@ -12,7 +12,7 @@ from shared.workspace import Workspace
 def train(
     protocol: Annotated[str, typer.Argument(help="<source>[+<source>...]2<target>[+<target>...], e.g. duke2market")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ..., see reid/config.py")] = None,
-    preset: Annotated[str, typer.Option(help="tiny, paper, or a path to a .yaml file")] = "paper",
+    preset: Annotated[str, typer.Option(help="tiny, pocket, paper, or a path to a .yaml file")] = "paper",
     label_run: Annotated[str | None, typer.Option(help="which part labels; default: the only run there is")] = None,
     run: Annotated[
         str | None, typer.Option(help="name of the run folder; default: from protocol, preset, seed")

@@ -159,9 +159,16 @@ def _round(
             batch = draw_batch(groups, np.random.default_rng((config.seed, step)))
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(config.seed + step)  # which patches are left out
-                measured = module(*fabric.to_device(_tensors(batch, context_length)))
+                pictures, tokens = _tensors(batch, context_length)
+                measured = module(*fabric.to_device((pictures, tokens)))
             values = measured.detach().cpu().numpy()
-            require_finite({"loss": float(values[0])}, folder=folder, epoch=number, step=place)
+            require_finite(
+                {"loss": float(values[0])},
+                folder=folder,
+                epoch=number,
+                step=place,
+                batch={"images": pictures, "tokens": tokens},
+            )
             fabric.backward(measured[0])
             optimizer.step()
             optimizer.zero_grad()
