@@ -9,6 +9,7 @@ What is written there reaches a model's prompt and our search patterns, so it ma
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Vocabulary:
         return any(_SIDED.search(plain(name)) for name in (part, *self.words.get(part, ())))
 
 
+@lru_cache(maxsize=1024)
 def plain(name: str) -> str:
     """Lower case, single spaces, no underscores or dashes."""
     return re.sub(r"[\s_-]+", " ", name.strip().lower())

@@ -99,7 +99,7 @@ def number_embeddings(count: int, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1) / math.sqrt(width // 2)
 
 
-def _look_at_neighbours(attention: Any, radius: int, strength: float = 3.0) -> None:
+def _look_at_neighbours(attention: Any, radius: int, strength: float = 5.0) -> None:
     """Biases that turn four heads towards the tokens `radius` above, below, left and right, as a convolution would.
 
     With rotary positions, constant queries and keys score a pair of tokens by the sum of cos(frequency * (distance -

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
-from labeler.coordinates import Sent, image_tokens, sent_size
+from labeler.coordinates import Sent, image_tokens, resize, sent_size
 from labeler.pocket_grounder.architecture import FAMILY
 from labeler.pocket_grounder.scenes import Boxes, Scenes
 from labeler.pocket_grounder.views import HEIGHTS, Rng, view
@@ -52,13 +51,13 @@ class Examples:
         self._processor, self._batch, self._seed = processor, batch, seed
         self._prompts = {mode: Prompts.choose(FAMILY, mode, SHARED) for mode in ("joint", "per_part")}
 
-    def batch(self, step: int, *, real_share: float, area: float = 1.0) -> Batch:
-        """Batch number `step`; `real_share` of its views are of photos, `area` is relative to what is sent in use."""
+    def batch(self, step: int, *, real_share: float) -> Batch:
+        """Batch number `step`; `real_share` of its views are of photos."""
         rng = np.random.default_rng((self._seed, step))
         size = _crop_size(rng)
-        sent = _smaller(sent_size(*size, FAMILY), area)
+        sent = sent_size(*size, FAMILY)
         views = [self._view(rng, size, real=rng.random() < real_share) for _ in range(self._batch)]
-        pixels = np.stack([np.asarray(Image.fromarray(one).resize(sent, Image.Resampling.BICUBIC)) for one, _ in views])
+        pixels = np.stack([resize(one, sent) for one, _ in views])
         boxes = np.stack([one for _, one in views]) * np.array([sent[0] / size[0], sent[1] / size[1]] * 2, np.float32)
         question = self._question(rng, Sent(*size, *sent, FAMILY.space))
         prompt, answers, targets, numbers = self._tokens(rng, question, boxes, max(sent))
@@ -107,12 +106,6 @@ class Examples:
         texts = [piece if isinstance(piece, str) else str(min(max(round(piece), 0), limit)) for piece in pieces]
         ids: list[int] = self._processor.tokenizer.convert_tokens_to_ids(texts)
         return ids
-
-
-def _smaller(size: tuple[int, int], area: float) -> tuple[int, int]:
-    """A size of about `area` of a size's pixels, its sides multiples of the family's factor too."""
-    width, height = (max(1, round(side * area**0.5 / FAMILY.factor)) * FAMILY.factor for side in size)
-    return width, height
 
 
 def written(parts: Sequence[str], boxes: Mapping[str, npt.NDArray[np.float32]]) -> list[str | float]:

@@ -14,6 +14,7 @@ from labeler.pocket_grounder.architecture import HEAD, PATCH, TEXT_WIDTH, rope_f
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the family's image processor
 STD = (0.26862954, 0.26130258, 0.27577711)
 
+AGREED_WEIGHT = 6.0  # of how far the tokens' common box is off, in shares of the part's own sides
 HEARING = 0.25  # length of the directions in which tokens are heard
 
 
@@ -79,7 +80,10 @@ def dense_loss(coverage: Tensor, votes: Tensor, boxes: Tensor, middles: Tensor) 
     covered = F.binary_cross_entropy_with_logits(coverage, inside.float())
     error = F.smooth_l1_loss(votes, known[:, None].expand_as(votes), reduction="none", beta=0.3).mean(-1)
     weight = (visible[:, None] & inside).float()  # a part's own tokens can know it, others would have to guess
-    return covered + (error * weight).sum() / weight.sum().clamp_min(1.0)
+    voted = (error * weight).sum() / weight.sum().clamp_min(1.0)
+    side = (known[..., 2:] - known[..., :2]).clamp_min(1.0).repeat(1, 1, 2)
+    apart = F.smooth_l1_loss(consensus(coverage, votes) / side, known / side, reduction="none", beta=0.1).mean(-1)
+    return covered + voted + AGREED_WEIGHT * (apart * visible).sum() / visible.sum().clamp_min(1)
 
 
 def consensus(coverage: Tensor, votes: Tensor) -> Tensor:

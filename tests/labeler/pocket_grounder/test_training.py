@@ -27,7 +27,7 @@ def scenes(count: int) -> Scenes:
 
 
 def trainer(folder: Path, steps: int) -> Trainer:
-    recipe = Recipe(steps=steps, batch=2, small_share=0.3, seeing_share=0.3, warmup_steps=1)
+    recipe = Recipe(steps=steps, batch=2, seeing_share=0.3, warmup_steps=1)
     real = RealScenes(scenes(3), scenes(2), scenes(2))
     return Trainer(folder, recipe, real, scenes(4), device=torch.device("cpu"))
 
