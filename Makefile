@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; fix: make PYTHON=python3.11 ..."; exit 2; }
 	@test -x $(RUN_PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (once, several minutes: torch is large)"
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[labeler,reid,dev]'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[labeler,local,reid,dev]'
 	@touch $@
 
 .PHONY: install
@@ -70,7 +70,7 @@ protocols: install ## the published protocols and which can be run here: [SUITE=
 	@$(DGREID) protocols $(SUITE)
 
 .PHONY: label
-label: install ## part boxes for a data set: DATASET=viper [ENGINE=body_prior|vllm_server] [URL=...] [LABELS=...]
+label: install ## part boxes for a data set: DATASET=viper [ENGINE=local|vllm_server|body_prior] [URL=...] [LABELS=...]
 	@$(DGREID) label '$(DATASET)' $(call option,ENGINE,engine) $(call option,URL,url) $(call option,LABELS,label-run) $(ARGS)
 
 .PHONY: import-masks

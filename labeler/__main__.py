@@ -7,6 +7,7 @@ import typer
 import uvicorn
 
 from labeler.app import create_app
+from labeler.http_protocol import BoundedHttp
 from labeler.json_logs import log_as_json
 from labeler.settings import describe, load_settings
 from shared.errors import DgreidError
@@ -29,7 +30,7 @@ def serve() -> None:
         create_app(settings),
         host=settings.host,
         port=settings.port,
-        http="h11",  # it refuses heads beyond 64 KiB; httptools, taken when it is there, reads them without end
+        http=BoundedHttp,
         timeout_graceful_shutdown=settings.drain_s,
         log_config=None,
         access_log=False,  # labeler.observation writes one line per request

@@ -162,6 +162,8 @@ def test_bytes_that_are_no_http_and_bodies_that_never_come(start_service) -> Non
         (head + b"content-length: 1000\r\n\r\n{", b" 408 "),
         (head + b"transfer-encoding: chunked\r\n\r\nzz\r\n", b" 400 "),
         (head + b"x-endless: " + b"a" * 100_000, b" 400 "),
+        (head + b"x-many: a\r\n" * 10_000, b" 400 "),
+        (head + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nx-endless: " + b"a" * 500_000, b" 400 "),
     ]:
         with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
             connection.sendall(said)
