@@ -24,7 +24,8 @@ AnswerForm = Literal["json", "brackets"]  # one JSON object for any parts, or [[
 
 TARGET_PIXELS = 156_800  # 280 x 560: a 64 x 128 crop enlarged about 4.4 times, 200 image tokens at factor 28
 MAX_ASPECT = 100.0  # the families' own resize refuses sides that differ by more than 200 times
-ASPECT_CANDIDATES = 4  # widths tried above the smallest that is large enough
+ASPECT_CANDIDATES = 4  # widths tried, from the smallest that is large enough
+SKEW = 0.03  # log of the axes' scales: with so little between them more tokens would buy nothing
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ def sent_size(width: int, height: int, family: ModelFamily) -> tuple[int, int]:
         first -= 1
         pair = _side_pair(max(1, first), aspect, factor)
         fitting = [pair] if pair[0] * pair[1] <= family.max_pixels else []
-    return min(fitting, key=lambda pair: abs(math.log(pair[0] / pair[1] / aspect)))
+    skews = [abs(math.log(pair[0] / pair[1] / aspect)) for pair in fitting]  # smallest area first
+    return next((pair for pair, skew in zip(fitting, skews, strict=True) if skew <= SKEW), fitting[skews.index(min(skews))])
 
 
 def image_tokens(width: int, height: int, family: ModelFamily) -> int:

@@ -9,12 +9,15 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from labeler.grounding import MissingParts
+from labeler.pocket_grounder import NAME as POCKET_MODEL
 from labeler.prompts import PromptMode
 from shared.errors import ConfigError
 
 PREFIX = "LABELER_"
 _IN_URL = re.compile(r"//[^/@\s]*@")  # name and password
 EngineName = Literal["body_prior", "vllm_server", "local"]
+VLLM_ADDRESS = "http://127.0.0.1:8000"  # where vLLM listens unless told
+SERVED_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 
 
 class Settings(BaseSettings):
@@ -22,7 +25,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
-    engine: EngineName = "body_prior"
+    upstream_url: str | None = None  # OpenAI-compatible server, with or without /v1; several: a,b,c
+    # A server's address says that it is to answer; without one the model that comes with the project does.
+    engine: EngineName = Field(default_factory=lambda got: "vllm_server" if got.get("upstream_url") else "local")
+    # As the server lists it; for `local` a folder, a hub name, or the one that comes with the project.
+    model: str = Field(default_factory=lambda got: POCKET_MODEL if got.get("engine") == "local" else SERVED_MODEL)
     host: str = "127.0.0.1"  # this machine only; others are let in on purpose, with an api_key
     port: int = Field(default=8300, ge=0, le=65535)
     api_key: SecretStr | None = None  # demanded from clients as `Authorization: Bearer <key>`
@@ -40,9 +47,7 @@ class Settings(BaseSettings):
     missing_parts: MissingParts = "absent"  # or prior: a part that is not visible gets the box of the body prior
     second_look: bool = False  # ask about the mirrored image too, and store how far the two answers agree
 
-    upstream_url: str = "http://127.0.0.1:8000"  # OpenAI-compatible server, with or without /v1; several: a,b,c
     upstream_api_key: SecretStr | None = None
-    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # as the server lists it; for `local` a folder or a hub name
     family: str | None = None  # of the model; found in its name, or in what the server says of it, when not set
     prompt_mode: PromptMode | None = None  # joint where the family can answer so, else per_part
     logprobs: bool = False  # a score for each box, at the price of longer answers on the wire
@@ -52,9 +57,15 @@ class Settings(BaseSettings):
     transport_attempts: int = Field(default=3, ge=1)  # requests to the server for one question
 
     device: str = "auto"  # of the engine `local`: an accelerator when there is one, else cpu
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16, on the cpu float32
-    local_batch: int = Field(default=8, ge=1)  # questions that it answers together
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # the checkpoint's own, on the cpu float32
+    local_batch: int = Field(default=16, ge=1)  # questions that it answers together
     allow_download: bool = False  # of a model that is not in the cache of this machine
+
+    @property
+    def upstream_urls(self) -> list[str]:
+        """Root addresses of the model servers."""
+        urls = VLLM_ADDRESS if self.upstream_url is None else self.upstream_url
+        return [url.strip().rstrip("/").removesuffix("/v1") for url in urls.split(",") if url.strip()]
 
 
 def load_settings(**overrides: object) -> Settings:

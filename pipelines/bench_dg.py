@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.datasets import scan
-from pipelines.label import label_dataset
+from pipelines.label import embedded_settings, label_dataset
 from shared.atomic_files import write_text
 from shared.workspace import Workspace
 
@@ -76,8 +76,9 @@ def bench_dg(
 
 def _label(sources: Sequence[str], label_run: str, engine: str, workspace: Workspace) -> None:
     """Ask for the boxes when the first row needs them; images that got none are left out of training."""
+    settings = embedded_settings(engine)
     for source in sources:
-        if problem := label_dataset(source, workspace, engine=engine, label_run=label_run):
+        if problem := label_dataset(source, workspace, settings, label_run=label_run):
             typer.echo(f"left out of training: {problem}", err=True)
 
 

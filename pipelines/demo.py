@@ -11,7 +11,7 @@ import typer
 
 from pipelines.datasets import scan
 from pipelines.evaluate import show_scores
-from pipelines.label import label_dataset
+from pipelines.label import embedded_settings, label_dataset
 from shared.synthetic import generate_dataset
 from shared.workspace import Workspace
 
@@ -53,8 +53,9 @@ def demo(
     for domain in (*SOURCES, TARGET):
         _generate(workspace.data_root, domain, wanted)
     _say(2, f"ask for part boxes of {', '.join(SOURCES)} (the target is never labelled)")
+    settings = embedded_settings()
     for source in SOURCES:
-        label_dataset(source, workspace)
+        label_dataset(source, workspace, settings)
     protocol = parse_protocol(f"{'+'.join(SOURCES)}2{TARGET}", workspace.data_root)
     config = load_config("tiny", wanted.overrides, protocol=protocol.name)
     _say(3, f"train on {', '.join(SOURCES)}: prompts first, then the image encoder")

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from labeler.annotate import AnnotateOptions, annotate
-from labeler.settings import load_settings
+from labeler.pocket_grounder import NAME as POCKET_MODEL
+from labeler.settings import SERVED_MODEL, Settings, load_settings
 from labeler.summary import Summary
 from pipelines.datasets import DatasetNames, scan, split_names
 from shared.datasets import locate
@@ -22,7 +23,7 @@ from shared.workspace import Workspace
 
 def label(
     dataset: DatasetNames,
-    engine: Annotated[str | None, typer.Option(help="body_prior, vllm_server, local; default: LABELER_ENGINE")] = None,
+    engine: Annotated[str | None, typer.Option(help="local, vllm_server, body_prior; default: LABELER_ENGINE")] = None,
     url: Annotated[
         str | None, typer.Option(help="a running service instead of one in this process", envvar="DGREID_LABELER_URL")
     ] = None,
@@ -32,25 +33,41 @@ def label(
     """Ask for the part boxes of every image that has none yet; killed, the same command continues."""
     workspace = Workspace.from_environment()
     options = AnnotateOptions(retry_failed=retry_failed)
+    settings = None if url else embedded_settings(engine)
     unfinished = [
         problem
         for name in split_names(dataset, workspace)
-        if (problem := label_dataset(name, workspace, engine=engine, url=url, label_run=label_run, options=options))
+        if (problem := label_dataset(name, workspace, settings, url=url, label_run=label_run, options=options))
     ]
     if unfinished:
         raise unfinished[0]
 
 
+def embedded_settings(engine: str | None = None) -> Settings:
+    """Settings of a service in this process; says so when it answers with the model that comes with the project."""
+    settings = load_settings(**({"engine": engine} if engine else {}))
+    if (settings.engine, settings.model) == ("local", POCKET_MODEL):
+        typer.echo(
+            f"boxes by {POCKET_MODEL}, a small model for demo and research; for a large one: "
+            f"LABELER_UPSTREAM_URL=http://<vLLM server>:8000 LABELER_MODEL={SERVED_MODEL} make label ..."
+        )
+    return settings
+
+
 def label_dataset(
     name: str,
     workspace: Workspace,
+    settings: Settings | None = None,
     *,
-    engine: str | None = None,
     url: str | None = None,
     label_run: str | None = None,
     options: AnnotateOptions | None = None,
 ) -> DgreidError | None:
     """Scan and label one data set and print its closing table.
+
+    Args:
+        settings: of the service in this process; by default from the environment.
+        url: a running service instead.
 
     Returns what is left to mend when single images failed; raises DgreidError when nothing could be done,
     or when it was interrupted.
@@ -66,7 +83,7 @@ def label_dataset(
         label_run,
         url=url,
         api_key=SecretStr(key) if key else None,
-        settings=None if url else load_settings(**({"engine": engine} if engine else {})),
+        settings=settings,
         options=options,
     )
     table = Table(show_header=False, title=f"labels of {name}")

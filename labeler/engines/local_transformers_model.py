@@ -13,6 +13,8 @@ from torch import Tensor
 
 from labeler.coordinates import ModelFamily, family_of, image_tokens
 from labeler.engines.base import EngineError, EngineUnfitError
+from labeler.pocket_grounder import NAME as POCKET_MODEL
+from labeler.pocket_grounder import POCKET_GROUNDER
 from labeler.retry import Attempt
 from labeler.settings import Settings
 from shared.errors import ConfigError
@@ -64,12 +66,13 @@ class LocalModel:
 
     @classmethod
     def load(cls, settings: Settings) -> Self:
-        """The model that LABELER_MODEL names: a folder, or a hub name whose files are in the local cache.
+        """The model that LABELER_MODEL names: the project's own, a folder, or a hub name whose files are here.
 
         Weights are read from safetensors only and no code that comes with a model is run.
         Raises ConfigError when it is not here, of no known family, or the device is not there.
         """
-        where = str(Path(settings.model).expanduser()) if Path(settings.model).expanduser().is_dir() else settings.model
+        folder = POCKET_GROUNDER if settings.model == POCKET_MODEL else Path(settings.model).expanduser()
+        where = str(folder) if folder.is_dir() else settings.model
         options: dict[str, Any] = {"local_files_only": not settings.allow_download, "trust_remote_code": False}
         device = _device(settings.device)
         try:
@@ -201,9 +204,9 @@ def _device(wanted: str) -> torch.device:
     return device
 
 
-def _dtype(wanted: str, device: torch.device) -> torch.dtype:
-    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    return named.get(wanted, torch.float32 if device.type == "cpu" else torch.bfloat16)
+def _dtype(wanted: str, device: torch.device) -> str:
+    """As wanted; by itself what the checkpoint was saved in, which it was made for, on a CPU what is fast there."""
+    return "float32" if wanted == "auto" and device.type == "cpu" else wanted
 
 
 def _family(settings: Settings, config: Any) -> ModelFamily:

@@ -134,12 +134,11 @@ class Replicas:
     @classmethod
     def from_settings(cls, settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> Self:
         """Raises ConfigError when LABELER_UPSTREAM_URL holds no, or a damaged, URL. `transport`: see VllmServer."""
-        urls = [url.strip().rstrip("/").removesuffix("/v1") for url in settings.upstream_url.split(",") if url.strip()]
-        if not urls:
+        if not settings.upstream_urls:
             raise ConfigError("no model server is named", fix="set LABELER_UPSTREAM_URL=http://host:port[,http://...]")
         transport = transport or UpstreamHttp()
         timeout = httpx.Timeout(settings.answer_timeout_s, connect=settings.connect_timeout_s)
-        found = map(_checked, dict.fromkeys(urls))
+        found = map(_checked, dict.fromkeys(settings.upstream_urls))
         servers = [Replica(url, transport, _authorization(settings, url), timeout) for url in found]
         return cls(servers, settings.model, transport, probe_timeout_s=settings.probe_timeout_s)
 

@@ -43,7 +43,6 @@ def configured_as(model: str) -> str:
 def _roots(settings: Settings, transport: httpx.BaseTransport | None) -> list[str]:
     """What the first server says that its model was loaded from, vLLM's `root`, and the configuration there."""
     key = settings.upstream_api_key
-    url = settings.upstream_url.split(",")[0].strip().rstrip("/").removesuffix("/v1")
     try:
         with httpx.Client(
             headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
@@ -51,8 +50,8 @@ def _roots(settings: Settings, transport: httpx.BaseTransport | None) -> list[st
             transport=transport,
             trust_env=False,
         ) as http:
-            listed = http.get(f"{url}/v1/models").json()["data"]
+            listed = http.get(f"{settings.upstream_urls[0]}/v1/models").json()["data"]
         roots = [str(entry["root"]) for entry in listed if entry.get("id") == settings.model and entry.get("root")]
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, AttributeError):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return []  # not up, or not vLLM: then the name has to say it
     return [*map(configured_as, roots), *roots]

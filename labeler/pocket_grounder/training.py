@@ -48,10 +48,10 @@ class Recipe:
     batch: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    muon_learning_rate: float = 0.012
+    muon_learning_rate: float = 0.012  # 0.03 learns to answer worse, not faster
     muon_weight_decay: float = 0.03
     warmup_steps: int = 50
-    seeing_share: float = 0.45  # the vision tower alone, with the dense heads: answers learn fast from good eyes
+    seeing_share: float = 0.5  # the vision tower alone, with the dense heads: answers learn fast from good eyes
     decay_from: float = 0.4  # then the learning rate falls to a fiftieth
     real_share: float = 0.6  # of the views, photos
     last_real_share: float = 0.75  # after decay_from
@@ -155,10 +155,9 @@ class Trainer:
 
     def _pace(self) -> float:
         """The learning rate's share of its peak: warm-up, constant, then half a cosine down to a fiftieth."""
-        recipe = self._recipe
-        left = min(1.0, (1 - self.share) / (1 - recipe.decay_from))
+        left = min(1.0, (1 - self.share) / (1 - self._recipe.decay_from))
         decay = 0.02 + 0.98 * 0.5 * (1 - math.cos(math.pi * left))
-        return min(1.0, (self._step + 1) / recipe.warmup_steps) * decay
+        return min(1.0, (self._step + 1) / self._recipe.warmup_steps) * decay
 
     def _score(self, losses: list[dict[str, float]]) -> None:
         """Log mean losses and the averaged weights' scores; keep these weights when none were better."""

@@ -260,6 +260,30 @@ def test_settings_mask_secrets_and_name_their_origin(monkeypatch: pytest.MonkeyP
     assert "hunter2" not in str(lines) and lines["LABELER_API_KEY"][1] == "set"
 
 
+@pytest.mark.parametrize(
+    ("given", "engine", "model"),
+    [
+        ({}, "local", "pocket-grounder-1"),
+        ({"upstream_url": "http://a:1/v1,http://b:2/"}, "vllm_server", "Qwen/Qwen2.5-VL-7B-Instruct"),
+        ({"engine": "vllm_server", "model": "mine"}, "vllm_server", "mine"),
+        ({"upstream_url": "http://a:1", "engine": "local"}, "local", "pocket-grounder-1"),
+    ],
+)
+def test_an_address_of_a_model_server_decides_who_answers(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], engine: str, model: str
+) -> None:
+    monkeypatch.delenv("LABELER_ENGINE")
+    settings = load_settings(**given)
+    assert (settings.engine, settings.model) == (engine, model)
+    origins = {name: origin for name, _, origin in describe(settings)}
+    assert origins["LABELER_ENGINE"] == ("set" if "engine" in given else "default")
+
+
+def test_addresses_of_model_servers_lose_what_is_added_to_them() -> None:
+    assert load_settings(upstream_url="http://a:1/v1, http://b:2/,").upstream_urls == ["http://a:1", "http://b:2"]
+    assert load_settings().upstream_urls == ["http://127.0.0.1:8000"]
+
+
 @pytest.mark.parametrize(("name", "value"), [("LABELER_PROT", "1"), ("LABELER_PORT", "many"), ("LABELER_ENGINE", "x")])
 def test_wrong_settings_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)

@@ -39,6 +39,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     def begin(*command: str, **environment: str) -> Server:
         log = tmp_path / f"server-{len(servers)}.log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LABELER_")}
+        inherited["LABELER_ENGINE"] = os.environ["LABELER_ENGINE"]  # of all tests
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, *command],

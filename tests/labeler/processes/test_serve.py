@@ -34,7 +34,8 @@ def test_the_start_names_every_setting_with_its_origin_and_no_secret(start_servi
     lines = [json.loads(line) for line in service.log.read_text().splitlines()]
     (shown,) = [line["settings"] for line in lines if "settings" in line]
     assert shown["LABELER_PORT"] == {"value": "0", "origin": "set"}
-    assert shown["LABELER_ENGINE"] == {"value": "body_prior", "origin": "default"}
+    assert shown["LABELER_ENGINE"] == {"value": "body_prior", "origin": "set"}
+    assert shown["LABELER_HOST"] == {"value": "127.0.0.1", "origin": "default"}
     assert shown["LABELER_UPSTREAM_URL"]["value"] == "http://**********@a:1"
     assert "hunter" not in service.log.read_text() and shown["LABELER_API_KEY"]["origin"] == "set"
 
