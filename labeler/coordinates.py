@@ -131,7 +131,8 @@ def sent_size(width: int, height: int, family: ModelFamily) -> tuple[int, int]:
         pair = _side_pair(max(1, first), aspect, factor)
         fitting = [pair] if pair[0] * pair[1] <= family.max_pixels else []
     skews = [abs(math.log(pair[0] / pair[1] / aspect)) for pair in fitting]  # smallest area first
-    return next((pair for pair, skew in zip(fitting, skews, strict=True) if skew <= SKEW), fitting[skews.index(min(skews))])
+    good_enough = max(SKEW, min(skews))
+    return next(pair for pair, skew in zip(fitting, skews, strict=True) if skew <= good_enough)
 
 
 def image_tokens(width: int, height: int, family: ModelFamily) -> int:
