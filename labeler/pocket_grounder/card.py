@@ -51,7 +51,8 @@ walking, seen from behind or the side, and poor cameras it knows from generated 
 coats, dresses and bags blur the line between upper body and legs, as they do in the labels. The parts are those of its
 training data: head with hair and hat, upper body down to just below the hip, legs with shoes. On crops of VIPeR, GRID,
 i-LIDS and CAVIAR4REID, looked at by a hundred each, most boxes sit well; heads with long hair or in blur come out too
-tall, dark people sometimes lose the head, luggage and people in front are taken for legs, and text over the picture confuses it.
+tall, dark people sometimes lose the head, luggage and people in front are taken for legs, and text
+over the picture confuses it.
 """
 
 
