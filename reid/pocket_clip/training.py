@@ -45,7 +45,7 @@ class ClipTraining(Section):
     views: int = Field(4, gt=0, le=40)  # pictures of each generated person
     batch: int = Field(96, gt=1)
     real_share: float = Field(0.375, ge=0, le=1)  # of a batch; without sources all are generated
-    rounds: int = Field(7, gt=0)  # of `steps` batches; a checkpoint after each
+    rounds: int = Field(20, gt=0)  # of `steps` batches; a checkpoint after each
     steps: int = Field(100, gt=0)
     lr: float = Field(1e-3, gt=0)  # AdamW
     weight_decay: float = Field(0.2, ge=0)
