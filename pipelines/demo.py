@@ -57,7 +57,7 @@ def demo(
     for source in SOURCES:
         label_dataset(source, workspace, settings)
     protocol = parse_protocol(f"{'+'.join(SOURCES)}2{TARGET}", workspace.data_root)
-    config = load_config("tiny", wanted.overrides, protocol=protocol.name)
+    config = load_config("pocket", wanted.overrides, protocol=protocol.name)
     _say(3, f"train on {', '.join(SOURCES)}: prompts first, then the image encoder")
     train(config, workspace, folder)
     _say(4, f"rank people in {TARGET}, which training never saw")
