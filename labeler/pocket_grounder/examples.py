@@ -67,7 +67,7 @@ class Examples:
         scenes, others = (self._real, self._generated) if real else (self._generated, self._real)
         index = int(rng.integers(len(scenes)))
         around = (others if rng.random() < 0.5 else scenes).pixels
-        gentle = float(rng.random() < 0.5)
+        gentle = float(rng.random() < 0.6)
         return view(
             rng, scenes.pixels[index], scenes.boxes[index], size, around[int(rng.integers(len(around)))], gentle=gentle
         )

@@ -54,8 +54,8 @@ class Recipe:
     seeing_share: float = 0.5  # the vision tower alone, with the dense heads: answers learn fast from good eyes
     decay_from: float = 0.4  # then the learning rate falls to a fiftieth
     real_share: float = 0.6  # of the views, photos
-    last_real_share: float = 0.75  # after decay_from
-    ema_decay: float = 0.99
+    last_real_share: float = 0.6  # after decay_from
+    ema_decay: float = 0.995
     score_minutes: float = 6.0
     save_minutes: float = 2.0
     seed: int = 6

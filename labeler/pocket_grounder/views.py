@@ -7,7 +7,7 @@ from labeler.pocket_grounder.scenes import Boxes, Pixels
 
 VISIBLE_SHARE = 0.2  # a part of whose box less than this is inside the view counts as not visible
 CUT_SHARE = 0.1  # views in which the body is cut off
-HEIGHTS = (64, 96, 112, 128, 128, 128, 128, 160, 192, 256)  # pixels, of the crops that views imitate
+HEIGHTS = (64, 96, 128, 128, 128, 160, 160, 192, 256, 256)  # pixels, of the crops that views imitate
 
 Rng = np.random.Generator
 
