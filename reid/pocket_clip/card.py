@@ -32,8 +32,8 @@ colour gives.
 
 ## Limits
 
-- It has seen {seen}. It knows colours, kinds of garment, hair, shoes, bags as far as PETA's words go, and nothing else
-  of the world.
+- It has seen {seen}. It knows
+  colours, kinds of garment, hair, shoes and bags as far as PETA's words go, and nothing else of the world.
 - Rare colours (orange, pink, yellow) are rare in the real pictures too; `scores.json` has each colour by itself.
 - PETA's words were given by eye; gender and age are what annotators took people for.
 - The scores on real people come from few identities of the same places as the training: other cameras are harder.
