@@ -21,10 +21,10 @@ def train_grounder(
     threads: Annotated[int, typer.Option(help="CPU threads")] = 2,
     run: Annotated[str, typer.Option(help="name of the run folder")] = "default",
     export_to: Annotated[
-        Path | None, typer.Option("--export", help="folder for the best checkpoint with its scores and model card")
+        Path | None, typer.Option("--export", help="folder for the checkpoint with its scores and model card")
     ] = None,
 ) -> None:
-    """Train the pocket grounder; killed, the same command goes on. With --minutes 0 it only exports what there is."""
+    """Train the pocket grounder; killed, the same command goes on. With --minutes 0 it ends with what there is."""
     import torch
 
     from labeler.pocket_grounder.card import export
@@ -37,9 +37,9 @@ def train_grounder(
     drawn = generated_scenes(root / "generated", generated)
     trainer = Trainer(root / run, Recipe(minutes=minutes, steps=steps), real, drawn, device=torch.device(device))
     trainer.run()
-    typer.echo(f"trained: {trainer.best}")
+    typer.echo(f"trained: {trainer.checkpoint}")
     if export_to:
         unseen = generated_scenes(root / "generated", UNSEEN, first_identity=UNSEEN_IDENTITY)
         told = {**trainer.record, "generated": generated, "command": "python -m pipelines train-grounder"}
-        export(trainer.best, export_to, real, unseen, told)
+        export(trainer.checkpoint, export_to, real, unseen, told)
         typer.echo(f"exported: {export_to}")

@@ -8,4 +8,4 @@ from pathlib import Path
 import shared
 
 POCKET_GROUNDER = Path(shared.__file__).parent / "pocket" / "grounder"  # the checkpoint that comes with the project
-NAME = "pocket-grounder-1"  # what LABELER_MODEL and label rows call it; other weights get another number
+NAME = "pocket-grounder-2"  # what LABELER_MODEL and label rows call it; other weights get another number

@@ -33,9 +33,10 @@ For labels that matter, use a large model. It must not be used to identify or wa
 
 **Data**: {generated:,} generated pedestrians (shared/synthetic, exact boxes) and {photos} street photos with human part
 labels, derived from Clothing Co-Parsing (Yang, Luo, Lin, CVPR 2014; Apache-2.0). The photos whose names have the
-126 smallest hashes were never trained on; the next 50 only chose the best weights. No picture is part of this folder.
+176 smallest hashes were never trained on; the first 126 of them are scored below. No picture is part of this folder.
 
-**Training**: `{command}`, seed {seed}: {steps:,} steps of {batch} pictures in {minutes:.0f} minutes on shared cores.
+**Training**: `{command}`, seed {seed}: {steps:,} steps of {batch} pictures in {minutes:.0f} minutes on two CPU cores.
+The weights are the averaged ones of the last step; no photo chose among them.
 
 **Scores**: mean IoU (an answer without a box counts 0), the share of answers that parse, and of parts that are not
 visible the share answered so. One greedy answer, float32, free text.

@@ -19,7 +19,7 @@ from shared.synthetic import DOMAINS, render_person
 from shared.synthetic.pool import ordered_results
 
 HELD_OUT = 126  # real photos that are never trained on
-VALIDATION = 50  # real photos that the best weights are chosen by
+VALIDATION = 50  # real photos that are only watched while it trains
 GENERATED_SIZE = (80, 160)  # width, height in pixels
 CHUNK = 500  # generated scenes per file
 CAMERAS = 12  # of each generated place, other ones in every file

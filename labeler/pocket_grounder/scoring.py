@@ -36,10 +36,6 @@ class Scores:
     parsed: float
     images: int
 
-    @property
-    def mean_iou(self) -> float:
-        return sum(self.iou.values()) / len(self.iou)
-
     def as_json(self) -> dict[str, float | None]:
         figures = {**self.iou, "absent": self.absent, "parsed": self.parsed}
         return {name: value if value is None else round(value, 4) for name, value in figures.items()} | {

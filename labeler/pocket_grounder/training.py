@@ -33,7 +33,7 @@ from shared.schemas import PARTS, LabelStatus
 
 STATE = "training.pt"
 LOG = "log.jsonl"
-BEST = "best"
+CHECKPOINT = "checkpoint"
 NOTED = 40  # steps whose losses the progress line averages
 AHEAD = 3  # batches made before they are needed
 LONGEST_STEP_S = 30.0  # what a step may count for: a machine that slept did not train
@@ -62,7 +62,7 @@ class Recipe:
 
 
 class Trainer:
-    """One training in `folder`: state, log, and the best checkpoint so far by the validation photos."""
+    """One training in `folder`: state, log and, at its end, the checkpoint."""
 
     def __init__(
         self, folder: Path, recipe: Recipe, real: RealScenes, generated: Scenes, *, device: torch.device
@@ -77,7 +77,7 @@ class Trainer:
         self._parameters = [*model.parameters(), *self._heads.place.parameters()]
         self._objective = Objective(model, self._heads, numbers)
         self._optimizers = _optimizers(model, self._heads, recipe)
-        self._step, self._trained_s, self._best = 0, 0.0, 0.0
+        self._step, self._trained_s = 0, 0.0
         if (folder / STATE).exists():
             self._load()
         else:
@@ -85,7 +85,10 @@ class Trainer:
             self._average = [value.detach().clone() for value in model.parameters()]
 
     def run(self) -> None:
-        """Train until the budget is spent, from wherever it was."""
+        """Train until the budget is spent, from wherever it was, and write the checkpoint: the averaged weights.
+
+        Weights chosen by the validation photos would be no better: after the decay their scores only differ by chance.
+        """
         saved = scored = self._trained_s
         losses: list[dict[str, float]] = []
         with Progress("train grounder", self._recipe.steps, "steps") as progress, ThreadPoolExecutor(1) as pool:
@@ -101,6 +104,8 @@ class Trainer:
                 if self.share >= 1 or self._trained_s - saved > 60 * self._recipe.save_minutes:
                     self._save()
                     saved = self._trained_s
+        with self._averaged():
+            save(self._model, self._processor, self.checkpoint)
 
     @property
     def share(self) -> float:
@@ -116,8 +121,8 @@ class Trainer:
         return {**asdict(self._recipe), **told}
 
     @property
-    def best(self) -> Path:
-        return self._folder / BEST
+    def checkpoint(self) -> Path:
+        return self._folder / CHECKPOINT
 
     def _note(self, losses: list[dict[str, float]]) -> str:
         """Where the training is, and its losses of late."""
@@ -160,7 +165,7 @@ class Trainer:
         return min(1.0, (self._step + 1) / self._recipe.warmup_steps) * decay
 
     def _score(self, losses: list[dict[str, float]]) -> None:
-        """Log mean losses and the averaged weights' scores; keep these weights when none were better."""
+        """Log mean losses and the averaged weights' scores."""
         line: dict[str, Any] = {"step": self._step, "minutes": round(self._trained_s / 60, 1)}
         line |= {name: round(fmean(one[name] for one in losses if name in one), 4) for name in losses[-1]}
         with self._averaged():
@@ -170,9 +175,6 @@ class Trainer:
                 local = LocalModel("pocket", FAMILY, self._model, self._processor, logprobs=False)
                 validation = score(local, self._real.validation)
                 line |= {"validation": validation.as_json(), "held_out": score(local, self._real.held_out).as_json()}
-                if validation.mean_iou > self._best:
-                    self._best = validation.mean_iou
-                    save(self._model, self._processor, self.best)
         with (self._folder / LOG).open("a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -222,7 +224,7 @@ class Trainer:
             "heads": self._heads.state_dict(),
             "average": self._average,
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
-            "progress": [self._step, self._trained_s, self._best],
+            "progress": [self._step, self._trained_s],
         }
         with atomic_path(self._folder / STATE) as temporary:
             torch.save(state, temporary)
@@ -234,7 +236,7 @@ class Trainer:
         self._average = state["average"]
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self._step, self._trained_s, self._best = state["progress"]
+        self._step, self._trained_s = state["progress"]
 
 
 def _optimizers(model: Any, heads: DenseHeads, recipe: Recipe) -> list[torch.optim.Optimizer]:

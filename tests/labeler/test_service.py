@@ -263,10 +263,10 @@ def test_settings_mask_secrets_and_name_their_origin(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("given", "engine", "model"),
     [
-        ({}, "local", "pocket-grounder-1"),
+        ({}, "local", "pocket-grounder-2"),
         ({"upstream_url": "http://a:1/v1,http://b:2/"}, "vllm_server", "Qwen/Qwen2.5-VL-7B-Instruct"),
         ({"engine": "vllm_server", "model": "mine"}, "vllm_server", "mine"),
-        ({"upstream_url": "http://a:1", "engine": "local"}, "local", "pocket-grounder-1"),
+        ({"upstream_url": "http://a:1", "engine": "local"}, "local", "pocket-grounder-2"),
     ],
 )
 def test_an_address_of_a_model_server_decides_who_answers(

@@ -1,4 +1,4 @@
-"""Training goes on where it was, keeps the best, and what it exports loads and says how good it is."""
+"""Training goes on where it was, and what it exports loads and says how good it is."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_a_run_continues_and_its_best_is_exported(tmp_path: Path, monkeypatch: p
     run = tmp_path / "run"
     first = trainer(run, 2)
     with pytest.raises(DataError, match="no checkpoint"):
-        export(first.best, tmp_path / "none", RealScenes(scenes(3), scenes(2), scenes(2)), scenes(2), {})
+        export(first.checkpoint, tmp_path / "none", RealScenes(scenes(3), scenes(2), scenes(2)), scenes(2), {})
     first.run()
     again = trainer(run, 4)
     assert again.record["steps"] == 2 and again.share == 0.5
@@ -47,7 +47,7 @@ def test_a_run_continues_and_its_best_is_exported(tmp_path: Path, monkeypatch: p
     assert [line["step"] for line in lines] == [2, 4]
     assert {"dense", "answer", "place", "seen", "validation", "held_out"} <= set(lines[-1])
     told = {**again.record, "generated": 4, "command": "train"}
-    scores = export(again.best, tmp_path / "out", RealScenes(scenes(3), scenes(2), scenes(2)), scenes(2), told)
+    scores = export(again.checkpoint, tmp_path / "out", RealScenes(scenes(3), scenes(2), scenes(2)), scenes(2), told)
     assert json.loads((tmp_path / "out" / "scores.json").read_text()) == scores
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Not reached: held out photos head" in card and "4 steps of 2 pictures" in card
