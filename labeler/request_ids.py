@@ -22,9 +22,8 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = (
-            given if _HARMLESS.fullmatch(given) else f"{random.getrandbits(128):032x}"
-        )  # no secret, so no call of the system
+        # A made-up one is no secret, so it needs no call of the system.
+        request_id = given if _HARMLESS.fullmatch(given) else f"{random.getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
         current_request_id.set(request_id)
 

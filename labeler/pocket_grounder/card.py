@@ -36,7 +36,7 @@ labels, derived from Clothing Co-Parsing (Yang, Luo, Lin, CVPR 2014; Apache-2.0)
 176 smallest hashes were never trained on; the first 126 of them are scored below. No picture is part of this folder.
 
 **Training**: `{command}`, seed {seed}: {steps:,} steps of {batch} pictures in {minutes:.0f} minutes on two CPU cores.
-The weights are the averaged ones of the last step; no photo chose among them.
+The weights are the averaged ones of the last step.
 
 **Scores**: mean IoU (an answer without a box counts 0), the share of answers that parse, and of parts that are not
 visible the share answered so. One greedy answer, float32, free text.
@@ -69,7 +69,7 @@ def export(
     Raises DataError when there is no checkpoint yet.
     """
     if not (checkpoint / "model.safetensors").is_file():
-        raise DataError("no checkpoint was good enough to keep yet", path=checkpoint, fix="train for longer")
+        raise DataError("there is no checkpoint yet", path=checkpoint, fix="train to the end")
     local = LocalModel.load(Settings(model=str(checkpoint), family=FAMILY.name, device="cpu", dtype="float32"))
     scores: dict[str, Any] = {
         "prompt_versions": {mode: Prompts.choose(FAMILY, mode, SHARED).version for mode in MODES},

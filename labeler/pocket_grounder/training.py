@@ -87,7 +87,7 @@ class Trainer:
     def run(self) -> None:
         """Train until the budget is spent, from wherever it was, and write the checkpoint: the averaged weights.
 
-        Weights chosen by the validation photos would be no better: after the decay their scores only differ by chance.
+        The last ones, since so few validation photos cannot tell late weights apart.
         """
         saved = scored = self._trained_s
         losses: list[dict[str, float]] = []
