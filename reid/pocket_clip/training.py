@@ -45,12 +45,12 @@ class ClipTraining(Section):
     views: int = Field(4, gt=0, le=40)  # pictures of each generated person
     batch: int = Field(96, gt=1)
     real_share: float = Field(0.375, ge=0, le=1)  # of a batch; without sources all are generated
-    rounds: int = Field(20, gt=0)  # of `steps` batches; a checkpoint after each
+    rounds: int = Field(50, gt=0)  # of `steps` batches; a checkpoint after each
     steps: int = Field(100, gt=0)
     lr: float = Field(1e-3, gt=0)  # AdamW
     weight_decay: float = Field(0.2, ge=0)
     warmup_steps: int = Field(100, ge=0)
-    patch_dropout: float = Field(0.5, ge=0, lt=1)  # share of the patches left out in training (Li et al. 2023, FLIP)
+    patch_dropout: float = Field(0.25, ge=0, lt=1)  # share of the patches left out in training (Li et al. 2023, FLIP)
 
 
 def clip_training(**given: Any) -> ClipTraining:
