@@ -6,9 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
+from reid.reporting.curves import FIRST, SECOND, STYLE, Panel, inline_svg
 from reid.reporting.markdown import markdown_table
 from reid.reporting.tables import RESPONSIBLE_USE, Table
 from shared.atomic_files import write_text
@@ -45,8 +48,8 @@ def summarise(
 
 
 def benchmark_table(summary: Mapping[str, Any]) -> str:
-    """The table as Markdown: percent, mean ± standard deviation over seeds."""
-    return markdown_table(*_table(summary))
+    """A table of each measure as Markdown: percent, mean ± standard deviation over seeds."""
+    return "\n\n".join(f"**{title}**\n\n{markdown_table(*_table(summary, name))}" for name, title in MEASURES.items())
 
 
 def write_benchmark(summary: Mapping[str, Any], folder: Path) -> None:
@@ -58,7 +61,11 @@ def write_benchmark(summary: Mapping[str, Any], folder: Path) -> None:
         loader=PackageLoader("reid"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("benchmark.html").render(
-        summary=summary, table=_table(summary), notes=notes, responsible_use=RESPONSIBLE_USE
+        summary=summary,
+        tables={title: _table(summary, name) for name, title in MEASURES.items()},
+        panel=_panel(summary),
+        notes=notes,
+        responsible_use=RESPONSIBLE_USE,
     )
     write_text(folder / "dg.html", page)
 
@@ -97,19 +104,39 @@ def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "std": deviation, "by_seed": dict(by_seed)}
 
 
-def _table(summary: Mapping[str, Any]) -> Table:
+def _table(summary: Mapping[str, Any], measure: str) -> Table:
+    """One measure of every row on every target; that of `mean_ap` ends with the gain over the baseline."""
     targets = next((list(row["targets"]) for row in summary["rows"] if row["targets"]), [])
     baseline = next(row["title"] for row in summary["rows"] if row["name"] == summary["baseline"])
-    header = ("row", *(f"{target} mAP / Rank-1" for target in targets), f"mean mAP over “{baseline}”", "seeds")
+    gains = measure == "mean_ap"
+    header = ("row", *targets, *([f"mean over “{baseline}”"] if gains else []), "seeds")
     lines = []
     for row in summary["rows"]:
-        cells = [
-            " / ".join(_told(row["targets"][target][measure]) for measure in MEASURES) if row["targets"] else "not done"
-            for target in targets
-        ]
-        gain = row[f"mean_ap_over_{summary['baseline']}"]
-        lines.append((row["title"], *cells, _told(gain, sign="+") if gain else "–", str(len(row["seeds"]))))
+        cells = [_told(row["targets"][target][measure]) if row["targets"] else "not done" for target in targets]
+        if gains:
+            gain = row[f"mean_ap_over_{summary['baseline']}"]
+            cells.append(_told(gain, sign="+") if gain else "–")
+        lines.append((row["title"], *cells, str(len(row["seeds"]))))
     return header, lines
+
+
+def _panel(summary: Mapping[str, Any]) -> Panel:
+    """Mean mAP of every finished row as a bar, every seed as a dot, the baseline as a line."""
+    found = {row["title"]: row["targets"][MEAN]["mean_ap"] for row in summary["rows"] if row["targets"]}
+    baseline = next((row["title"] for row in summary["rows"] if row["name"] == summary["baseline"]), "")
+    with matplotlib.rc_context(STYLE | {"axes.grid.axis": "x"}):
+        figure = Figure(figsize=(7.0, 0.6 + 0.32 * len(found)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.barh(list(found), [spread["mean"] for spread in found.values()], height=0.62, color=SECOND, alpha=0.55)
+        for title, spread in found.items():
+            values = list(spread["by_seed"].values())
+            axes.plot(values, [title] * len(values), "o", color=FIRST, markersize=3.5)
+        if baseline in found:
+            axes.axvline(found[baseline]["mean"], color=FIRST, linewidth=0.8, linestyle="--")
+        axes.invert_yaxis()
+        axes.set(xlabel="mean mAP over the targets (%)", xlim=(0, None))
+        described = "; ".join(f"{title}: {spread['mean']:.1f} %" for title, spread in found.items())
+        return Panel("Mean mAP", described, inline_svg(figure))
 
 
 def _told(spread: Mapping[str, Any], sign: str = "") -> str:
@@ -119,9 +146,10 @@ def _told(spread: Mapping[str, Any], sign: str = "") -> str:
 
 def _notes(summary: Mapping[str, Any]) -> list[str]:
     return [
-        "Percent; mean ± standard deviation over the seeds. The last but one column is the difference of the mean mAP "
-        "over the targets, seed by seed. A seed draws the weights, the batches and the random splits of the targets; "
-        "all rows of a seed have the same splits.",
+        "Percent; mean ± standard deviation over the seeds; in the figure a dot is a seed and the line the row without "
+        "parts. The last but one column of the mAP is the difference of the means over the targets, seed by seed. A "
+        "seed draws the weights, the batches and the random splits of the targets; all rows of a seed have the same "
+        "splits.",
         *(f"Protocol: {line}" for line in summary["protocols"]),
         f"Training and scoring took {summary['minutes']:.0f} minutes so far; an interrupted row counts from its last "
         "start.",

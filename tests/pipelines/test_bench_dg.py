@@ -43,8 +43,11 @@ def test_every_row_and_seed_is_trained_once_and_lands_in_the_table(
     assert method["seeds"] == [0, 1] and method["targets"]["caviar"]["mean_ap"]["std"] is not None
     both = [method["targets"]["mean"]["mean_ap"]["by_seed"][s] - _of(second, "no_parts", s) for s in ("0", "1")]
     assert list(method["mean_ap_over_no_parts"]["by_seed"].values()) == pytest.approx(both)
-    for row in ROWS:
-        assert row.title in (folder / "dg.md").read_text() and row.title in (folder / "dg.html").read_text()
+    page, text = (folder / "dg.html").read_text(), (folder / "dg.md").read_text()
+    figure, *tables = page.split("<h3>")
+    assert [table.split("</h3>")[0] for table in tables] == ["mAP", "Rank-1"] and "<svg" in figure
+    assert all(row.title in place for row in ROWS for place in (figure, *tables))
+    assert all(text.count(f"| {row.title} |") == 2 for row in ROWS)
 
     capfd.readouterr()
     assert bench("stage2.lr=1e-4") == 2, "the rows of a table are all trained alike"
