@@ -122,20 +122,21 @@ def _table(summary: Mapping[str, Any], measure: str) -> Table:
 
 def _panel(summary: Mapping[str, Any]) -> Panel:
     """Mean mAP of every finished row as a bar, every seed as a dot, the baseline as a line."""
-    found = {row["title"]: row["targets"][MEAN]["mean_ap"] for row in summary["rows"] if row["targets"]}
-    baseline = next((row["title"] for row in summary["rows"] if row["name"] == summary["baseline"]), "")
+    finished = {
+        row["name"]: (row["title"], row["targets"][MEAN]["mean_ap"]) for row in summary["rows"] if row["targets"]
+    }
     with matplotlib.rc_context(STYLE | {"axes.grid.axis": "x"}):
-        figure = Figure(figsize=(7.0, 0.6 + 0.32 * len(found)), layout="constrained")
+        figure = Figure(figsize=(7.0, 0.6 + 0.32 * len(finished)), layout="constrained")
         axes = figure.add_subplot()
-        axes.barh(list(found), [spread["mean"] for spread in found.values()], height=0.62, color=SECOND, alpha=0.55)
-        for title, spread in found.items():
+        for name, (title, spread) in finished.items():
             values = list(spread["by_seed"].values())
+            axes.barh(title, spread["mean"], height=0.62, color=SECOND, alpha=0.55)
             axes.plot(values, [title] * len(values), "o", color=FIRST, markersize=3.5)
-        if baseline in found:
-            axes.axvline(found[baseline]["mean"], color=FIRST, linewidth=0.8, linestyle="--")
+            if name == summary["baseline"]:
+                axes.axvline(spread["mean"], color=FIRST, linewidth=0.8, linestyle="--")
         axes.invert_yaxis()
         axes.set(xlabel="mean mAP over the targets (%)", xlim=(0, None))
-        described = "; ".join(f"{title}: {spread['mean']:.1f} %" for title, spread in found.items())
+        described = "; ".join(f"{title}: {spread['mean']:.1f} %" for title, spread in finished.values())
         return Panel("Mean mAP", described, inline_svg(figure))
 
 
