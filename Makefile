@@ -94,7 +94,7 @@ train-grounder: install ## make the pocket grounder from generated people and ph
 	@$(DGREID) train-grounder $(ARGS)
 
 .PHONY: train-clip
-train-clip: install ## make the pocket CLIP from captioned people; ends with the files of shared/pocket/clip [ARGS="--rounds 2"]
+train-clip: install ## make the pocket CLIP from captioned people; ends with the files of reid/pocket [ARGS="--rounds 2"]
 	@$(DGREID) train-clip $(ARGS)
 
 .PHONY: eval

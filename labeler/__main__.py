@@ -6,9 +6,9 @@ import sys
 import typer
 import uvicorn
 
-from labeler.app import create_app
-from labeler.http_protocol import BoundedHttp
-from labeler.json_logs import log_as_json
+from labeler.service.app import create_app
+from labeler.service.limits import BoundedHttp
+from labeler.service.logs import log_as_json
 from labeler.settings import describe, load_settings
 from shared.errors import DgreidError
 
@@ -33,7 +33,7 @@ def serve() -> None:
         http=BoundedHttp,
         timeout_graceful_shutdown=settings.drain_s,
         log_config=None,
-        access_log=False,  # labeler.observation writes one line per request
+        access_log=False,  # labeler.service.observation writes one line per request
         server_header=False,
     )
 

@@ -1,4 +1,4 @@
-"""Looking at labels with SQL: canned queries, and any other SELECT, over the views of `shared.shards.connect`."""
+"""Looking at labels with SQL: canned queries, and any other SELECT, over the views of `shared.labels.connect`."""
 
 from importlib import resources
 

@@ -8,9 +8,9 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from labeler.grounding import MissingParts
-from labeler.pocket_grounder import NAME as POCKET_MODEL
-from labeler.prompts import PromptMode
+from labeler.grounding.ground import MissingParts
+from labeler.grounding.prompts import PromptMode
+from labeler.pocket import NAME as POCKET_MODEL
 from shared.errors import ConfigError
 
 PREFIX = "LABELER_"

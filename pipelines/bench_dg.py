@@ -11,7 +11,7 @@ import typer
 
 from pipelines.datasets import scan
 from pipelines.label import embedded_settings, label_dataset
-from shared.atomic_files import write_text
+from shared.files import write_text
 from shared.workspace import Workspace
 
 PROTOCOL = "3dpes+caviar+towncentre2viper+grid+prid+ilids"
@@ -51,8 +51,8 @@ def bench_dg(
     engine: Annotated[str, typer.Option(help="of the grounder's boxes: local, vllm_server")] = "local",
 ) -> None:
     """Label the sources, train and score every row with every seed, write runs/bench/dg.json, .md and .html."""
-    from reid.protocols import parse_protocol
-    from reid.reporting.benchmark import benchmark_table, summarise, write_benchmark
+    from reid.protocols.protocol import parse_protocol
+    from reid.report.benchmark import benchmark_table, summarise, write_benchmark
 
     workspace = Workspace.from_environment()
     parsed = parse_protocol(protocol, workspace.data_root)
@@ -87,8 +87,8 @@ def _run(
 ) -> dict[str, Any]:
     """The scores of one training: read where it is finished, continued or begun where it is not."""
     from reid.config import load_config
-    from reid.evaluation import evaluate_run, read_config
-    from reid.train import train
+    from reid.evaluation.evaluate import evaluate_run, read_config
+    from reid.training.train import train
 
     preset, protocol, given = common
     labels = (f"data.label_run={row.labels}",) if row.labels else ()

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.runs import run_folder
-from shared.atomic_files import write_text
+from shared.files import write_text
 from shared.workspace import Workspace
 
 
@@ -18,8 +18,8 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="a JSON file for the same numbers unrounded")] = None,
 ) -> None:
     """Mean and standard deviation of the scores over runs that differ in the seed alone, in percent."""
-    from reid.reporting.comparison import compare_runs, comparison_table
-    from reid.reporting.run_record import read_run
+    from reid.report.comparison import compare_runs, comparison_table
+    from reid.report.run_record import read_run
 
     workspace = Workspace.from_environment()
     groups = compare_runs([read_run(run_folder(workspace, name)) for name in runs])

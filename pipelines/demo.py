@@ -12,7 +12,7 @@ import typer
 from pipelines.datasets import scan
 from pipelines.evaluate import show_scores
 from pipelines.label import embedded_settings, label_dataset
-from shared.synthetic import generate_dataset
+from pipelines.synthetic import generate_dataset
 from shared.workspace import Workspace
 
 SOURCES = ("synth_plaza", "synth_campus", "synth_mall")
@@ -41,10 +41,10 @@ def demo(
 ) -> None:
     """Generate crops, label their parts, train on three places, test on a fourth, write the report."""
     from reid.config import load_config
-    from reid.evaluation import evaluate_run
-    from reid.protocols import parse_protocol
-    from reid.report import write_report
-    from reid.train import train
+    from reid.evaluation.evaluate import evaluate_run
+    from reid.protocols.protocol import parse_protocol
+    from reid.report.write import write_report
+    from reid.training.train import train
 
     folder = Workspace.from_environment().runs_root / "demo"
     workspace = Workspace(folder / "data", folder)

@@ -9,10 +9,10 @@ from importlib import metadata
 from rich.console import Console
 from rich.table import Table
 
-from shared.atomic_files import write_text
 from shared.datasets import known_datasets, locate
 from shared.errors import DataError, DgreidError
-from shared.shards import label_shards
+from shared.files import write_text
+from shared.labels import label_shards
 from shared.workspace import Workspace
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "fastapi", "httpx", "pyarrow", "duckdb")

@@ -20,8 +20,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Embed the targets with the trained and the untrained model and compare their rankings."""
-    from reid.evaluation import evaluate_run, read_config
-    from reid.protocols import parse_protocol
+    from reid.evaluation.evaluate import evaluate_run, read_config
+    from reid.protocols.protocol import parse_protocol
 
     workspace = Workspace.from_environment()
     folder = run_folder(workspace, run) if run else newest_run(workspace)

@@ -17,12 +17,12 @@ from labeler.exchange.label_files import images_with_boxes, newest_rows
 from labeler.exchange.label_studio import from_label_studio, to_label_studio
 from labeler.exchange.pickled_masks import read_masks
 from pipelines.datasets import scan
-from shared.atomic_files import write_text
 from shared.datasets import resolve_name
 from shared.errors import ConfigError, DataError
+from shared.files import write_text
 from shared.label_runs import corrected_runs
+from shared.labels import label_shards
 from shared.schemas import PARTS
-from shared.shards import label_shards
 from shared.workspace import Workspace
 
 Form = Literal["coco", "label-studio", "fiftyone"]

@@ -9,15 +9,15 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
-from labeler.annotate import AnnotateOptions, annotate
-from labeler.pocket_grounder import NAME as POCKET_MODEL
+from labeler.annotation.annotate import AnnotateOptions, annotate
+from labeler.annotation.summary import Summary
+from labeler.pocket import NAME as POCKET_MODEL
 from labeler.settings import SERVED_MODEL, Settings, load_settings
-from labeler.summary import Summary
 from pipelines.datasets import DatasetNames, scan, split_names
 from shared.datasets import locate
 from shared.errors import DgreidError
+from shared.labels import ManifestFile
 from shared.schemas import ManifestRow
-from shared.shards import ManifestFile
 from shared.workspace import Workspace
 
 

@@ -13,7 +13,7 @@ def report(
     images: Annotated[bool, typer.Option(help="put the people's pictures into the HTML page")] = True,
 ) -> None:
     """Write report.json, report.md and report.html into the run folder."""
-    from reid.report import write_report
+    from reid.report.write import write_report
 
     workspace = Workspace.from_environment()
     paths = write_report(run_folder(workspace, run) if run else newest_run(workspace), workspace, images=images)

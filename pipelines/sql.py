@@ -9,7 +9,7 @@ from rich.table import Table
 from pipelines.datasets import DatasetNames, split_names
 from shared.errors import DataError
 from shared.label_runs import corrected_runs
-from shared.shards import connect, label_shards
+from shared.labels import connect, label_shards
 from shared.workspace import Workspace
 
 MAX_ROWS = 200

@@ -20,8 +20,8 @@ def train(
 ) -> None:
     """Train on the sources of a protocol: prompts first, then the image encoder."""
     from reid.config import load_config
-    from reid.protocols import parse_protocol
-    from reid.train import train as train_both_stages
+    from reid.protocols.protocol import parse_protocol
+    from reid.training.train import train as train_both_stages
 
     workspace = Workspace.from_environment()
     parsed = parse_protocol(protocol, workspace.data_root)

@@ -17,11 +17,11 @@ def train_clip(
     seed: Annotated[int, typer.Option(help="of every draw")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
-    """Train the pocket CLIP; killed, the same command continues. Ends with the files of shared/pocket/clip."""
+    """Train the pocket CLIP; killed, the same command continues. Ends with the files of reid/pocket."""
+    from pipelines.recipes.clip.release import write_release
+    from pipelines.recipes.clip.training import clip_training
+    from pipelines.recipes.clip.training import train_clip as train
     from reid.config import load_config
-    from reid.pocket_clip.release import write_release
-    from reid.pocket_clip.training import clip_training
-    from reid.pocket_clip.training import train_clip as train
 
     workspace = Workspace.from_environment()
     names = () if sources == "none" else tuple(split_names(sources, workspace))
@@ -33,6 +33,6 @@ def train_clip(
     scores = write_release(train(config, model, workspace, folder), config, model, workspace, folder)
     typer.echo(
         f"written: {folder / 'release'} (README.md tells the scores)\n"
-        f"to ship it: copy the folder to shared/pocket/clip and set model.weights_sha256={scores['weights_sha256']} "
+        f"to ship it: copy the folder to reid/pocket and set model.weights_sha256={scores['weights_sha256']} "
         f"in reid/presets/{preset}.yaml"
     )

@@ -27,9 +27,9 @@ def train_grounder(
     """Train the pocket grounder; killed, the same command goes on. With --minutes 0 it ends with what there is."""
     import torch
 
-    from labeler.pocket_grounder.card import export
-    from labeler.pocket_grounder.scenes import UNSEEN_IDENTITY, generated_scenes, real_scenes
-    from labeler.pocket_grounder.training import Recipe, Trainer
+    from pipelines.recipes.grounder.card import export
+    from pipelines.recipes.grounder.scenes import UNSEEN_IDENTITY, generated_scenes, real_scenes
+    from pipelines.recipes.grounder.training import Recipe, Trainer
 
     torch.set_num_threads(threads)
     root = Workspace.from_environment().runs_root / "train-grounder"

@@ -40,7 +40,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     label_run: str | None = None  # None: the only label run there is
     missing_labels: Literal["require", "drop", "prior"] = "require"  # parts nobody has answered stop the run, leave the
-    # image out, or get the box where that part usually is (shared/body_proportions.py)
+    # image out, or get the box where that part usually is (shared/body_prior.py)
     max_images_per_identity: int | None = Field(None, gt=0)  # evenly spaced over all there are; None = all of them
     visible_share: float = Field(0.5, gt=0, le=1)  # a patch shows a part when the box covers this share of it
     flip: float = Field(0.5, ge=0, le=1)  # chance of a horizontal flip, image and mask together

@@ -10,9 +10,9 @@ from pathlib import Path
 from shared.datasets import FileRecord, Scan, locate, resolve_name, scan_dataset
 from shared.errors import DataError
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
+from shared.labels import read_manifest, write_manifest
 from shared.progress import Progress
 from shared.schemas import ImageStatus, ManifestRow
-from shared.shards import read_manifest, write_manifest
 
 log = logging.getLogger(__name__)
 

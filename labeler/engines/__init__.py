@@ -1,1 +1,1 @@
-"""Engines: the things that ground body parts. `factory.py` makes them by name."""
+"""What answers a question about an image: a vLLM server or several, a model in this process, the body prior."""

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from labeler.coordinates import Sent
-from labeler.engines.base import PartOutcome
 from labeler.engines.token_scores import box_scores
-from labeler.parsing import kept_text, parse_answer
-from labeler.prompts import Question
-from labeler.vocabulary import Vocabulary
+from labeler.grounding.coordinates import Sent
+from labeler.grounding.engine import PartOutcome
+from labeler.grounding.parsing import kept_text, parse_answer
+from labeler.grounding.prompts import Question
+from labeler.grounding.vocabulary import Vocabulary
 from shared.schemas import LabelStatus
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from labeler.engines.base import EngineAnswer, EngineIdentity, PartOutcome
-from labeler.retry import Attempt
-from shared.body_proportions import PROPORTIONS, prior_box
+from labeler.grounding.engine import EngineAnswer, EngineIdentity, PartOutcome
+from labeler.grounding.retry import Attempt
+from shared.body_prior import PROPORTIONS, prior_box
 from shared.schemas import LabelStatus
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from labeler.engines.base import Engine
 from labeler.engines.body_prior import BodyPrior
 from labeler.engines.vllm_server import VllmServer
+from labeler.grounding.engine import Engine
 from labeler.settings import EngineName, Settings
 from shared.errors import ConfigError
 

@@ -10,15 +10,15 @@ from typing import Self
 
 from PIL import Image
 
-from labeler.coordinates import prepare
 from labeler.engines.answers import outcomes
-from labeler.engines.base import EngineAnswer, EngineIdentity, PartOutcome
 from labeler.engines.local_transformers_model import LocalModel, LocalQuestion, LocalReply
 from labeler.engines.micro_batches import MicroBatches
-from labeler.prompts import Prompts
-from labeler.retry import Attempt
+from labeler.grounding.coordinates import prepare
+from labeler.grounding.engine import EngineAnswer, EngineIdentity, PartOutcome
+from labeler.grounding.prompts import Prompts
+from labeler.grounding.retry import Attempt
+from labeler.grounding.vocabulary import load_vocabulary
 from labeler.settings import Settings
-from labeler.vocabulary import load_vocabulary
 
 
 class LocalTransformers:

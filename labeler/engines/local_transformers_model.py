@@ -11,11 +11,11 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
-from labeler.coordinates import ModelFamily, family_of, image_tokens
-from labeler.engines.base import EngineError, EngineUnfitError
-from labeler.pocket_grounder import NAME as POCKET_MODEL
-from labeler.pocket_grounder import POCKET_GROUNDER
-from labeler.retry import Attempt
+from labeler.grounding.coordinates import ModelFamily, family_of, image_tokens
+from labeler.grounding.engine import EngineError, EngineUnfitError
+from labeler.grounding.retry import Attempt
+from labeler.pocket import CHECKPOINT as POCKET_GROUNDER
+from labeler.pocket import NAME as POCKET_MODEL
 from labeler.settings import Settings
 from shared.errors import ConfigError
 

@@ -16,10 +16,10 @@ from typing import Any, Self
 import httpx
 from pydantic_core import from_json, to_json
 
-from labeler.engines.base import EngineAwayError, EngineDownError, EngineError, EngineSlowError, UpstreamState
 from labeler.engines.upstream_http import UpstreamHttp
-from labeler.request_ids import current_request_id
-from labeler.retry import pause_s, retry_after_s, transport_retryable
+from labeler.grounding.engine import EngineAwayError, EngineDownError, EngineError, EngineSlowError, UpstreamState
+from labeler.grounding.retry import pause_s, retry_after_s, transport_retryable
+from labeler.service.request_ids import current_request_id
 from labeler.settings import Settings
 from shared.errors import ConfigError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 
-from labeler.coordinates import ModelFamily, family_of
+from labeler.grounding.coordinates import ModelFamily, family_of
 from labeler.settings import Settings
 from shared.errors import ConfigError
 

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-from labeler.coordinates import ModelFamily, image_tokens, sent_size
-from labeler.engines.base import EngineUnfitError
+from labeler.grounding.coordinates import ModelFamily, image_tokens, sent_size
+from labeler.grounding.engine import EngineUnfitError
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from labeler.vocabulary import Vocabulary, places
+from labeler.grounding.vocabulary import Vocabulary, places
 
 _BRACKET = re.compile(r"\[[\d\s.,-]{1,80}[\];]")
 

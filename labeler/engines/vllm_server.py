@@ -15,22 +15,22 @@ from typing import Any, Literal, Self
 import httpx
 from PIL import Image
 
-from labeler.coordinates import ModelFamily, Sent, prepare
 from labeler.engines.answers import outcomes, refused
-from labeler.engines.base import (
+from labeler.engines.replicas import Replicas
+from labeler.engines.served_family import family_of_served
+from labeler.engines.token_check import TokenCheck
+from labeler.grounding.coordinates import ModelFamily, Sent, prepare
+from labeler.grounding.engine import (
     EngineAnswer,
     EngineAwayError,
     EngineIdentity,
     PartOutcome,
     UpstreamState,
 )
-from labeler.engines.replicas import Replicas
-from labeler.engines.served_family import family_of_served
-from labeler.engines.token_check import TokenCheck
-from labeler.prompts import Prompts, Question
-from labeler.retry import Attempt, pause_s
+from labeler.grounding.prompts import Prompts, Question
+from labeler.grounding.retry import Attempt, pause_s
+from labeler.grounding.vocabulary import Vocabulary, load_vocabulary
 from labeler.settings import Settings
-from labeler.vocabulary import Vocabulary, load_vocabulary
 
 JPEG_QUALITY = 95
 HALF_CHROMA_FROM = 2.0  # times enlarged: colours are smooth then, 4:2:0 moves real crops by 0.05 of 255 more than 4:4:4

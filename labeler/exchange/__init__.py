@@ -1,1 +1,1 @@
-"""Part labels in other people's formats: out to be looked at and corrected, and back in."""
+"""Part labels in other formats: COCO, Label Studio, FiftyOne, published part masks."""

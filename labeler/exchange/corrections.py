@@ -13,16 +13,16 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
+from labeler.annotation.label_run import check_name
 from labeler.exchange.images import PartBoxes
 from labeler.exchange.label_files import box_of, images_with_boxes, newest_rows
-from labeler.label_rows import part_row
-from labeler.label_run import check_name
-from shared.atomic_files import make_folder, write_text
+from labeler.grounding.rows import part_row
 from shared.errors import ConfigError, DataError
+from shared.files import make_folder, write_text
 from shared.geometry import Box
 from shared.label_runs import CORRECTS, RECORD
+from shared.labels import label_folder, label_shards, read_label_table, write_label_shard, write_label_table
 from shared.schemas import LabelRow, LabelStatus, ManifestRow
-from shared.shards import label_folder, label_shards, read_label_table, write_label_shard, write_label_table
 
 ENGINE, PROMPT_VERSION, FLAG = "import", "corrected", "corrected"
 TOLERANCE_PX = 0.1  # tools round: percentages with few digits are no corrections

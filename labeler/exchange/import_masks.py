@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from labeler.api_models import ServiceInfo
-from labeler.label_rows import part_row
-from labeler.label_run import open_label_run, writer_lock
+from labeler.annotation.label_run import open_label_run, writer_lock
+from labeler.grounding.answers import ServiceInfo
+from labeler.grounding.rows import part_row
 from shared.errors import DataError
 from shared.geometry import Box
+from shared.labels import label_folder, write_label_shard
 from shared.schemas import ImageStatus, LabelRow, LabelStatus, ManifestRow
-from shared.shards import label_folder, write_label_shard
 
 ENGINE = "import"
 NOT_A_RECTANGLE = "not_a_rectangle"  # the box covers patches that the mask hides

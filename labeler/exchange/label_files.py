@@ -5,8 +5,8 @@ from pathlib import Path
 from labeler.exchange.images import PartBoxes
 from shared.errors import DataError
 from shared.geometry import Box
+from shared.labels import label_shards, read_labels, read_manifest
 from shared.schemas import PARTS, ImageStatus, LabelRow, LabelStatus, ManifestRow
-from shared.shards import label_shards, read_labels, read_manifest
 
 
 def newest_rows(labels_root: Path, label_run: str, dataset: str) -> dict[tuple[str, str], LabelRow]:

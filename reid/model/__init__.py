@@ -1,0 +1,1 @@
+"""CLIP with part tokens and masked attention, learned prompts, and the checkpoint formats."""

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid.data.part_masks import PatchGrid
 from reid.model.block import run_block
 from reid.model.mask_predictor import MaskPredictor
-from reid.part_masks import PatchGrid
 
 
 class ImageOutput(NamedTuple):

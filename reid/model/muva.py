@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid.config import ModelConfig
-from reid.model.clip_backbone import load_clip
+from reid.data.part_masks import PatchGrid
+from reid.model.backbone import load_clip
 from reid.model.masked_encoder import ImageOutput, MaskedEncoder
 from reid.model.prompts import Prompts
 from reid.model.text_encoder import TextEncoder
-from reid.part_masks import PatchGrid
 from shared.errors import ConfigError
 
 NECK_MOMENTUM = 0.19  # one pass that moves the statistics as far as two passes with 0.1: 1 - 0.9^2

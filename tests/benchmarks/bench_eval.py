@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.atomic_files import write_text
+from shared.files import write_text
 from shared.workspace import Workspace
 
 SIZES = {  # queries, gallery images, people, cameras
@@ -108,7 +108,7 @@ def naive_re_ranking(qf: Any, gf: Any, kind: Any = np.float16, k1: int = 20, k2:
 
 
 def bench_scores(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    from reid.metrics import evaluate
+    from reid.metrics.retrieval import evaluate
 
     given = features(name, options.scale, options.dimensions)
     scores, seconds, peak = first_time(lambda: evaluate(*given).summary())
@@ -129,7 +129,7 @@ def bench_scores(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def bench_re_ranking(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    from reid.rerank import k_reciprocal
+    from reid.metrics.rerank import k_reciprocal
 
     query, _, _, gallery, _, _ = features(name, options.scale, options.dimensions)
     found, seconds, peak = first_time(lambda: k_reciprocal(query, gallery))
@@ -152,7 +152,7 @@ def bench_images(_: str, options: argparse.Namespace) -> dict[str, Any]:
     """
     from torchvision import transforms as classic
 
-    from reid.augment import Augmentation
+    from reid.data.augment import Augmentation
 
     folder = options.images
     files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".bmp"}]
@@ -178,9 +178,9 @@ def bench_images(_: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def our_loading(files: list[Path], augmentation: Any) -> Callable[[], None]:
-    from reid.images import PersonImages, in_order, load_batches
-    from reid.part_masks import PatchGrid
-    from reid.transforms import TRAINING, normalised
+    from reid.data.part_masks import PatchGrid
+    from reid.data.person_images import PersonImages, in_order, load_batches
+    from reid.data.transforms import TRAINING, normalised
 
     boxes = np.tile([[10.0, 0, 40, 30], [5, 25, 50, 90], [5, 80, 50, 160]], (len(files), 1, 1))
     grid = PatchGrid(256, 128, 16, 16)

@@ -25,12 +25,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from labeler.annotate import AnnotateOptions, annotate
-from shared.atomic_files import write_text
+from labeler.annotation.annotate import AnnotateOptions, annotate
+from pipelines.synthetic import generate_dataset
+from shared.files import write_text
 from shared.images import image_id_of
+from shared.labels import ManifestFile, write_manifest
 from shared.schemas import ManifestRow
-from shared.shards import ManifestFile, write_manifest
-from shared.synthetic import generate_dataset
 from shared.workspace import Workspace
 
 CORES = 2

@@ -31,10 +31,10 @@ from torch import Tensor, nn
 
 from reid.config import ModelConfig, Stage1Config, Stage2Config
 from reid.model.muva import Muva, build_model
-from reid.optim import image_optimizer, prompt_optimizer
-from reid.stage1 import PromptStep
-from reid.stage2 import ImageStep
-from shared.atomic_files import write_text
+from reid.training.optimizer import image_optimizer, prompt_optimizer
+from reid.training.stage1 import PromptStep
+from reid.training.stage2 import ImageStep
+from shared.files import write_text
 from shared.workspace import Workspace
 
 RATIOS = ("inference", "inference_bf16", "step", "step_bf16", "text", "stage1", "memory")

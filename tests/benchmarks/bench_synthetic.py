@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from shared.atomic_files import write_text
-from shared.synthetic import generate_dataset
+from pipelines.synthetic import generate_dataset
+from shared.files import write_text
 from shared.workspace import Workspace
 
 

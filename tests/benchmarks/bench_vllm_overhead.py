@@ -33,11 +33,11 @@ from typing import Any
 import httpx
 
 from labeler.engines.vllm_server import VllmServer
-from labeler.grounding import ground_image
+from labeler.grounding.ground import ground_image
 from labeler.settings import load_settings
-from shared.atomic_files import write_text
+from pipelines.synthetic import generate_dataset
+from shared.files import write_text
 from shared.schemas import PARTS
-from shared.synthetic import generate_dataset
 from shared.workspace import Workspace
 from tests.vllm.processes import NO_ENVIRONMENT, SERVED, Server, labelling_service, make_checkpoint, tiny_vllm
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labeler import client as client_module
+from labeler.annotation import client as client_module
 from labeler.engines import vllm_server
 from shared.geometry import Box
 from shared.images import image_id_of

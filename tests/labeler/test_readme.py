@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from labeler.coordinates import FAMILIES
+from labeler.grounding.coordinates import FAMILIES
 from labeler.quality import list_queries
 from labeler.settings import PREFIX, EngineName, Settings
 from shared.schemas import LabelStatus

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from shared.shards import connect, label_shards
+from shared.labels import connect, label_shards
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 600

@@ -7,9 +7,9 @@ from PIL import Image
 
 import shared.manifest
 from shared.errors import DataError, DgreidError
+from shared.labels import read_manifest
 from shared.manifest import build_manifest, summarise
 from shared.schemas import ImageStatus
-from shared.shards import read_manifest
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipelines.synthetic import generate_dataset
 from shared.images import image_id_of
 from shared.schemas import ManifestRow
-from shared.synthetic import generate_dataset
 from tests.vllm.processes import NO_ENVIRONMENT, SERVED, Server, make_checkpoint, tiny_vllm
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ import torch
 import transformers as tr
 from tokenizers.pre_tokenizers import ByteLevel
 
-from labeler.pocket_grounder.special_tokens import CHAT_TEMPLATE, SPECIAL, token_ids
+from pipelines.recipes.grounder.special_tokens import CHAT_TEMPLATE, SPECIAL, token_ids
 
 WIDTH = 128
 HEAD = 32  # of the sizes that vLLM's attention has kernels for

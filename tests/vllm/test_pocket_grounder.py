@@ -9,15 +9,15 @@ from PIL import Image
 
 pytest.importorskip("transformers", reason="transformers (extra `local`) is not installed")
 
-from labeler.annotate import annotate
+from labeler.annotation.annotate import annotate
 from labeler.engines.local_transformers_model import LocalModel
-from labeler.pocket_grounder import POCKET_GROUNDER
-from labeler.pocket_grounder.scoring import boxes_of
-from labeler.prompts import PromptMode
+from labeler.grounding.prompts import PromptMode
+from labeler.pocket import CHECKPOINT as POCKET_GROUNDER
 from labeler.settings import Settings
+from pipelines.recipes.grounder.scoring import boxes_of
 from shared.geometry import Box, clipped, iou
+from shared.labels import label_shards, read_labels
 from shared.schemas import LabelStatus
-from shared.shards import label_shards, read_labels
 from tests.vllm.processes import Server, labelling_service, tiny_vllm
 from tests.vllm.test_real_vllm import OPTIONS
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from labeler import client
-from labeler.annotate import AnnotateOptions, annotate
-from labeler.client import ServiceError
-from labeler.coordinates import FAMILIES, Sent, sent_size
-from labeler.prompts import Prompts
-from labeler.vocabulary import load_vocabulary
+from labeler.annotation import client
+from labeler.annotation.annotate import AnnotateOptions, annotate
+from labeler.annotation.client import ServiceError
+from labeler.grounding.coordinates import FAMILIES, Sent, sent_size
+from labeler.grounding.prompts import Prompts
+from labeler.grounding.vocabulary import load_vocabulary
+from shared.labels import label_shards, read_labels
 from shared.schemas import PARTS, LabelStatus
-from shared.shards import label_shards, read_labels
 from tests.vllm.processes import VLLM_PYTHON, labelling_service
 
 ANSWERED = {LabelStatus.OK, LabelStatus.ABSENT, LabelStatus.INVALID_BOX}  # random weights may well box nothing

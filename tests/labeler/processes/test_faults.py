@@ -13,8 +13,8 @@ import httpx
 from PIL import Image
 
 from shared.images import image_id_of
+from shared.labels import connect, label_shards, read_labels, write_manifest
 from shared.schemas import FINAL_STATUSES, PARTS, LabelStatus, ManifestRow
-from shared.shards import connect, label_shards, read_labels, write_manifest
 
 IMAGES = 240
 REFUSED, WORDY = range(5, 9), range(100, 103)  # images that the model never answers
@@ -24,8 +24,8 @@ FAULTS = ["500", "hang", "cut", "html", "garbage"]
 CHILD = """
 import json, sys
 from pathlib import Path
-from labeler.annotate import AnnotateOptions, annotate
-from shared.shards import iter_manifest
+from labeler.annotation.annotate import AnnotateOptions, annotate
+from shared.labels import iter_manifest
 
 url, manifest, root, labels, retry = sys.argv[1:]
 options = AnnotateOptions(

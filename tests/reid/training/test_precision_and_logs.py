@@ -12,16 +12,16 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import reid.job
-from reid.checkpoint import load_checkpoint
+import reid.training.job
 from reid.config import RunConfig
-from reid.images import load_batches
-from reid.job import Job
+from reid.data.person_images import load_batches
+from reid.model.checkpoint import load_checkpoint
 from reid.model.muva import Muva
-from reid.optim import image_optimizer
-from reid.stage1 import learn_prompts
-from reid.stage2 import ImageStep, text_prototypes, train_images
-from reid.train import train
+from reid.training.job import Job
+from reid.training.optimizer import image_optimizer
+from reid.training.stage1 import learn_prompts
+from reid.training.stage2 import ImageStep, text_prototypes, train_images
+from reid.training.train import train
 from shared.workspace import Workspace
 
 Start = Callable[[RunConfig, Path], tuple[Muva, Job]]
@@ -42,7 +42,7 @@ def fabric_in_half_precision(scale: float) -> Callable[..., Fabric]:
 def make_fabric(precision: str) -> Fabric:
     if precision == "16-mixed":
         return fabric_in_half_precision(2.0**10)()
-    return reid.job.make_fabric("cpu", precision)  # type: ignore[arg-type]
+    return reid.training.job.make_fabric("cpu", precision)  # type: ignore[arg-type]
 
 
 def losses_and_gradient(model: Muva, job: Job, precision: str) -> tuple[dict[str, float], torch.Tensor]:
@@ -94,7 +94,7 @@ def test_overflows_are_skipped_and_the_scaler_is_resumed_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch,
     train_until: TrainUntil,
 ) -> None:
-    monkeypatch.setattr(reid.job, "make_fabric", fabric_in_half_precision(2.0**40))  # the first steps overflow
+    monkeypatch.setattr(reid.training.job, "make_fabric", fabric_in_half_precision(2.0**40))  # the first steps overflow
     config = run_config("stage2.epochs=4", "stage2.gradient_clip=5.0")
     train(config, workspace, tmp_path / "whole")
     train_until(config, tmp_path / "cut", 3)

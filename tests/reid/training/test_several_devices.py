@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from reid.checkpoint import load_checkpoint
 from reid.config import RunConfig
-from reid.train import train
+from reid.model.checkpoint import load_checkpoint
+from reid.training.train import train
 from shared.errors import ConfigError
 from shared.schemas import LabelStatus
 from shared.workspace import Workspace
@@ -23,16 +23,16 @@ Config = Callable[..., RunConfig]
 CHILD = """
 import sys, torch, yaml
 from pathlib import Path
-from reid import stage2
+from reid.training import stage2
 from reid.config import parse_config
-from reid.images import load_batches
-from reid.job import make_job
+from reid.data.person_images import load_batches
+from reid.training.job import make_job
 from reid.model.muva import build_model
-from reid.optim import image_optimizer
-from reid.parallel import mean_over_processes, share_of
-from reid.protocols import parse_protocol
-from reid.train import train
-from reid.training_set import build_training_set
+from reid.training.optimizer import image_optimizer
+from reid.inference.parallel import mean_over_processes, share_of
+from reid.protocols.protocol import parse_protocol
+from reid.training.train import train
+from reid.data.training_set import build_training_set
 from shared.workspace import Workspace
 
 torch.set_num_threads(1)

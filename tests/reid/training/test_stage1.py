@@ -7,17 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import reid.stage1
-from reid.checkpoint import load_checkpoint
+import reid.training.stage1
 from reid.config import RunConfig
-from reid.embed import bank_features, identity_means
-from reid.images import load_batches
-from reid.job import Job
+from reid.data.person_images import load_batches
+from reid.data.transforms import normalised
+from reid.inference.embed import bank_features, identity_means
+from reid.model.checkpoint import load_checkpoint
 from reid.model.muva import Muva
-from reid.stage1 import PromptStep, learn_prompts, load_prompts
-from reid.stage2 import train_images
-from reid.tensor_files import load_tensors
-from reid.transforms import normalised
+from reid.model.tensor_files import load_tensors
+from reid.training.job import Job
+from reid.training.stage1 import PromptStep, learn_prompts, load_prompts
+from reid.training.stage2 import train_images
 from shared.errors import DgreidError
 
 Start = Callable[[RunConfig, Path], tuple[Muva, Job]]
@@ -83,8 +83,8 @@ def test_an_interrupted_stage_equals_an_uninterrupted_one(
             raise KeyboardInterrupt
         save(path, state, meta)
 
-    save = reid.stage1.save_checkpoint
-    monkeypatch.setattr(reid.stage1, "save_checkpoint", save_twice_then_die)
+    save = reid.training.stage1.save_checkpoint
+    monkeypatch.setattr(reid.training.stage1, "save_checkpoint", save_twice_then_die)
     with pytest.raises(KeyboardInterrupt):
         learn_prompts(*start(config, tmp_path / "cut"))
     monkeypatch.undo()
@@ -100,7 +100,7 @@ def test_finished_prompts_are_used_again_without_opening_an_image(
     start: Start, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = learn_prompts(*start(run_config(), tmp_path))
-    monkeypatch.setattr(reid.stage1, "bank_features", None)
+    monkeypatch.setattr(reid.training.stage1, "bank_features", None)
     model, job = start(run_config(), tmp_path)
     assert learn_prompts(model, job) == path
     load_prompts(model, path, job.data.identities_sha256)

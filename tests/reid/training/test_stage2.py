@@ -7,16 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import reid.stage2
-from reid.checkpoint import load_checkpoint
+import reid.training.stage2
 from reid.config import RunConfig
-from reid.images import load_batches
-from reid.job import Job
-from reid.losses import identity_loss, mask_bce_loss, mask_dice_loss, smoothed_cross_entropy, text_loss
+from reid.data.person_images import load_batches
+from reid.data.transforms import normalised
+from reid.model.checkpoint import load_checkpoint
 from reid.model.muva import Muva
-from reid.stage1 import learn_prompts
-from reid.stage2 import ImageStep, text_prototypes, train_images
-from reid.transforms import normalised
+from reid.training.job import Job
+from reid.training.losses import identity_loss, mask_bce_loss, mask_dice_loss, smoothed_cross_entropy, text_loss
+from reid.training.stage1 import learn_prompts
+from reid.training.stage2 import ImageStep, text_prototypes, train_images
 from shared.errors import DgreidError
 
 Start = Callable[[RunConfig, Path], tuple[Muva, Job]]
@@ -64,7 +64,7 @@ def test_a_step_is_the_five_losses_of_the_method(start: Start, run_config: Confi
 def test_the_memory_of_an_epoch_is_the_definition(start: Start, run_config: Config, tmp_path: Path) -> None:
     model, job = start(run_config(), tmp_path)
     model.bnneck.running_mean += 0.3  # so that before and after the BatchNorm differ
-    found = reid.stage2._memory_rows(model, job)
+    found = reid.training.stage2._memory_rows(model, job)
     model.eval()
     for label in range(8):
         rows = []
@@ -107,8 +107,8 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(
             raise KeyboardInterrupt  # its weights are lost
         return row
 
-    epoch = reid.stage2._epoch
-    monkeypatch.setattr(reid.stage2, "_epoch", die_in_the_fourth)
+    epoch = reid.training.stage2._epoch
+    monkeypatch.setattr(reid.training.stage2, "_epoch", die_in_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         run(start, config, tmp_path / "cut")
     monkeypatch.undo()
@@ -135,7 +135,7 @@ def test_without_parts_there_are_no_masks_to_learn(start: Start, run_config: Con
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(
     start: Start, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reid.stage2, "text_loss", lambda features, *_: features.sum() * torch.nan)
+    monkeypatch.setattr(reid.training.stage2, "text_loss", lambda features, *_: features.sum() * torch.nan)
     with pytest.raises(DgreidError, match="loss, text is not a finite number in epoch 1, step 1"):
         run(start, run_config(), tmp_path)
     folder = tmp_path / "stage2"

@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from reid.checkpoint import load_checkpoint
 from reid.config import RunConfig
-from reid.train import train
+from reid.model.checkpoint import load_checkpoint
+from reid.training.train import train
 from shared.errors import ConfigError, DgreidError
 from shared.workspace import Workspace
 
@@ -23,7 +23,7 @@ CHILD = """
 import sys, torch, yaml
 from pathlib import Path
 from reid.config import parse_config
-from reid.train import train
+from reid.training.train import train
 from shared.workspace import Workspace
 
 torch.set_num_threads(1)

@@ -9,21 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import reid.stage2
-from reid.checkpoint import load_checkpoint
+import reid.training.stage2
 from reid.config import RunConfig
-from reid.embed import bank_features, identity_means
-from reid.evaluation import evaluate_run
-from reid.identity_memory import IdentityMemory
-from reid.images import load_batches
-from reid.job import Job
-from reid.losses import identity_loss, mask_bce_loss, mask_dice_loss, text_loss
+from reid.data.person_images import load_batches
+from reid.data.transforms import normalised
+from reid.evaluation.evaluate import evaluate_run
+from reid.inference.embed import bank_features, identity_means
+from reid.model.checkpoint import load_checkpoint
 from reid.model.muva import Muva
-from reid.snapshots import final_weights
-from reid.stage1 import learn_prompts
-from reid.stage2 import ImageStep, text_prototypes, train_images
-from reid.train import train
-from reid.transforms import normalised
+from reid.training.job import Job
+from reid.training.losses import identity_loss, mask_bce_loss, mask_dice_loss, text_loss
+from reid.training.memory import IdentityMemory
+from reid.training.snapshots import final_weights
+from reid.training.stage1 import learn_prompts
+from reid.training.stage2 import ImageStep, text_prototypes, train_images
+from reid.training.train import train
 from shared.errors import ConfigError
 from shared.schemas import LabelStatus
 from shared.workspace import Workspace
@@ -145,7 +145,7 @@ def test_accumulated_gradients_are_the_mean_of_their_batches(
 
     model.load_state_dict(state)
     step = ImageStep(model, text_prototypes(model, 8), config.stage2)
-    step.memory.rows.copy_(reid.stage2._memory_rows(model, job))
+    step.memory.rows.copy_(reid.training.stage2._memory_rows(model, job))
     model.train()
     each = []
     plan = job.batches(config.stage2).epoch(1)

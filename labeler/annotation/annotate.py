@@ -1,0 +1,246 @@
+"""A manifest through the labelling service into shards: bounded, resumable, interruptible, nothing lost or doubled.
+
+Work left is a set difference on image_id, so a killed run is continued by the same command. Rows are on disk when their
+shard is; what was in flight is asked for again.
+"""
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from labeler.annotation.backlog import Backlog, Batch, Item, batches
+from labeler.annotation.client import LabelerClient, embedded_client, remote_client
+from labeler.annotation.label_run import default_label_run, finished_parts, open_label_run, writer_lock
+from labeler.annotation.summary import Summary
+from labeler.annotation.writer import LabelWriter
+from labeler.grounding.answers import ImageAnswer, ServiceInfo
+from labeler.grounding.rows import answered_rows, unreadable_rows
+from labeler.settings import Settings, load_settings
+from shared.errors import DataError, DgreidError
+from shared.progress import Progress
+from shared.schemas import LabelStatus, ManifestRow
+
+BODY_SHARE = 0.6  # of the service's body limit that a batch of file bytes may fill: base64 adds a third
+
+
+@dataclass(frozen=True)
+class AnnotateOptions:
+    """How a run behaves; none of it changes what a label says."""
+
+    connections: int = 8  # requests in flight
+    batch_images: int = 16  # images per request, within the service's limit
+    shard_rows: int = 20_000  # rows per shard: a kill loses at most these ...
+    shard_seconds: float = 60.0  # ... or the rows of this time
+    retry_failed: bool = False  # ask again for parts whose newest answer is a failure
+    failed_share_limit: float = 0.2  # of the images asked; more stops the run
+    failed_share_after: int = 100  # images asked before that limit counts
+    ready_timeout_s: float = 300.0  # for the service to become ready
+    stall_s: float = 900.0  # without a single finished request: the run stops
+    transport_attempts: int = 8  # requests for one batch
+
+
+def annotate(
+    rows: Iterable[ManifestRow],
+    dataset_root: Path,
+    dataset: str,
+    labels_root: Path,
+    label_run: str | None = None,
+    *,
+    url: str | None = None,
+    api_key: SecretStr | None = None,
+    settings: Settings | None = None,
+    options: AnnotateOptions | None = None,
+) -> Summary:
+    """Label the images of one data set that this label run has not labelled yet.
+
+    Args:
+        rows: the data set's manifest, streamed; walked through twice, to know how much is left, if it can be.
+        dataset_root: the folder its paths are relative to.
+        labels_root: folder of all label runs.
+        label_run: name of the run; by default derived from engine, model and prompt version.
+        url, api_key: a running service; without a URL the service is embedded in this process.
+        settings: of the embedded service; by default from the environment.
+
+    SIGINT and SIGTERM stop sending, finish what is in flight, write it and return (`Summary.interrupted`).
+    Raises DgreidError when too many images fail, nothing moves, the service cannot be used or the place cannot be
+    written (finished rows are written first), ConfigError when the run was started with another engine, model or
+    prompt, DataError for a row of another data set or a damaged shard.
+    """
+    options = options or AnnotateOptions()
+
+    async def run() -> Summary:
+        connections, attempts = options.connections, options.transport_attempts
+        context = (
+            remote_client(url, api_key, connections=connections, transport_attempts=attempts)
+            if url
+            else embedded_client(settings or load_settings(), connections=connections, transport_attempts=attempts)
+        )
+        async with context as client:
+            return await annotate_with(client, rows, dataset_root, dataset, labels_root, label_run, options)
+
+    return asyncio.run(run())
+
+
+async def annotate_with(
+    client: LabelerClient,
+    rows: Iterable[ManifestRow],
+    dataset_root: Path,
+    dataset: str,
+    labels_root: Path,
+    label_run: str | None = None,
+    options: AnnotateOptions | None = None,
+) -> Summary:
+    """`annotate` with a client that is already there."""
+    options = options or AnnotateOptions()
+    await client.wait_ready(options.ready_timeout_s)
+    info = await client.info()
+    label_run = label_run or default_label_run(info)
+    open_label_run(labels_root, label_run, info)
+    with writer_lock(labels_root, label_run, dataset):
+        finished = finished_parts(labels_root, label_run, dataset, final_only=options.retry_failed)
+        backlog = Backlog(info.parts, finished)
+        writer = LabelWriter(
+            labels_root, label_run, dataset, shard_rows=options.shard_rows, shard_seconds=options.shard_seconds
+        )
+        once = iter(rows) is rows
+        total = None if once else sum(1 for _ in Backlog(info.parts, finished).items(rows))
+        with Progress(f"label {dataset}", total) as progress:
+            job = _Job(client, info, options, writer, Summary(label_run, dataset), progress)
+            work = batches(
+                backlog.items(_of_dataset(rows, dataset)),
+                dataset_root,
+                max_images=min(options.batch_images, info.max_images),
+                max_bytes=int(info.max_body_bytes * BODY_SHARE),
+            )
+            try:
+                return await job.run(work)
+            finally:
+                job.summary.done_before = backlog.done_before
+
+
+class _Job:
+    """One session of a label run: a window of requests in flight, their answers written as they come."""
+
+    def __init__(
+        self,
+        client: LabelerClient,
+        info: ServiceInfo,
+        options: AnnotateOptions,
+        writer: LabelWriter,
+        summary: Summary,
+        progress: Progress,
+    ) -> None:
+        self._client, self._info, self._options = client, info, options
+        self._writer, self.summary, self._progress = writer, summary, progress
+        self._in_flight: set[asyncio.Task[list[tuple[Item, ImageAnswer]]]] = set()
+        self._stop = asyncio.Event()
+
+    async def run(self, work: Iterator[Batch]) -> Summary:
+        started = time.monotonic()
+        try:
+            with _on_signals(self._stop.set):
+                while not self._stop.is_set():
+                    batch = await asyncio.to_thread(next, work, None)
+                    if batch is None:
+                        break
+                    self._write_unreadable(batch.unreadable)
+                    if batch.to_send:
+                        self._in_flight.add(asyncio.create_task(self._ask(batch.to_send)))
+                    while len(self._in_flight) >= self._client.connections:
+                        await self._collect()
+                while self._in_flight:
+                    await self._collect()
+        finally:
+            for task in self._in_flight:
+                task.cancel()
+            await asyncio.gather(*self._in_flight, return_exceptions=True)
+            self._writer.flush()
+            self.summary.seconds = time.monotonic() - started
+            self.summary.interrupted = self._stop.is_set()
+        self._refuse_failures(least=1)
+        return self.summary
+
+    async def _ask(self, items: Sequence[Item]) -> list[tuple[Item, ImageAnswer]]:
+        answers = await self._client.ground([item.content for item in items], self._info.parts)
+        return list(zip(items, answers, strict=True))
+
+    async def _collect(self) -> None:
+        """Wait until a request in flight is finished and write its rows. Raises DgreidError when none does."""
+        waited = 0.0
+        step = min(self._options.shard_seconds, self._options.stall_s)
+        while True:
+            done, self._in_flight = await asyncio.wait(
+                self._in_flight, timeout=step, return_when=asyncio.FIRST_COMPLETED
+            )
+            self._writer.flush_if_due()
+            if done:
+                break
+            waited += step
+            if waited >= self._options.stall_s:
+                raise DgreidError(
+                    f"no request was answered for {waited:.0f} s; {len(self._in_flight)} are in flight",
+                    fix="see the log of the labelling service and of vLLM; the same command continues",
+                )
+        for task in done:
+            for item, answer in await task:
+                self._write(item, answer)
+        self._refuse_failures(least=self._options.failed_share_after)
+
+    def _write(self, item: Item, answer: ImageAnswer) -> None:
+        self._writer.add(answered_rows(item.row, answer, item.parts, self.summary.label_run, self._info))
+        self._progress.advance(failure=self.summary.count(answer))
+
+    def _write_unreadable(self, items: Sequence[Item]) -> None:
+        for item in items:
+            parts = [part for part in self._info.parts if part in item.parts]
+            self._writer.add(unreadable_rows(item.row, item.unreadable, parts, self.summary.label_run, self._info))
+            self.summary.done_now += 1
+            self.summary.failed[LabelStatus.UNREADABLE] += 1
+            self._progress.advance(failure=LabelStatus.UNREADABLE)
+
+    def _refuse_failures(self, least: int) -> None:
+        summary = self.summary
+        if summary.asked < least or summary.failed_share <= self._options.failed_share_limit:
+            return
+        kinds = ", ".join(f"{kind} {count}" for kind, count in summary.failed.most_common())
+        raise DgreidError(
+            f"{summary.failed_share:.0%} of {summary.asked} images failed ({kinds}); "
+            f"the limit is {self._options.failed_share_limit:.0%}",
+            fix="see raw_text of the failed rows (make sql Q=failures), mend the cause, then retry the failed ones",
+        )
+
+
+def _of_dataset(rows: Iterable[ManifestRow], dataset: str) -> Iterator[ManifestRow]:
+    for row in rows:
+        if row.dataset != dataset:
+            raise DataError(
+                f"the manifest of {dataset} has a row of {row.dataset}", path=row.path, fix="scan the data set again"
+            )
+        yield row
+
+
+@contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `stop` once; a second one ends the process as it always does."""
+    loop = asyncio.get_running_loop()
+    kinds = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+
+    def first() -> None:
+        for kind in kinds:
+            loop.remove_signal_handler(kind)
+        stop()
+
+    for kind in kinds:
+        loop.add_signal_handler(kind, first)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            loop.remove_signal_handler(kind)

@@ -1,0 +1,1 @@
+"""One image to part boxes, without any server: questions, answers, coordinates, checks, retries."""

@@ -1,0 +1,1 @@
+"""The labelling service over HTTP: application, routes, limits, authentication, logs, metrics."""

@@ -1,0 +1,67 @@
+"""What the service counts, in Prometheus' text format; one registry per application, none that is global."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from labeler.annotation.summary import failure_of
+from labeler.grounding.answers import ImageAnswer
+from labeler.grounding.engine import Engine, HasUpstreams
+
+SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """The service's counters. Labels hold routes and statuses only, so their number is bounded.
+
+    Args:
+        engine: its servers' states are looked up when the metrics are read.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        registry = self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "labeler_requests", "Answered requests", ["method", "route", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "labeler_request_seconds", "From a request's first byte to its answer's last", ["route"],
+            buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self.image_seconds = Histogram(
+            "labeler_image_seconds", "One image: decoding, all questions, calibration",
+            buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self.in_flight = Gauge("labeler_requests_in_flight", "Requests being answered", registry=registry)
+        self.images_in_work = Gauge("labeler_images_in_work", "Images decoded or with the engine", registry=registry)
+        self._images = Counter(
+            "labeler_images", "Answered images by the first failed part's status, or ok", ["status"], registry=registry
+        )
+        self._tokens = Counter("labeler_tokens", "Tokens of the questions and answers", ["kind"], registry=registry)
+        if isinstance(engine, HasUpstreams):
+            registry.register(_Upstreams(engine))
+
+    def count(self, answer: ImageAnswer) -> None:
+        """Count one answered image and its tokens."""
+        self._images.labels(str(failure_of(answer) or "ok")).inc()
+        self._tokens.labels("prompt").inc(answer.prompt_tokens)
+        self._tokens.labels("completion").inc(answer.completion_tokens)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+class _Upstreams(Collector):
+    """The servers behind an engine, as they are when asked."""
+
+    def __init__(self, engine: HasUpstreams) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        up = GaugeMetricFamily("labeler_upstream_up", "1 while a model server is asked", labels=["upstream"])
+        in_flight = GaugeMetricFamily("labeler_upstream_in_flight", "Questions at a model server", labels=["upstream"])
+        for state in self._engine.upstreams():
+            up.add_metric([state.name], float(state.up))
+            in_flight.add_metric([state.name], float(state.in_flight))
+        yield from (up, in_flight)

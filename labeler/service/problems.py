@@ -1,0 +1,70 @@
+"""Every answer that is no success has one shape: what happened, what to do, which request."""
+
+import logging
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from labeler.grounding.answers import Problem
+from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowError, EngineUnfitError
+from labeler.grounding.retry import UNFIT_CODE
+from labeler.service.grounding_service import BusyError
+from shared.errors import DgreidError
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = "2"
+
+
+class RequestError(DgreidError):
+    """The request itself cannot be served; `status` says why in HTTP's words."""
+
+    def __init__(self, status: int, what: str, *, fix: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(what, fix=fix)
+        self.status, self.headers = status, dict(headers or {})
+
+
+def install(app: FastAPI) -> None:
+    """Turn our errors, the framework's and unexpected ones into Problem answers."""
+    app.add_exception_handler(DgreidError, _expected)
+    app.add_exception_handler(HTTPException, _framework)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _expected(request: Request, err: Exception) -> JSONResponse:
+    assert isinstance(err, DgreidError)
+    match err:
+        case RequestError():
+            return _problem(request, err.status, err.what, err.fix, err.headers)
+        case BusyError():
+            return _problem(request, 429, err.what, err.fix, {"Retry-After": RETRY_AFTER_S})
+        case EngineSlowError():
+            return _problem(request, 504, err.what, err.fix, {"Retry-After": RETRY_AFTER_S})
+        case EngineDownError():
+            return _problem(request, 503, err.what, err.fix, {"Retry-After": RETRY_AFTER_S})
+        case EngineUnfitError():
+            return _problem(request, UNFIT_CODE, err.what, err.fix)
+        case EngineError():
+            return _problem(request, 502, err.what, err.fix)
+        case _:
+            return await _unexpected(request, err)
+
+
+async def _framework(request: Request, err: Exception) -> JSONResponse:
+    assert isinstance(err, HTTPException)
+    return _problem(request, err.status_code, str(err.detail), "see /docs for what this service answers", err.headers)
+
+
+async def _unexpected(request: Request, err: Exception) -> JSONResponse:
+    log.error("request %s failed", request.state.request_id, exc_info=err)
+    return _problem(request, 500, "unexpected failure of the labeler", "see its log under this request id")
+
+
+def _problem(
+    request: Request, status: int, what: str, fix: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    request_id = getattr(request.state, "request_id", "")
+    body = Problem(error=what, fix=fix, request_id=request_id)
+    return JSONResponse(body.model_dump(), status, {**(headers or {}), "X-Request-ID": request_id})

@@ -1,0 +1,1 @@
+"""How the shipped pocket models are made, and the benchmark of the method."""

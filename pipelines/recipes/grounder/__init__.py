@@ -1,0 +1,1 @@
+"""The pocket grounder: its architecture, data, training and scores."""

@@ -1,0 +1,90 @@
+"""Queries and gallery of one test with their features, ready to be scored as a whole or in parts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.metrics.rerank import k_reciprocal
+from reid.metrics.retrieval import evaluate, evaluate_distances
+from reid.metrics.scores import Scores
+from reid.protocols.splits import EvaluationSplit
+from shared.schemas import ManifestRow
+
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Side:
+    """features [N, F], identities [N], cameras [N]."""
+
+    features: Features
+    identities: NDArray[np.int64]
+    cameras: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Sequence[ManifestRow], features: Features) -> "Side":
+        return cls(features, np.array([row.identity for row in rows]), np.array([row.camera for row in rows]))
+
+    def only(self, wanted: NDArray[Any]) -> "Side":
+        """The rows of a bool [N] or an index array."""
+        return Side(self.features[wanted], self.identities[wanted], self.cameras[wanted])
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One test. distances [Q, G]: re-ranked ones; None: Euclidean on the features."""
+
+    query: Side
+    gallery: Side
+    distances: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(
+        cls, split: EvaluationSplit, features_of: Callable[[Sequence[ManifestRow]], Features], *, re_ranking: bool
+    ) -> "Ranking":
+        """Raises what `features_of` raises, and as reid.metrics.rerank.k_reciprocal."""
+        query = Side.of(split.query, features_of(split.query))
+        gallery = Side.of(split.gallery, features_of(split.gallery))
+        return cls(query, gallery, k_reciprocal(query.features, gallery.features) if re_ranking else None)
+
+    def scores(self, max_rank: int) -> Scores:
+        """Scores under the Market-1501 rule. Raises as reid.metrics.retrieval.evaluate."""
+        query, gallery = self.query, self.gallery
+        if self.distances is None:
+            return evaluate(
+                query.features,
+                query.identities,
+                query.cameras,
+                gallery.features,
+                gallery.identities,
+                gallery.cameras,
+                max_rank=max_rank,
+            )
+        return evaluate_distances(
+            self.distances, query.identities, query.cameras, gallery.identities, gallery.cameras, max_rank=max_rank
+        )
+
+    def only(self, queries: NDArray[Any], gallery: NDArray[Any]) -> "Ranking":
+        """The test of some queries against a part of the gallery; bool [Q], bool [G]."""
+        distances = None if self.distances is None else self.distances[np.ix_(queries, gallery)]
+        return Ranking(self.query.only(queries), self.gallery.only(gallery), distances)
+
+    def distances_of(self, queries: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Distances [len(queries), G] in float32: the re-ranked ones, or Euclidean."""
+        if self.distances is not None:
+            chosen: NDArray[np.float32] = self.distances[queries]
+            return chosen
+        asked, searched = self.query.features[queries], self.gallery.features
+        squares = np.square(asked).sum(axis=1)[:, None] + np.square(searched).sum(axis=1) - 2 * (asked @ searched.T)
+        found: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0))
+        return found
+
+    def exact(self, query: int) -> NDArray[np.float64]:
+        """Of one query, what its gallery [G] is ordered by: re-ranked or squared Euclidean distances in float64."""
+        if self.distances is not None:
+            return np.asarray(self.distances[query], np.float64)
+        difference = self.gallery.features.astype(np.float64) - self.query.features[query].astype(np.float64)
+        return np.asarray(np.square(difference).sum(axis=1))

@@ -1,0 +1,133 @@
+"""Features of many images in large batches without gradients: the feature bank of the source images, which sees
+through pseudo-label masks, and the embeddings of test images, for which the model predicts its masks itself."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from reid.data.person_images import Batch, PersonImages, in_order, load_batches
+from reid.data.transforms import normalised
+from reid.inference.parallel import gathered, padded_share
+from reid.model.muva import Muva
+from reid.training.losses import seen_features
+from shared.progress import Progress
+
+
+def bank_features(
+    model: Muva,
+    images: PersonImages,
+    fabric: Fabric,
+    *,
+    after_neck: bool,
+    batch_size: int,
+    workers: int,
+    absent_as_nan: bool = False,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Features [N, F] float32 of source images with their pseudo-label masks, in eval mode, not normalised.
+
+    after_neck: False gives f before the BatchNorm (stage 1), True after it (the memory of stage 2).
+    absent_as_nan: True puts NaN where a feature is that of a part which no patch of the image shows.
+    """
+
+    def features(batch: Batch) -> Tensor:
+        encoded = model.encode_images(normalised(batch.images), visible=batch.visible).features
+        found = model.neck(encoded) if after_neck else encoded
+        if absent_as_nan:
+            seen = seen_features(batch.visible.any(-1), model.feature_dim)
+            found = found.masked_fill(seen == 0, torch.nan)
+        return found
+
+    return _in_batches(model, images, fabric, features, batch_size, workers, progress)
+
+
+def retrieval_features(
+    model: Muva,
+    images: PersonImages,
+    fabric: Fabric,
+    *,
+    batch_size: int,
+    workers: int,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Embeddings [N, F] float32 of test images, L2-normalised, with predicted masks."""
+
+    def features(batch: Batch) -> Tensor:
+        return model.retrieval_features(normalised(batch.images))
+
+    return _in_batches(model, images, fabric, features, batch_size, workers, progress).numpy()
+
+
+def features_and_masks(
+    model: Muva,
+    images: PersonImages,
+    fabric: Fabric,
+    *,
+    batch_size: int,
+    workers: int,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings as `retrieval_features`, and which patches show which part in the last layer: bool [N, R, h, w]; R is
+    0 for a model without parts."""
+    encoder, grid = model.image_encoder, model.grid
+
+    def both(batch: Batch) -> Tensor:
+        encoded = model.encode_images(normalised(batch.images))
+        features = F.normalize(model.neck(encoded.features), dim=1)
+        if encoded.mask_logits is None:
+            return features
+        visible = torch.sigmoid(encoded.mask_logits[-1] / encoder.mask_temperature) > encoder.gate_threshold
+        return torch.cat([features, visible.flatten(1).to(features.dtype)], dim=1)
+
+    found = _in_batches(model, images, fabric, both, batch_size, workers, progress)
+    features, visible = found[:, : model.feature_dim].contiguous(), found[:, model.feature_dim :].bool()
+    shape = (len(images), visible.shape[1] // grid.count, grid.rows, grid.columns)
+    return features.numpy(), visible.numpy().reshape(shape)
+
+
+def identity_means(features: Tensor, labels: Tensor, num_identities: int) -> Tensor:
+    """L2-normalised mean feature [K, F] of every identity; features [N, F], labels long [N] naming all K of them.
+
+    Each entry's mean is over the images where it is not NaN; where there is none it is 0.
+    """
+    known = ~features.isnan()
+    zeros = torch.zeros(num_identities, features.shape[1])
+    sums = zeros.index_add(0, labels, features.where(known, 0.0))
+    counts = zeros.index_add(0, labels, known.float())
+    return F.normalize(sums / counts.clamp_min(1), dim=1)
+
+
+@torch.no_grad()
+def _in_batches(
+    model: Muva,
+    images: PersonImages,
+    fabric: Fabric,
+    compute: Callable[[Batch], Tensor],
+    batch_size: int,
+    workers: int,
+    progress: Progress | None,
+) -> Tensor:
+    """Rows of `compute` over all images in order, on the CPU; the model's training mode is put back afterwards.
+
+    Several processes compute a share each and all get everything.
+    """
+    was_training = model.training
+    model.eval()
+    share, rows = padded_share(len(images), fabric), []
+    plan = [[share[place] for place in places] for places in in_order(len(share), batch_size)]
+    try:
+        with fabric.autocast():
+            for batch in load_batches(images, plan, workers):
+                rows.append(compute(Batch(*fabric.to_device(tuple(batch)))).float().cpu())
+                if progress:
+                    progress.advance(len(batch.indices))
+    finally:
+        model.train(was_training)
+    found = torch.cat(rows)
+    if fabric.world_size > 1:  # sent from the device, where every backend can
+        found = gathered(fabric.to_device(found)).cpu()
+    return found[: len(images)]

@@ -1,0 +1,1 @@
+"""The shipped CLIP's weights, model card and scores."""

@@ -1,0 +1,1 @@
+"""The report of a run; it reads what evaluation wrote and computes no score."""

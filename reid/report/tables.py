@@ -1,0 +1,127 @@
+"""The report's tables as rows of text, shared by the Markdown and the HTML report."""
+
+from typing import Any
+
+from reid.protocols.paper_scores import PAPER_SCORES, SOURCE_NAMES
+
+SCORE_TITLES = {"mean_ap": "mAP", "rank_1": "Rank-1", "rank_5": "Rank-5", "rank_10": "Rank-10", "mean_inp": "mINP"}
+NO_PAPER_NUMBER = (
+    "No number has been published for this protocol. The paper's own results, on other data sets and with CLIP's "
+    "weights, are listed for orientation only; they cannot be compared with the scores above."
+)
+RESPONSIBLE_USE = (
+    "Research use only. The people in these data sets did not consent to product use: "
+    "do not pass their pictures on, do not try to name anybody, do not deploy models trained on them."
+)
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+
+
+def score_table(summary: dict[str, Any]) -> Table:
+    """Per target: trained, untrained, difference and, where published, the paper's score."""
+    header = ("target", "model", *SCORE_TITLES.values())
+    rows = []
+    for target, states in summary["scores"].items():
+        for state in ("trained", "untrained"):
+            if state in states:
+                spread = summary["per_split"].get(target, {}).get(state)
+                rows.append((target, state, *_cells(states[state], spread and spread["std"])))
+        if {"trained", "untrained"} <= states.keys():
+            gains = {
+                name: states["trained"][name] - states["untrained"][name]
+                for name in states["trained"].keys() & states["untrained"].keys()
+            }
+            rows.append((target, "difference", *(f"{gains[n]:+.1f}" if n in gains else "–" for n in SCORE_TITLES)))
+        if paper := summary["paper"].get(target):
+            rows.append((target, "paper", *_cells(paper, None)))
+    return header, rows
+
+
+def paper_table() -> Table:
+    """The paper's whole table, for orientation."""
+    return ("trained on", "tested on", "mAP", "Rank-1"), [
+        (
+            " + ".join(title for name, title in SOURCE_NAMES.items() if name in sources),
+            SOURCE_NAMES[target],
+            f"{score.mean_ap:.1f}",
+            f"{score.rank_1:.1f}",
+        )
+        for (sources, target), score in PAPER_SCORES.items()
+    ]
+
+
+def training_table(summary: dict[str, Any]) -> Table:
+    """What was trained on; no rows when the run did not record it."""
+    record = summary["training_set"] or {}
+    rows: list[tuple[str, ...]] = [("sources", ", ".join(record.get("sources", [])))] if record else []
+    for name in ("images", "identities", "cameras"):
+        if name in record:
+            rows.append((name, count(record[name])))
+    dropped = {reason: number for reason, number in (record.get("dropped") or {}).items() if number}
+    rows += [(f"left out: {reason}", count(number)) for reason, number in dropped.items()]
+    filled = record.get("filled") or {}
+    rows += [(f"boxes at the parts' usual places: {name}", count(number)) for name, number in filled.items()]
+    if record and not dropped:
+        rows.append(("left out", "nothing"))
+    return ("training set", "value"), rows
+
+
+def label_table(summary: dict[str, Any]) -> Table:
+    """How the questions for each part ended, as image counts."""
+    statuses: dict[str, dict[str, int]] = summary["labels"]["statuses"]
+    kinds = sorted({kind for found in statuses.values() for kind in found}, key=lambda kind: (kind != "ok", kind))
+    rows = [
+        (part.replace("_", " "), *(count(found.get(kind, 0)) for kind in kinds)) for part, found in statuses.items()
+    ]
+    return ("part", *(kind.replace("_", " ") for kind in kinds)), rows
+
+
+def setting_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What made the run: labels, configuration, software, time."""
+    config, versions, labels = summary["config"], summary["versions"], summary["labels"]
+    rows = [("label run", labels["label_run"] or "not recorded")]
+    for made in labels["made_by"]:
+        described = f"{made['engine']} · {made['model']} · prompt {made['prompt_version']}"
+        rows.append(("labels made by", f"{described} ({count(made['rows'])} rows)"))
+    rows += [(name, str(config[name])) for name in ("preset", "seed", "device", "precision") if name in config]
+    model = config.get("model") or {}
+    if model:
+        size = model.get("image_size") or ("?", "?")
+        weights = model.get("weights_file") or model.get("pretrained") or "random initialisation"
+        rows.append(("model", f"{model.get('backbone')} · {size[0]} × {size[1]} px · stride {model.get('stride')}"))
+        rows.append(("weights", str(weights)))
+    changed = summary["reproduce"]["changed_settings"]
+    if changed:
+        rows.append(("changed from the preset", ", ".join(changed)))
+    rows += [("code", str(versions["git"]))] if versions.get("git") else []
+    if versions.get("python"):
+        rows.append(("python", f"{versions['python']} on {versions.get('machine', 'an unrecorded machine')}"))
+    rows += [(name, str(version)) for name, version in (versions.get("packages") or {}).items()]
+    rows += [(f"time: {name}", duration(seconds)) for name, seconds in summary["seconds"].items()]
+    return rows
+
+
+def count(number: Any) -> str:
+    """1234 -> 1,234; a mapping or list as its parts."""
+    if isinstance(number, dict):
+        return ", ".join(f"{name} {count(value)}" for name, value in number.items())
+    if isinstance(number, (list, tuple)):
+        return ", ".join(str(entry) for entry in number)
+    return f"{number:,}" if isinstance(number, int) else str(number)
+
+
+def duration(seconds: Any) -> str:
+    if not isinstance(seconds, (int, float)):
+        return str(seconds)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _cells(scores: dict[str, float], std: dict[str, float] | None) -> list[str]:
+    return [
+        f"{scores[name]:.1f}" + (f" ± {std[name]:.1f}" if std and name in std else "") if name in scores else "–"
+        for name in SCORE_TITLES
+    ]

@@ -1,0 +1,1 @@
+"""Both training stages: losses, identity memory, optimiser, snapshots, distributed processes."""

@@ -1,0 +1,136 @@
+"""Stage 1: learn the prompts of every identity against the frozen image encoder's prototypes (Sec. 4 of the method)."""
+
+import hashlib
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from reid.inference.embed import bank_features, identity_means
+from reid.inference.parallel import mean_over_processes, share_of
+from reid.model.checkpoint import load_checkpoint, save_checkpoint
+from reid.model.muva import Muva
+from reid.model.tensor_files import load_tensors, save_tensors
+from reid.training.curves import Curves, require_finite
+from reid.training.job import Job, describe_training, require_same
+from reid.training.losses import prompt_loss
+from reid.training.optimizer import prompt_optimizer, set_learning_rate, stage1_lr
+from shared.progress import Progress
+
+PROMPTS = "prompts.safetensors"
+
+
+class PromptStep(nn.Module):
+    """The loss of one batch of labels; what Fabric wraps.
+
+    Args:
+        model: with trainable prompts.
+        prototypes: [K, F], L2-normalised.
+    """
+
+    prototypes: Tensor
+
+    def __init__(self, model: Muva, prototypes: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("prototypes", prototypes)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """labels long [B] -> loss; every identity's prompts are encoded once, however often it occurs."""
+        identities, positions = torch.unique(labels, return_inverse=True)
+        text = self.model.encode_text(identities)[positions]
+        return prompt_loss(text, self.prototypes, labels)
+
+
+def learn_prompts(model: Muva, job: Job) -> Path:
+    """Train the prompts, or continue, and write them to stage1/prompts.safetensors; the model holds them afterwards.
+
+    Image features are computed once, with pseudo-label masks, before the BatchNorm; no image is opened after that.
+    The file carries the SHA-256 of the vectors and of the identities they were made for.
+
+    Raises DgreidError when a loss is not finite, or an interrupted stage belongs to other data.
+    """
+    folder = job.folder / "stage1"
+    path, latest = folder / PROMPTS, folder / "latest.pt"
+    if not path.is_file():
+        _train(model, job, folder, latest)
+        contexts = model.prompts.contexts.detach().cpu()
+        marks = {"sha256": tensor_sha256(contexts), "identities_sha256": job.data.identities_sha256}
+        if job.fabric.is_global_zero:
+            save_tensors(path, {"contexts": contexts}, marks)
+    job.fabric.barrier()
+    latest.unlink(missing_ok=True)
+    return path
+
+
+def load_prompts(model: Muva, path: Path, identities_sha256: str) -> str:
+    """Put the prompts of a file into the model and return their SHA-256.
+
+    Raises DgreidError when the file is damaged or was made for other identities.
+    """
+    tensors, marks = load_tensors(path)
+    found = {"identities_sha256": marks.get("identities_sha256"), "sha256": tensor_sha256(tensors["contexts"])}
+    require_same(found, {"identities_sha256": identities_sha256, "sha256": marks.get("sha256", "")}, path)
+    with torch.no_grad():
+        model.prompts.contexts.copy_(tensors["contexts"])
+    return marks["sha256"]
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """Hexadecimal SHA-256 of a CPU tensor's values."""
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
+    config, fabric, data = job.config.stage1, job.fabric, job.data
+    first = fabric.is_global_zero
+    with Progress("stage 1 image features", len(data), shown=first) as progress:
+        features = bank_features(
+            model,
+            job.bank,
+            fabric,
+            after_neck=False,
+            batch_size=job.config.data.embed_batch,
+            workers=job.config.data.workers,
+            absent_as_nan=job.config.data.leave_out_absent_parts,
+            progress=progress,
+        )
+    optimizer = prompt_optimizer(model, config)
+    describe_training(model, "stage 1")
+    step = PromptStep(model, identity_means(features, job.labels, len(data.identities)))
+    module, fabric_optimizer = fabric.setup(step, optimizer)
+    history: list[dict[str, float]] = []
+    if latest.is_file():
+        state, meta = load_checkpoint(latest)
+        require_same(meta, {"training_set_sha256": data.sha256}, latest)
+        model.prompts.load_state_dict(state["prompts"])
+        optimizer.load_state_dict(state["optimizer"])
+        history = meta["history"]
+    curves, batches = Curves(folder, history, written=first), job.batches(config)
+    with Progress("stage 1 prompts", config.epochs - len(history), unit="epochs", shown=first) as progress:
+        for epoch in range(len(history) + 1, config.epochs + 1):
+            started, losses = time.monotonic(), []
+            set_learning_rate(optimizer, stage1_lr(config, epoch))
+            for number, batch in enumerate(batches.epoch(epoch), start=1):
+                labels = job.labels[share_of(batch, fabric)]
+                loss = module(fabric.to_device(labels))
+                losses.append(mean_over_processes(loss).item())
+                require_finite(
+                    {"loss": losses[-1]},
+                    folder=folder,
+                    epoch=epoch,
+                    step=number,
+                    batch={"labels": labels},
+                    rank=fabric.global_rank,
+                )
+                fabric.backward(loss)
+                fabric_optimizer.step()
+                fabric_optimizer.zero_grad()
+            row = {"epoch": epoch, "loss": sum(losses) / len(losses), "lr": stage1_lr(config, epoch)}
+            curves.add({**row, "seconds": time.monotonic() - started})
+            state = {"prompts": model.prompts.state_dict(), "optimizer": optimizer.state_dict()}
+            if first:
+                save_checkpoint(latest, state, {"training_set_sha256": data.sha256, "history": curves.history})
+            progress.advance(note=f"loss {row['loss']:.3f}")
+    curves.close()

@@ -1,0 +1,240 @@
+"""Stage 2: train the image encoder with five losses against the frozen prompts (Sec. 5 of the method)."""
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from torch import Tensor, nn
+
+from reid.config import Stage2Config
+from reid.data.person_images import Batch, load_batches
+from reid.data.samplers import IdentityBatches
+from reid.data.transforms import normalised
+from reid.inference.embed import bank_features, identity_means, retrieval_features
+from reid.inference.parallel import gathered, mean_over_processes, processes, share_of
+from reid.model.muva import Muva
+from reid.training.cost import epoch_cost
+from reid.training.curves import Curves, require_finite
+from reid.training.job import Job, describe_training
+from reid.training.losses import identity_loss, mask_bce_loss, mask_dice_loss, seen_features, text_loss
+from reid.training.memory import IdentityMemory
+from reid.training.optimizer import image_optimizer, set_learning_rate, stage2_lr
+from reid.training.snapshots import LATEST, VALIDATED, Snapshots
+from reid.training.stage1 import load_prompts
+from reid.training.weight_average import WeightAverage
+from shared.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+class ImageStep(nn.Module):
+    """The losses of one batch; what Fabric wraps.
+
+    Args:
+        model: with a trainable image side.
+        text: [K, F] text prototypes, constant.
+        config: weights and settings of the losses.
+        leave_out_absent_parts: a part that no patch of an image shows adds nothing to the losses of that image. Its
+            masks are left out of both means, and its slice of the feature is 0 for classifier, text and memory.
+    """
+
+    text: Tensor
+
+    def __init__(
+        self, model: Muva, text: Tensor, config: Stage2Config, *, leave_out_absent_parts: bool = False
+    ) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        self.leave_out_absent_parts = leave_out_absent_parts
+        self.memory = IdentityMemory(torch.zeros_like(text), config.memory_temperature, config.memory_momentum)
+        self.register_buffer("text", text)
+
+    def forward(self, images: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """images uint8 [B, 3, H, W], labels long [B], visible bool [B, R, L] -> the weighted sum of the losses, and
+        the values named by `measures`, without gradient. The attention runs on predicted masks only.
+
+        With several processes B is a share of the batch: losses over identities are those of the whole batch, mask
+        losses those of the share, and the mean over the processes is the whole batch's."""
+        config, weights, seen = self.config, None, None
+        features, mask_logits = self.model.encode_images(normalised(images))
+        features, labels = gathered(features), gathered(labels)
+        necked = self.model.neck(features)
+        if self.leave_out_absent_parts:
+            present = visible.any(dim=-1)  # (B, R)
+            everyones = gathered(present)
+            weights = present * processes() / everyones.sum().clamp_min(1)
+            seen = seen_features(everyones, features.shape[1])
+            features, necked = features * seen, necked * seen
+        logits = self.model.classify(necked)
+        losses = {
+            "identity": identity_loss(logits, labels, config.label_smoothing),
+            "memory": self.memory(F.normalize(necked, dim=1), labels, seen),
+            "text": text_loss(features, self.text, labels, config.label_smoothing),
+        }
+        watched = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+        if mask_logits is not None:
+            encoder = self.model.image_encoder
+            losses["mask_bce"] = mask_bce_loss(mask_logits, visible, weights)
+            losses["mask_dice"] = mask_dice_loss(mask_logits, visible, encoder.mask_temperature, weights)
+            shown = torch.sigmoid(mask_logits[-1] / encoder.mask_temperature) > encoder.gate_threshold
+            both = gathered(torch.stack([(shown & visible).sum(), (shown | visible).sum()])[None]).sum(dim=0)
+            watched["mask_iou"] = both[0] / both[1].clamp_min(1)
+        shares = config.losses.model_dump()
+        total = torch.stack([shares[name] * loss for name, loss in losses.items()]).sum()
+        values = {"loss": total, **losses, **watched}
+        return total, torch.stack([values[name].detach().float() for name in self.measures])
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the values `forward` gives; without parts there is nothing to measure of masks."""
+        masks = ("mask_bce", "mask_dice", "mask_iou") if self.model.num_parts else ()
+        return ("loss", "identity", "memory", "text", *masks, "accuracy")
+
+
+def train_images(model: Muva, job: Job, prompts: Path) -> Path:
+    """Train the image encoder, or continue, and return stage2/latest.pt, which is also the finished model.
+
+    latest.pt holds model, optimiser, precision scaler, averaged weights, random state and the history of all epochs;
+    see reid.training.snapshots for the other files.
+
+    Raises DgreidError when a loss is not finite (the batch is kept in stage2/not_finite.pt), or when the prompts
+    or an interrupted stage belong to other data.
+    """
+    config, fabric, folder = job.config.stage2, job.fabric, job.folder / "stage2"
+    prompts_sha256 = load_prompts(model, prompts, job.data.identities_sha256)
+    log.info("stage 2 uses the prompts %s, sha256 %s", prompts, prompts_sha256[:16])
+    marks = {"training_set_sha256": job.data.sha256, "prompts_sha256": prompts_sha256}
+    optimizer = image_optimizer(model, config)
+    describe_training(model, "stage 2")
+    text = text_prototypes(model, job.config.data.embed_batch)
+    step = ImageStep(model, text, config, leave_out_absent_parts=job.config.data.leave_out_absent_parts)
+    module, fabric_optimizer = fabric.setup(step, optimizer)
+    averaged = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+    snapshots = Snapshots(folder, marks, model, optimizer, fabric, averaged)
+    history = snapshots.restore()
+    curves, batches = Curves(folder, history, written=fabric.is_global_zero), job.batches(config)
+    if len(history) < config.epochs:
+        trained = sum(len(batch) for batch in batches.epoch(len(history) + 1))
+        cost = epoch_cost(model, fabric, bank_images=len(job.data), trained_images=trained)
+        log.info("stage 2 encodes %d and trains on %d images per epoch: %s", len(job.data), trained, cost)
+    for epoch in range(len(history) + 1, config.epochs + 1):
+        row = _epoch(step, module, fabric_optimizer, averaged, batches, job, epoch)
+        curves.add({**row, **_validate(model, averaged, job)})
+        if epoch == len(history) + 1:
+            _tell_cost(row["seconds"], config.epochs - epoch)
+        snapshots.save(curves.history, job.config)
+    curves.close()
+    fabric.barrier()
+    return folder / LATEST
+
+
+@torch.no_grad()
+def text_prototypes(model: Muva, batch_size: int) -> Tensor:
+    """Text features [K, F] of all identities, on the model's device."""
+    identities = torch.arange(model.num_identities, device=model.prompts.contexts.device)
+    return torch.cat([model.encode_text(part) for part in torch.split(identities, batch_size)])
+
+
+def _epoch(
+    step: ImageStep,
+    module: _FabricModule,
+    optimizer: _FabricOptimizer,
+    averaged: WeightAverage | None,
+    batches: IdentityBatches,
+    job: Job,
+    epoch: int,
+) -> dict[str, Any]:
+    """Fill the memory, then one pass over the epoch's batches; the row of metrics.csv."""
+    config, fabric, model = job.config.stage2, job.fabric, step.model
+    started = time.monotonic()
+    set_learning_rate(optimizer.optimizer, stage2_lr(config, epoch))
+    step.memory.rows.copy_(_memory_rows(model, job))
+    model.train()
+    job.augmented.epoch = epoch
+    plan, means = batches.epoch(epoch), torch.zeros(len(step.measures))
+    images = sum(len(batch) for batch in plan)
+    loaded = load_batches(job.augmented, [share_of(batch, fabric) for batch in plan], job.config.data.workers)
+    with Progress(f"stage 2 epoch {epoch}/{config.epochs}", images, shown=fabric.is_global_zero) as progress:
+        for number, batch in enumerate(loaded, start=1):
+            group = min(config.accumulate, len(plan) - (number - 1) // config.accumulate * config.accumulate)
+            steps = number % config.accumulate == 0 or number == len(plan)
+            with fabric.no_backward_sync(module, enabled=not steps):
+                labels = job.labels[batch.indices]
+                total, measured = module(*fabric.to_device((batch.images, labels, batch.visible)))
+                values = mean_over_processes(measured).cpu()
+                named = dict(zip(step.measures, values.tolist(), strict=True))
+                _stop_unless_finite(named, job, epoch, number, plan[number - 1], batch)
+                fabric.backward(total / group)
+            if steps:
+                if config.gradient_clip is not None:
+                    fabric.clip_gradients(module, optimizer, max_norm=config.gradient_clip, error_if_nonfinite=False)
+                optimizer.step()
+                optimizer.zero_grad()
+                if averaged:
+                    averaged.update(model)
+            means += (values - means) / number
+            progress.advance(len(plan[number - 1]), note=_note(dict(zip(step.measures, means.tolist(), strict=True))))
+    size = torch.stack([parameter.detach().norm() for parameter in model.parameters()]).norm().item()
+    _stop_unless_finite({"norm of the weights": size}, job, epoch, len(plan), plan[-1], batch)  # before they are saved
+    seconds = time.monotonic() - started
+    row = {"epoch": epoch, **dict(zip(step.measures, means.tolist(), strict=True))}
+    return {**row, "lr": stage2_lr(config, epoch), "seconds": seconds, "images_per_s": images / seconds}
+
+
+def _stop_unless_finite(
+    values: dict[str, float], job: Job, epoch: int, step: int, indices: Sequence[int], batch: Batch
+) -> None:
+    """indices: of the whole batch, of which `batch` is this process's share."""
+    require_finite(
+        values,
+        folder=job.folder / "stage2",
+        epoch=epoch,
+        step=step,
+        batch={"images": batch.images, "labels": job.labels[batch.indices], "visible": batch.visible},
+        images=[f"{job.data.datasets[index]}/{job.data.paths[index]}" for index in indices],
+        rank=job.fabric.global_rank,
+    )
+
+
+def _validate(model: Muva, averaged: WeightAverage | None, job: Job) -> dict[str, float]:
+    """The score on held-out identities after an epoch, if there are any, with the weights that would be scored."""
+    if job.held_out is None or job.held_out_images is None:
+        return {}
+    with averaged.applied(model) if averaged else nullcontext():
+        features = retrieval_features(
+            model,
+            job.held_out_images,
+            job.fabric,
+            batch_size=job.config.data.embed_batch,
+            workers=job.config.data.workers,
+        )
+    return {VALIDATED: job.held_out.mean_ap(features)}
+
+
+def _memory_rows(model: Muva, job: Job) -> Tensor:
+    """The memory [K, F] at an epoch's start: mean of the normalised features of every identity, normalised."""
+    features = bank_features(
+        model,
+        job.bank,
+        job.fabric,
+        after_neck=True,
+        batch_size=job.config.data.embed_batch,
+        workers=job.config.data.workers,
+        absent_as_nan=job.config.data.leave_out_absent_parts,
+    )
+    lengths = features.nan_to_num().norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return identity_means(features / lengths, job.labels, len(job.data.identities))
+
+
+def _note(values: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+
+def _tell_cost(seconds: float, epochs_left: int) -> None:
+    log.info("stage 2: %.1f s per epoch as measured, about %.1f min left", seconds, seconds * epochs_left / 60)

@@ -1,0 +1,80 @@
+"""Identities of the sources that are not trained on, to choose the epoch by; targets are never looked at."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from reid.data.training_set import TrainingSet
+from reid.metrics.retrieval import evaluate
+from shared.errors import DataError
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images of held-out identities: `data` with labels of its own, and which of its images ask: bool [N]."""
+
+    data: TrainingSet
+    asks: np.ndarray
+
+    def mean_ap(self, features: np.ndarray) -> float:
+        """Features [N, F] of the images -> mean average precision in percent, the mean over the sources."""
+        scores = []
+        for source in sorted(set(self.data.datasets)):
+            here = np.array(self.data.datasets) == source
+            sides = [
+                column[here & side]
+                for side in (self.asks, ~self.asks)
+                for column in (features, self.data.labels + 1, self.data.cameras)  # the evaluation's people are above 0
+            ]
+            scores.append(evaluate(*sides).summary()["mean_ap"])
+        return float(np.mean(scores))
+
+
+def hold_out(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, HeldOut]:
+    """Split off a share of each source's identities, at random but the same for the same seed.
+
+    Only identities are held out of which one image can be found by another: from another camera, where cameras are
+    labelled. One such image of each, drawn at random, asks; all other held-out images of its source are searched.
+
+    Returns the training set without them, its labels numbered anew, and what was held out.
+    Raises DataError when no identity can be held out, or fewer than two would be left to train on.
+    """
+    generator = np.random.default_rng((seed, len(data)))
+    asks, chosen = np.zeros(len(data), dtype=bool), set()
+    for source in data.sources:
+        own = [label for label, (name, _) in enumerate(data.identities) if name == source]
+        findable = {label: _findable(data, label) for label in own}
+        able = [label for label in own if len(findable[label])]
+        for place in generator.permutation(len(able))[: max(round(share * len(own)), 1)]:
+            chosen.add(able[place])
+            asks[generator.choice(findable[able[place]])] = True
+    held = np.isin(data.labels, sorted(chosen))
+    if not chosen or len(data.identities) - len(chosen) < 2:
+        raise DataError(
+            f"{len(chosen)} of {len(data.identities)} identities can be held out for validation",
+            fix="set data.validation_share=0, or add sources with several cameras and more identities",
+        )
+    return _subset(data, ~held), HeldOut(_subset(data, held), asks[held])
+
+
+def _findable(data: TrainingSet, label: int) -> np.ndarray:
+    """Indices of an identity's images that have a match after those of the same camera are removed; camera 0 is
+    "not labelled"."""
+    indices = np.flatnonzero(data.labels == label)
+    cameras = data.cameras[indices]
+    others = np.array([np.sum((cameras != camera) | (camera == 0)) - (camera == 0) for camera in cameras])
+    return indices[others > 0]
+
+
+def _subset(data: TrainingSet, kept: np.ndarray) -> TrainingSet:
+    indices = np.flatnonzero(kept)
+    labels, renumbered = np.unique(data.labels[indices], return_inverse=True)
+    return replace(
+        data,
+        datasets=tuple(data.datasets[index] for index in indices),
+        paths=tuple(data.paths[index] for index in indices),
+        labels=renumbered.astype(np.int64),
+        cameras=data.cameras[indices],
+        boxes=data.boxes[indices],
+        identities=tuple(data.identities[label] for label in labels),
+    )

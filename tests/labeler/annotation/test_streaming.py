@@ -1,0 +1,95 @@
+"""A manifest is read in pieces, and a label shard is gathered as columns: memory must not grow with the data set."""
+
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from labeler.annotation import writer as label_writer
+from labeler.annotation.writer import LabelWriter
+from shared import labels as shards
+from shared.errors import DataError
+from shared.labels import ManifestFile, iter_manifest, label_shards, read_labels, read_manifest, write_manifest
+from shared.schemas import MANIFEST_SCHEMA, LabelRow, LabelStatus, ManifestRow
+
+
+def entry(number: int) -> ManifestRow:
+    return ManifestRow(
+        dataset="d",
+        split="train",
+        path=f"{number}.jpg",
+        image_id=f"{number:016x}",
+        width=64,
+        height=128,
+        identity=number,
+        camera=1,
+        size_bytes=1,
+        modified_ns=0,
+    )
+
+
+def label(number: int) -> LabelRow:
+    return LabelRow(
+        label_run="r",
+        dataset="d",
+        split="query" if number % 3 else "gallery",
+        path=f"{number}.jpg",
+        image_id=f"{number:016x}",
+        width=64,
+        height=128,
+        part="head",
+        x_min=float(number),
+        y_min=0.0,
+        x_max=float(number + 1),
+        y_max=1.0,
+        status=LabelStatus.OK,
+        flags=("clipped",) * (number % 2),
+        space="none",
+        engine="e",
+        model="m",
+        prompt_version="p",
+        attempts=1,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+def test_streamed_rows_are_the_rows_any_number_of_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "ROWS_AT_ONCE", 4)
+    rows = [entry(number) for number in range(11)]
+    write_manifest(rows, tmp_path / "d.parquet")
+    manifest = ManifestFile(tmp_path / "d.parquet")
+    assert list(manifest) == list(manifest) == rows == read_manifest(manifest.path)
+
+
+def test_a_row_is_read_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "ROWS_AT_ONCE", 4)
+    rows = [entry(number).model_dump() for number in range(9)]
+    rows[8]["image_id"] = "short"
+    shards.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), tmp_path / "d.parquet")
+    stream = iter_manifest(tmp_path / "d.parquet")
+    assert [row.identity for row in islice(stream, 8)] == list(range(8))
+    with pytest.raises(ValueError, match="at least 16"):
+        next(stream)
+
+
+def test_a_missing_manifest_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="make manifest DATASET=d"):
+        next(iter(ManifestFile(tmp_path / "d.parquet")))
+
+
+@pytest.mark.parametrize("as_objects", [1, 4, 1000])
+def test_rows_gathered_as_columns_are_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_objects: int
+) -> None:
+    monkeypatch.setattr(label_writer, "ROWS_AS_OBJECTS", as_objects)
+    rows = [label(number) for number in range(25)]
+    writer = LabelWriter(tmp_path, "r", "d", shard_rows=10, shard_seconds=1e9)
+    for first in range(0, 25, 3):
+        writer.add(rows[first : first + 3])
+    assert writer.shards == 4 and len(read_labels(label_shards(tmp_path))) == 24, "shards of 12 rows, in two splits"
+    writer.flush()
+    written = read_labels(label_shards(tmp_path))
+    assert sorted(written, key=lambda row: row.x_min or 0) == rows
+    assert {len({row.split for row in read_labels([path])}) for path in label_shards(tmp_path)} == {1}

@@ -1,0 +1,249 @@
+"""Several model servers behind one engine: shared load, a dead one left out, and taken back."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from labeler.engines import replicas
+from labeler.engines.replicas import Replicas
+from labeler.engines.vllm_server import VllmServer
+from labeler.grounding.engine import EngineDownError, EngineError
+from labeler.grounding.ground import ground_image
+from labeler.service.app import create_app
+from labeler.settings import load_settings
+from shared.errors import ConfigError
+from shared.schemas import PARTS, LabelStatus
+
+MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
+PATH = "/v1/chat/completions"
+
+
+class House:
+    """Stand-in servers a, b, c: which are dead, what each was asked, a gate that holds their answers back."""
+
+    def __init__(self) -> None:
+        self.dead: set[str] = set()
+        self.failing: set[str] = set()  # they list their model, and answer no question
+        self.models = dict.fromkeys("abc", MODEL)
+        self.questions: list[str] = []
+        self.looks: list[str] = []
+        self.headers: list[str] = []
+        self.gates: dict[str, asyncio.Event] = {}
+        self.refusal = httpx.Response(500, text="engine dead")
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        name = request.url.host
+        if request.url.path == "/v1/models":
+            self.looks.append(name)
+            if name in self.dead:
+                raise httpx.ConnectError("connection refused")
+            return httpx.Response(200, json={"data": [{"id": self.models[name]}]})
+        self.questions.append(name)
+        self.headers.append(request.headers.get("x-request-id", ""))
+        if name in self.gates:
+            await self.gates[name].wait()
+        if name in self.dead | self.failing:
+            return self.refusal
+        return httpx.Response(200, json={"from": name})
+
+    def replicas(self, urls: str = "http://a:1,http://b:1/v1/, http://c:1", **overrides) -> Replicas:
+        settings = load_settings(engine="vllm_server", model=MODEL, upstream_url=urls, **overrides)
+        return Replicas.from_settings(settings, httpx.MockTransport(self.answer))
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "FIRST_OUT_S", 0.002)
+    monkeypatch.setattr(replicas, "LONGEST_OUT_S", 0.002)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def up(servers: Replicas) -> str:
+    return "".join(state.name[0] for state in servers.states() if state.up)
+
+
+async def test_each_question_goes_to_the_least_busy_server(house: House) -> None:
+    house.gates = {name: asyncio.Event() for name in "abc"}
+    servers = house.replicas()
+    first = [asyncio.create_task(servers.ask(PATH, {})) for _ in range(6)]
+    await until(lambda: len(house.questions) == 6)
+    assert sorted(house.questions) == list("aabbcc")
+    house.gates["b"].set()
+    await until(lambda: [state.in_flight for state in servers.states()] == [2, 0, 2])
+    house.gates["b"].clear()
+    more = [asyncio.create_task(servers.ask(PATH, {})) for _ in range(2)]
+    await until(lambda: len(house.questions) == 8)
+    assert house.questions[6:] == ["b", "b"]
+    for gate in house.gates.values():
+        gate.set()
+    replies = await asyncio.gather(*first, *more)
+    assert sorted(reply["from"] for reply in replies) == list("aabbbbcc")
+    await servers.close()
+
+
+async def test_a_dead_server_is_left_out_and_comes_back(house: House, soon: None) -> None:
+    servers = house.replicas()
+    house.dead = {"b"}
+    failed = 0
+    for _ in range(12):
+        try:
+            await servers.ask(PATH, {})
+        except EngineDownError:
+            failed += 1
+    assert failed == 1 and house.questions.count("b") == 1 and up(servers) == "ac"
+    house.dead = set()
+    await until(lambda: up(servers) == "abc")
+    for _ in range(9):
+        await servers.ask(PATH, {})
+    assert house.questions.count("b") > 1
+    await servers.close()
+
+
+async def test_a_server_that_only_lists_its_model_stays_out_longer_each_time(house: House, monkeypatch) -> None:
+    """Who fails at once is the least busy of all: without growing pauses it would get nearly every question."""
+    pauses: list[int] = []
+    monkeypatch.setattr(replicas, "pause_s", lambda failures, *_, **__: pauses.append(failures) or 0.0)
+    servers = house.replicas("http://a:1")
+
+    async def ask() -> None:
+        with pytest.raises(EngineDownError):
+            await servers.ask(PATH, {})
+        await until(lambda: up(servers) == "a")
+
+    house.failing = {"a"}
+    for _ in range(3):
+        await ask()
+    house.failing = set()
+    await servers.ask(PATH, {})
+    house.failing = {"a"}
+    await ask()
+    assert pauses == [1, 2, 3, 1], "an answer forgives the failures before it"
+    await servers.close()
+
+
+async def test_when_all_are_out_one_is_asked_anyway(house: House) -> None:
+    servers = house.replicas("http://a:1,http://b:1")
+    house.dead = {"a", "b"}
+    for _ in range(2):
+        with pytest.raises(EngineDownError):
+            await servers.ask(PATH, {})
+    assert up(servers) == ""
+    house.dead = set()
+    assert (await servers.ask(PATH, {}))["from"] in "ab"
+    await servers.close()
+
+
+async def test_a_busy_server_is_left_alone_as_long_as_it_asks(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float | None] = []
+    monkeypatch.setattr(replicas, "pause_s", lambda *_, asked_s, **__: asked.append(asked_s) or 60.0)
+    servers = house.replicas()
+    house.dead, house.refusal = {"a"}, httpx.Response(503, headers={"retry-after": "7"})
+    with pytest.raises(EngineDownError):
+        await servers.ask(PATH, {})
+    await until(lambda: bool(asked))
+    assert asked == [7.0] and up(servers) == "bc"
+    await servers.close()
+
+
+async def test_a_refused_request_is_no_fault_of_the_server(house: House) -> None:
+    servers = house.replicas("http://a:1")
+    house.dead, house.refusal = {"a"}, httpx.Response(400, text="bad: data:image/jpeg;base64,/9j/4AAQSkZJRg== end")
+    with pytest.raises(EngineError) as refused:
+        await servers.ask(PATH, {})
+    assert up(servers) == "a"
+    assert "base64,... end" in refused.value.what and "9j" not in refused.value.what, "no image content in errors"
+    await servers.close()
+
+
+async def test_ready_as_long_as_one_server_lists_the_model(house: House) -> None:
+    servers = house.replicas()
+    house.models["a"], house.dead = "another", {"b"}
+    await servers.check()
+    assert up(servers) == "c"
+    await servers.ask(PATH, {})
+    assert house.questions == ["c"]
+    house.dead = {"b", "c"}
+    with pytest.raises(EngineError, match="does not list"):
+        await servers.check()
+    await servers.close()
+
+
+async def test_an_image_survives_the_death_of_its_server(stand_in, paint, no_pauses, soon) -> None:
+    good, broken = stand_in(), stand_in()
+    broken.always = "cut"
+
+    async def by_host(request: httpx.Request) -> httpx.Response:
+        return await (broken if request.url.host == "broken" else good)._answer(request)
+
+    settings = load_settings(
+        engine="vllm_server", model=MODEL, upstream_url="http://broken:1,http://good:1", transport_attempts=2
+    )
+    engine = VllmServer.from_settings(settings, httpx.MockTransport(by_host))
+    answers = [
+        await ground_image(engine, paint(height=128 + n), PARTS, max_pixels=10**6, max_attempts=1) for n in range(5)
+    ]
+    await engine.close()
+    assert {row.status for answer in answers for row in answer.parts} == {LabelStatus.OK}
+    assert len(broken.payloads) >= 1 and len(good.payloads) == 5
+
+
+async def test_the_request_id_reaches_the_server_once_per_question(stand_in, paint) -> None:
+    seen: list[str] = []
+    server = stand_in()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("x-request-id", ""))
+        return await server._answer(request)
+
+    settings = load_settings(engine="vllm_server", model=MODEL, prompt_mode="per_part")
+    app = create_app(settings, VllmServer.from_settings(settings, httpx.MockTransport(answer)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        files = [("images", ("a.png", paint()))]
+        await client.post("/v1/ground", files=files, headers={"x-request-id": "run-7.a"})
+    assert len(set(seen)) == len(seen) >= 3 and all(name.startswith("run-7.a-") for name in seen)
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "expected"),
+    [
+        ("http://a:1", {}, None),
+        ("http://a:1/gate/v1", {"upstream_api_key": "key"}, "Bearer key"),
+        ("http://user:se%40cret@a:1", {}, f"Basic {base64.b64encode(b'user:se@cret').decode()}"),
+    ],
+)
+async def test_who_we_are_is_told_to_the_server(url: str, settings, expected: str | None) -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={})
+
+    settings = load_settings(engine="vllm_server", model=MODEL, upstream_url=url, answer_timeout_s=7, **settings)
+    servers = Replicas.from_settings(settings, httpx.MockTransport(answer))
+    await servers.ask(PATH, {"a": "ü"})
+    await servers.close()
+    (request,) = seen
+    assert request.headers.get("authorization") == expected
+    assert request.url.path == ("/gate" if "gate" in url else "") + PATH and request.url.host == "a"
+    assert request.headers["content-type"] == "application/json" and json.loads(request.content) == {"a": "ü"}
+    assert request.extensions["timeout"] == {"connect": 5.0, "read": 7.0, "write": 7.0, "pool": 7.0}
+
+
+@pytest.mark.parametrize("urls", ["", " , ", "localhost:8000", "http://a:1,ftp://b", "http://[::1"])
+def test_unfit_urls_are_refused_at_start(urls: str) -> None:
+    with pytest.raises(ConfigError, match="LABELER_UPSTREAM_URL"):
+        Replicas.from_settings(load_settings(engine="vllm_server", model=MODEL, upstream_url=urls))

@@ -1,0 +1,296 @@
+"""The HTTP interface: limits, keys, health, and a batch that survives its worst image."""
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from PIL import Image
+
+from labeler.engines.body_prior import BodyPrior
+from labeler.engines.vllm_server import VllmServer
+from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowError
+from labeler.service.app import create_app
+from labeler.settings import describe, load_settings
+from shared.errors import ConfigError
+from shared.images import image_id_of
+from shared.schemas import PARTS
+
+
+class Scripted(BodyPrior):
+    """The prior, failing as told: an exception per image size, and a gate that holds answers back."""
+
+    def __init__(self) -> None:
+        self.faults: dict[int, Exception] = {}
+        self.gate: asyncio.Event | None = None
+        self.asked = self.closed = 0
+        self.unready: Exception | None = None
+
+    async def ground(self, image, parts, attempt):
+        self.asked += 1
+        if self.gate:
+            await self.gate.wait()
+        if fault := self.faults.get(image.width):
+            raise fault
+        return await super().ground(image, parts, attempt)
+
+    async def check(self) -> None:
+        if self.unready:
+            raise self.unready
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+def client_of(engine=None, **overrides) -> httpx.AsyncClient:
+    app = create_app(load_settings(**overrides), engine or Scripted())
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+def png(width: int = 64, height: int = 128) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def body(*images: bytes, **rest) -> dict:
+    return {"images": [base64.b64encode(image).decode() for image in images], **rest}
+
+
+async def post(images=(), client=None, **overrides) -> httpx.Response:
+    async with client or client_of(**overrides) as http:
+        return await http.post("/v1/ground", json=body(*images))
+
+
+async def test_json_and_multipart_give_the_same_answer() -> None:
+    images = [png(64, 128), png(48, 128)]
+    async with client_of() as client:
+        as_json = await client.post("/v1/ground", json=body(*images, parts=["legs", "head"]))
+        files = [("images", ("a.png", image)) for image in images]
+        as_form = await client.post("/v1/ground", files=files, data={"parts": "legs, head"})
+    assert as_json.status_code == as_form.status_code == 200
+    assert as_json.json() == as_form.json()
+    answers = as_json.json()["images"]
+    assert [answer["image_id"] for answer in answers] == [image_id_of(image) for image in images]
+    assert [row["part"] for row in answers[0]["parts"]] == ["legs", "head"]
+    assert answers[1]["parts"][0]["box"] == pytest.approx([0.195 * 48, 0.446 * 128, 0.788 * 48, 0.972 * 128])
+    assert answers[1]["parts"][0]["raw_box"] == [0.195, 0.446, 0.788, 0.972]
+
+
+async def test_one_bad_image_fails_alone() -> None:
+    engine = Scripted()
+    engine.faults = {
+        10: EngineError("cannot", fix="-"),
+        11: RuntimeError("a bug of ours"),
+        12: EngineSlowError("slow", fix="-"),
+    }
+    images = [png(), b"", png()[:60], png(10), png(11), png(12), png(3000, 3000)]
+    response = await post(images, client_of(engine, max_pixels=1_000_000))
+    assert response.status_code == 200
+    answers = response.json()["images"]
+    kinds = ["ok", "unreadable", "unreadable", "engine_error", "engine_error", "engine_error", "unreadable"]
+    assert [{row["status"] for row in answer["parts"]} for answer in answers] == [{kind} for kind in kinds]
+    assert [answer["may_pass"] for answer in answers] == [False] * 5 + [True, False]
+    assert "over 1000000 pixels" in answers[6]["error"]
+
+
+@pytest.mark.parametrize(("error", "status"), [(EngineDownError, 503), (EngineSlowError, 504)])
+async def test_an_engine_that_is_away_is_the_batchs_failure(error, status: int) -> None:
+    engine = Scripted()
+    engine.faults = {64: error("away", fix="wait")}
+    response = await post([png(), b"broken"], client_of(engine))
+    assert response.status_code == status
+    assert response.headers["retry-after"].isdigit()
+    assert response.json()["error"] == "away"
+
+
+async def test_a_hanging_engine_ends_at_the_deadline() -> None:
+    engine = Scripted()
+    engine.gate = asyncio.Event()
+    assert (await post([png()], client_of(engine, request_timeout_s=0.05))).status_code == 504
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_large_body_is_refused_while_it_arrives(announced: bool) -> None:
+    sent = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(1000):
+            sent += 1000
+            yield b" " * 1000
+
+    headers = {"content-type": "application/json"} | ({"content-length": "1000000"} if announced else {})
+    async with client_of(max_body_bytes=5000) as client:
+        response = await client.post("/v1/ground", content=chunks(), headers=headers)
+    assert response.status_code == 413
+    assert sent <= (1000 if announced else 7000)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"[]", "application/json", 422),
+        (b"{}", "application/json", 422),
+        (b'{"images": []}', "application/json", 422),
+        (b'{"images": ["?"]}', "application/json", 422),
+        (b'{"images": ["/etc/passwd"], "path": "x"}', "application/json", 422),
+        (json.dumps(body(b"x", parts=["wing"])).encode(), "application/json", 422),
+        (json.dumps(body(b"x", parts=[])).encode(), "application/json", 422),
+        (json.dumps(body(*[b"x"] * 65)).encode(), "application/json", 422),
+        (b"\xff\xfe", "application/json", 400),
+        (b"[" * 5000, "application/json", 400),
+        (b"images=x", "application/x-www-form-urlencoded", 415),
+        (b"", "", 415),
+        (b"--b\r\nno", "multipart/form-data; boundary=b", 422),
+        (b"x", "multipart/form-data", 400),
+        (
+            b'--b\r\ncontent-disposition: form-data; name="url"\r\n\r\nx\r\n--b--',
+            "multipart/form-data; boundary=b",
+            422,
+        ),
+        (b"--b--", "multipart/form-data; boundary=b", 422),
+    ],
+)
+async def test_bad_requests_are_named(content: bytes, kind: str, status: int) -> None:
+    async with client_of() as client:
+        response = await client.post("/v1/ground", content=content, headers={"content-type": kind})
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error", "fix", "request_id"} and response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [(None, 401), ("Bearer wrong", 401), ("Basic secret", 401), ("Bearer sécret", 401), ("Bearer secret", 200)],
+)
+async def test_the_key_is_demanded(header: str | None, status: int) -> None:
+    headers = {"authorization": header.encode()} if header else {}
+    async with client_of(api_key="secret") as client:
+        assert (await client.get("/v1/models", headers=headers)).status_code == status
+        assert (await client.post("/v1/ground", json=body(png()), headers=headers)).status_code == status
+        assert (await client.get("/livez")).status_code == 200
+
+
+async def test_one_request_too_many_is_429_and_the_place_is_given_back() -> None:
+    engine = Scripted()
+    engine.gate = asyncio.Event()
+    async with client_of(engine, max_requests=2) as client:
+        held = [asyncio.create_task(client.post("/v1/ground", json=body(png()))) for _ in range(2)]
+        while engine.asked < 2:
+            await asyncio.sleep(0)
+        refused = await client.post("/v1/ground", json=body(png()))
+        assert refused.status_code == 429 and refused.headers["retry-after"].isdigit()
+        engine.gate.set()
+        assert [(await task).status_code for task in held] == [200, 200]
+        assert (await client.post("/v1/ground", json=body(png()))).status_code == 200
+
+
+async def test_images_in_work_are_bounded() -> None:
+    engine = Scripted()
+    engine.gate = asyncio.Event()
+    async with client_of(engine, max_images_in_work=3) as client:
+        task = asyncio.create_task(client.post("/v1/ground", json=body(*[png()] * 10)))
+        while engine.asked < 3:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        assert engine.asked == 3
+        engine.gate.set()
+        assert len((await task).json()["images"]) == 10
+
+
+async def test_ready_means_listed_and_answered_once() -> None:
+    engine = Scripted()
+    async with client_of(engine) as client:
+        engine.unready = EngineDownError("not up", fix="-")
+        assert (await client.get("/readyz")).status_code == 503
+        engine.unready = None
+        engine.faults = {64: EngineError("no images, please", fix="-")}
+        assert (await client.get("/readyz")).status_code == 502
+        assert (await client.get("/livez")).status_code == 200
+        engine.faults, engine.asked = {}, 0
+        first, second = await client.get("/readyz"), await client.get("/readyz")
+        assert first.status_code == second.status_code == 200 and engine.asked == 1
+        assert 0.3 < first.json()["calibration_iou"] < 1
+        engine.unready = EngineDownError("gone again", fix="-")
+        assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_a_model_that_cannot_ground_is_not_ready(stand_in) -> None:
+    server = stand_in()
+    server.always = "garbage"
+    settings = load_settings(engine="vllm_server", model=server.model)
+    async with client_of(VllmServer.from_settings(settings, server.transport)) as client:
+        response = await client.get("/readyz")
+    assert response.status_code == 502 and "unparseable" in response.json()["error"]
+
+
+async def test_request_ids_come_back_when_harmless() -> None:
+    async with client_of() as client:
+        assert (await client.get("/livez", headers={"x-request-id": "run-7.a"})).headers["x-request-id"] == "run-7.a"
+        forged = (await client.get("/livez", headers={"x-request-id": "a b"})).headers["x-request-id"]
+        assert forged != "a b" and len(forged) == 32
+        assert (await client.get("/nowhere")).json()["request_id"]
+
+
+async def test_models_says_who_answers_and_the_openapi_page_builds() -> None:
+    async with client_of() as client:
+        (info,) = (await client.get("/v1/models")).json()["data"]
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    assert (info["engine"], info["parts"]) == ("body_prior", list(PARTS))
+    assert set(paths["/v1/ground"]["post"]["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+
+
+async def test_the_engine_is_closed_with_the_app() -> None:
+    engine = Scripted()
+    app = create_app(load_settings(), engine)
+    async with app.router.lifespan_context(app):
+        assert engine.closed == 0
+    assert engine.closed == 1
+
+
+def test_settings_mask_secrets_and_name_their_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABELER_API_KEY", "hunter2")
+    monkeypatch.setenv("LABELER_PORT", "9000")
+    lines = {name: (value, origin) for name, value, origin in describe(load_settings())}
+    assert lines["LABELER_PORT"] == ("9000", "set") and lines["LABELER_HOST"] == ("127.0.0.1", "default")
+    assert "hunter2" not in str(lines) and lines["LABELER_API_KEY"][1] == "set"
+
+
+@pytest.mark.parametrize(
+    ("given", "engine", "model"),
+    [
+        ({}, "local", "pocket-grounder-2"),
+        ({"upstream_url": "http://a:1/v1,http://b:2/"}, "vllm_server", "Qwen/Qwen2.5-VL-7B-Instruct"),
+        ({"engine": "vllm_server", "model": "mine"}, "vllm_server", "mine"),
+        ({"upstream_url": "http://a:1", "engine": "local"}, "local", "pocket-grounder-2"),
+    ],
+)
+def test_an_address_of_a_model_server_decides_who_answers(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], engine: str, model: str
+) -> None:
+    monkeypatch.delenv("LABELER_ENGINE")
+    settings = load_settings(**given)
+    assert (settings.engine, settings.model) == (engine, model)
+    origins = {name: origin for name, _, origin in describe(settings)}
+    assert origins["LABELER_ENGINE"] == ("set" if "engine" in given else "default")
+
+
+def test_addresses_of_model_servers_lose_what_is_added_to_them() -> None:
+    assert load_settings(upstream_url="http://a:1/v1, http://b:2/,").upstream_urls == ["http://a:1", "http://b:2"]
+    assert load_settings().upstream_urls == ["http://127.0.0.1:8000"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("LABELER_PROT", "1"), ("LABELER_PORT", "many"), ("LABELER_ENGINE", "x")])
+def test_wrong_settings_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=name.removeprefix("LABELER_").lower() + "|" + name):
+        load_settings()
+
+
+def test_a_model_of_no_known_family_is_refused_at_start() -> None:
+    with pytest.raises(ConfigError, match="LABELER_FAMILY"):
+        create_app(load_settings(engine="vllm_server", model="mystery"))

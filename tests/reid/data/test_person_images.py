@@ -1,0 +1,146 @@
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import reid.data.person_images
+from reid.data.augment import Augmentation
+from reid.data.part_masks import PatchGrid
+from reid.data.person_images import Batch, PersonImages, in_order, load_batches, load_pixels
+from reid.data.transforms import TESTING
+from shared.errors import DgreidError
+from shared.images import MAX_PIXELS, UnreadableImageError, load_image
+
+GRID = PatchGrid(32, 16, 8, 8)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{index}.png" for index in range(5)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (20, 10, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def make(files: list[Path], flip: float = 0.5) -> PersonImages:
+    boxes = np.tile(np.array([[[0.0, 0.0, 5.0, 10.0]]]), (len(files), 1, 1))
+    return PersonImages(files, GRID, TESTING, boxes=boxes, augmentation=Augmentation(flip=flip, seed=3))
+
+
+def epoch_of(images: PersonImages, epoch: int, workers: int = 0) -> Batch:
+    images.epoch = epoch
+    columns = zip(*load_batches(images, in_order(len(images), 2), workers), strict=True)
+    return Batch(*(torch.cat(column) for column in columns))
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_batch_holds_pixels_patches_and_indices(files: list[Path]) -> None:
+    found = epoch_of(make(files, flip=0.0), 1)
+    assert found.images.shape == (5, 3, 32, 16) and found.images.dtype == torch.uint8
+    assert found.indices.tolist() == [0, 1, 2, 3, 4]
+    expected = np.asarray(Image.open(files[3]).resize((16, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.abs(found.images[3].numpy().astype(int) - expected).max() <= 1
+    assert found.visible[0, 0].view(4, 2).tolist() == [[True, False], [True, False], [False, False], [False, False]]
+
+
+def test_flipped_images_carry_flipped_patches(files: list[Path]) -> None:
+    straight, mirrored = epoch_of(make(files, flip=0.0), 1), epoch_of(make(files, flip=1.0), 1)
+    assert torch.equal(mirrored.images, straight.images.flip(-1))
+    assert torch.equal(mirrored.visible.view(5, 1, 4, 2), straight.visible.view(5, 1, 4, 2).flip(-1))
+
+
+def test_cache_and_worker_processes_change_nothing(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = make(files)
+    first, second = epoch_of(cached, 1), epoch_of(cached, 2)
+    assert not torch.equal(first.images, second.images)  # another epoch flips others
+    assert same(epoch_of(cached, 1), first)  # now from the cache
+    monkeypatch.setattr(reid.data.person_images, "CACHE_BYTES", 0)
+    plain = make(files)
+    assert cached.cached and not plain.cached
+    assert same(epoch_of(plain, 1), first)
+    assert same(epoch_of(plain, 2, workers=2), second)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_broke_is_named_in_one_sentence(
+    files: list[Path], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reid.data.person_images, "CACHE_BYTES", 0)
+    files[3].write_bytes(b"no image")
+    with pytest.raises(DgreidError) as caught:
+        epoch_of(make(files), 1, workers)
+    assert str(files[3]) in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_loading_leaves_the_global_random_state_alone(files: list[Path]) -> None:
+    before = torch.get_rng_state()
+    epoch_of(make(files), 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_in_order_covers_everything_once() -> None:
+    assert [list(batch) for batch in in_order(5, 2)] == [[0, 1], [2, 3], [4]]
+    assert in_order(0, 2) == [] and len(in_order(4, 2)) == 2
+
+
+def photograph(form: str, mode: str = "RGB", **options: object) -> bytes:
+    pixels = np.random.default_rng(1).integers(0, 256, (37, 18, 3), dtype=np.uint8).repeat(3, axis=0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    return exif
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        photograph("JPEG"),
+        photograph("JPEG", quality=60, subsampling=2),
+        photograph("JPEG", progressive=True),
+        photograph("JPEG", exif=turned()),
+        photograph("JPEG", "L"),
+        photograph("JPEG", "CMYK"),
+        photograph("PNG", "RGBA"),
+        photograph("BMP"),
+    ],
+)
+def test_pixels_are_pillows(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(content)
+    assert np.array_equal(load_pixels(path).permute(1, 2, 0).numpy(), np.asarray(load_image(path)))
+
+
+JPEG = photograph("JPEG")
+FRAME = JPEG.index(b"\xff\xc0") + 5  # height and width in the header
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (JPEG[: len(JPEG) // 2], "truncated"),
+        (JPEG[:-2], "truncated"),
+        (b"no image", "not an image of a known format"),
+        (JPEG[:FRAME] + struct.pack(">HH", 65_000, 65_000) + JPEG[FRAME + 4 :], f"over {MAX_PIXELS} pixels|bomb"),
+    ],
+)
+def test_a_broken_or_hostile_file_is_one_error_with_pillows_reason(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=reason) as caught:
+        load_pixels(path)
+    assert str(path) in str(caught.value)

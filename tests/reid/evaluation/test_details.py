@@ -1,0 +1,136 @@
+"""Intervals, camera pairs, parts and histograms against their definitions."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reid.evaluation.details import (
+    ap_histogram,
+    bootstrap_intervals,
+    camera_pairs,
+    distance_histogram,
+    part_scores,
+    score_details,
+)
+from reid.evaluation.ranking import Ranking, Side
+from reid.metrics.rerank import k_reciprocal
+
+
+def ranking(seed: int = 0, *, queries: int = 40, gallery: int = 160, people: int = 8, dimensions: int = 8) -> Ranking:
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((people + 1, dimensions))
+
+    def side(count: int, lowest: int) -> Side:
+        identities = rng.integers(lowest, people + 1, count)
+        features = centres[identities] + rng.standard_normal((count, dimensions))
+        return Side(features.astype(np.float32), identities, rng.integers(1, 4, count))
+
+    return Ranking(side(queries, 1), side(gallery, -1))
+
+
+def test_intervals_are_quantiles_of_scores_over_drawn_identities() -> None:
+    """Against a loop that draws people one by one and gathers their queries."""
+    one = ranking()
+    scores, identities = one.scores(50), one.query.identities
+    found = bootstrap_intervals(scores, identities, samples=4000, seed=1)
+    rng = np.random.default_rng(7)
+    people = np.unique(identities)
+    draws = []
+    for _ in range(4000):
+        drawn = np.concatenate([np.flatnonzero(identities == who) for who in rng.choice(people, len(people))])
+        draws.append((100 * scores.per_query_ap[drawn].mean(), 100 * (scores.per_query_rank[drawn] <= 1).mean()))
+    expected = np.quantile(draws, [0.025, 0.975], axis=0)
+    np.testing.assert_allclose(found["mean_ap"], expected[:, 0], atol=0.6)
+    np.testing.assert_allclose(found["rank_1"], expected[:, 1], atol=1.5)
+    for name, value in scores.summary().items():
+        assert found[name][0] <= value <= found[name][1]
+
+
+def test_intervals_follow_the_seed_and_narrow_with_more_people() -> None:
+    one, many = ranking(people=6), ranking(people=60, queries=600, gallery=900)
+    drawn = bootstrap_intervals(one.scores(50), one.query.identities, seed=3)
+    assert drawn == bootstrap_intervals(one.scores(50), one.query.identities, seed=3)
+    assert drawn != bootstrap_intervals(one.scores(50), one.query.identities, seed=4)
+    wide = np.ptp(drawn["rank_1"])
+    assert np.ptp(bootstrap_intervals(many.scores(50), many.query.identities)["rank_1"]) < wide / 1.5
+
+
+def test_one_identity_has_no_spread() -> None:
+    one = Ranking(Side(np.zeros((2, 1), np.float32), np.ones(2, int), np.ones(2, int)), ranking(dimensions=1).gallery)
+    low, high = bootstrap_intervals(one.scores(50), one.query.identities)["mean_ap"]
+    assert low == high == pytest.approx(100 * one.scores(50).mean_ap)
+
+
+@pytest.mark.parametrize("re_ranked", [False, True])
+def test_camera_pairs_are_the_scores_of_two_cameras_alone(re_ranked: bool) -> None:
+    one = ranking(2)
+    if re_ranked:
+        one = Ranking(one.query, one.gallery, k_reciprocal(one.query.features, one.gallery.features))
+    pairs = {(pair["query_camera"], pair["gallery_camera"]): pair for pair in camera_pairs(one)}
+    assert set(pairs) == {(a, b) for a in (1, 2, 3) for b in (1, 2, 3) if a != b}
+    asked, searched = np.flatnonzero(one.query.cameras == 2), np.flatnonzero(one.gallery.cameras == 3)
+    distances = one.distances if re_ranked else None
+    if distances is None:
+        distances = np.square(one.query.features[:, None] - one.gallery.features[None]).sum(axis=2)
+    precisions, firsts = [], []
+    for query in asked:
+        ranked = sorted(searched[one.gallery.identities[searched] != -1], key=lambda g, q=query: (distances[q, g], g))
+        hits = np.flatnonzero(one.gallery.identities[ranked] == one.query.identities[query]) + 1
+        if len(hits):
+            precisions.append(np.mean(np.arange(1, len(hits) + 1) / hits))
+            firsts.append(hits[0] == 1)
+    assert pairs[2, 3]["queries"] == len(precisions)
+    assert pairs[2, 3]["mean_ap"] == pytest.approx(100 * np.mean(precisions))
+    assert pairs[2, 3]["rank_1"] == pytest.approx(100 * np.mean(firsts))
+
+
+def test_unlabelled_cameras_and_pairs_without_a_match_have_no_line() -> None:
+    one = ranking(3)
+    nobody = Side(one.gallery.features, np.zeros_like(one.gallery.identities), one.gallery.cameras)
+    assert camera_pairs(Ranking(one.query, nobody)) == []
+    unknown = Side(one.query.features, one.query.identities, np.zeros_like(one.query.cameras))
+    assert camera_pairs(Ranking(unknown, one.gallery)) == []
+
+
+def test_parts_are_scored_by_their_own_block_normalised() -> None:
+    one = ranking(4, dimensions=8)
+    found = part_scores(one, ("head", "legs", "arms"))
+    assert list(found) == ["whole image", "head", "legs", "arms"]
+
+    def block(side: Side) -> Side:
+        part = side.features[:, 4:6]
+        return Side(part / np.linalg.norm(part, axis=1, keepdims=True), side.identities, side.cameras)
+
+    expected = Ranking(block(one.query), block(one.gallery)).scores(10).summary()
+    assert found["legs"] == pytest.approx({name: expected[name] for name in ("mean_ap", "rank_1")})
+    assert part_scores(one, ()) == {} and part_scores(one, ("head", "legs")) == {}
+
+
+def test_histograms_count_every_query_and_pair_once() -> None:
+    one = ranking(5, queries=30, gallery=70)
+    scores = one.scores(50)
+    counts = ap_histogram(scores)
+    assert sum(counts["queries"]) == scores.num_valid_queries
+    found = distance_histogram(one, scores)
+    same, other = [], []
+    for q in np.flatnonzero(scores.per_query_rank > 0):
+        for g in range(70):
+            distance = float(np.linalg.norm(one.query.features[q] - one.gallery.features[g]))
+            if one.gallery.identities[g] == one.query.identities[q]:
+                same += [distance] if one.gallery.cameras[g] != one.query.cameras[q] else []
+            elif one.gallery.identities[g] != -1:
+                other.append(distance)
+    for name, values in (("same", same), ("other", other)):
+        expected, _ = np.histogram(values, bins=found["edges"])
+        np.testing.assert_allclose(found[name], expected / len(values), atol=1.5 / len(values))
+        assert sum(found[name]) == pytest.approx(1)
+
+
+def test_re_ranked_distances_have_no_part_scores() -> None:
+    one = ranking(6)
+    table = k_reciprocal(one.query.features, one.gallery.features)
+    re_ranked = Ranking(one.query, one.gallery, table)
+    details: dict[str, Any] = score_details(re_ranked, re_ranked.scores(50), ("head",), seed=0)
+    assert details["parts"] == {} and details["camera_pairs"]
+    assert details["distance_histogram"]["edges"][-1] <= 1

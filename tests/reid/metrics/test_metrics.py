@@ -1,0 +1,202 @@
+"""The metric against its definition: sort everything, walk down the list."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reid.metrics.retrieval import Scores, evaluate, evaluate_distances
+from shared.errors import DgreidError, UsageError
+
+
+def slow(query: Any, gallery: Any, max_rank: int) -> tuple[list[float], list[float], list[int]]:
+    """Per valid query: AP, INP and the first correct rank, after Zheng et al. 2015, in pure Python float64."""
+    aps, inps, firsts = [], [], []
+    for feature, identity, camera in zip(*query, strict=True):
+        listing = [
+            (sum((float(a) - float(b)) ** 2 for a, b in zip(feature, other, strict=True)), place, other_identity)
+            for place, (other, other_identity, other_camera) in enumerate(zip(*gallery, strict=True))
+            if other_identity != -1 and not (other_identity == identity and other_camera == camera and camera != 0)
+        ]
+        hits = [found == identity for _, _, found in sorted(listing)]
+        if identity < 1 or not any(hits):
+            continue
+        ranks = [rank for rank, hit in enumerate(hits, start=1) if hit]
+        aps.append(sum(sum(hits[:rank]) / rank for rank in ranks) / len(ranks))
+        inps.append(len(ranks) / ranks[-1])
+        firsts.append(ranks[0])
+    return aps, inps, firsts
+
+
+def assert_same(scores: Scores, query: Any, gallery: Any, max_rank: int) -> None:
+    aps, inps, firsts = slow(query, gallery, max_rank)
+    assert scores.num_valid_queries == len(aps)
+    assert scores.mean_ap == pytest.approx(np.mean(aps), abs=1e-12)
+    assert scores.mean_inp == pytest.approx(np.mean(inps), abs=1e-12)
+    expected = [np.mean([first <= rank for first in firsts]) for rank in range(1, max_rank + 1)]
+    np.testing.assert_allclose(scores.cmc, expected, atol=1e-12)
+    np.testing.assert_allclose(scores.per_query_ap[~np.isnan(scores.per_query_ap)], aps, atol=1e-12)
+    assert scores.per_query_ap.shape == (len(query[0]),)
+    np.testing.assert_allclose(scores.per_query_inp[~np.isnan(scores.per_query_inp)], inps, atol=1e-12)
+    assert scores.per_query_rank[scores.per_query_rank > 0].tolist() == firsts
+    if max_rank >= 10:
+        means = scores.per_query().mean(axis=0)
+        np.testing.assert_allclose(means, list(scores.summary().values()), atol=1e-9)
+
+
+def side(rng: np.random.Generator, count: int, dimensions: int, levels: int, people: int) -> tuple[Any, Any, Any]:
+    """Few levels make many exact ties; identities from -1, cameras from 0."""
+    features = rng.integers(0, levels, (count, dimensions)).astype(np.float32)
+    return features, rng.integers(-1, people + 1, count), rng.integers(0, 4, count)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.tuples(st.integers(1, 8), st.integers(1, 40)),
+    dimensions=st.integers(1, 6),
+    levels=st.integers(1, 4),
+    people=st.integers(1, 4),
+    max_rank=st.integers(1, 50),
+    chunk=st.integers(1, 9),
+)
+def test_equals_the_definition_with_ties_junk_and_distractors(
+    seed: int, sizes: tuple[int, int], dimensions: int, levels: int, people: int, max_rank: int, chunk: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    query = side(rng, sizes[0], dimensions, levels, people)
+    gallery = side(rng, sizes[1], dimensions, levels, people)
+    if not slow(query, gallery, max_rank)[0]:
+        with pytest.raises(DgreidError, match="has a correct match"):
+            evaluate(*query, *gallery, max_rank=max_rank, chunk=chunk)
+    else:
+        assert_same(evaluate(*query, *gallery, max_rank=max_rank, chunk=chunk), query, gallery, max_rank)
+        table = np.square(query[0][:, None].astype(np.float64) - gallery[0][None]).sum(axis=2)
+        by_distance = evaluate_distances(table, *query[1:], *gallery[1:], max_rank=max_rank)
+        assert_same(by_distance, query, gallery, max_rank)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-6, 1e-30, 1e12])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_near_ties_are_settled_exactly(spread: float, offset: float, dtype: type) -> None:
+    """Distances far below float32 resolution, and far from the origin, are still ordered as in exact arithmetic."""
+    rng = np.random.default_rng(3)
+    features = (offset * spread + spread * rng.standard_normal((90, 24)) * rng.choice([1, 1e-4], (90, 1))).astype(dtype)
+    features[40:50] = features[30:40]  # exact copies
+    identities, cameras = rng.integers(0, 6, 90), rng.integers(1, 4, 90)
+    query = features[:20], identities[:20], cameras[:20]
+    gallery = features[20:], identities[20:], cameras[20:]
+    # the pure Python sum is taken in another order, so only the order of well separated distances is its business
+    assert_same(evaluate(*query, *gallery, max_rank=10, chunk=7), query, gallery, 10)
+
+
+def test_differences_below_the_error_of_long_dot_products_are_settled() -> None:
+    """Two opposite clusters: after centring every product has one sign, where float32 sums are at their worst."""
+    rng = np.random.default_rng(5)
+    base = rng.uniform(0.5, 1, 2048)
+    signs = np.where(np.arange(310) % 2, 1.0, -1.0)[:, None]
+    features = (signs * base * (1 + 3e-6 * rng.standard_normal((310, 1)))).astype(np.float32)
+    identities, cameras = rng.integers(1, 9, 310), np.arange(310)  # no camera twice
+    query, gallery = features[:10].astype(np.float64), features[10:].astype(np.float64)
+    expected = []
+    for feature, identity in zip(query, identities, strict=False):
+        order = np.argsort(np.square(gallery - feature).sum(axis=1), kind="stable")
+        ranks = np.flatnonzero(identities[10:][order] == identity) + 1
+        expected.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+    found = evaluate(features[:10], identities[:10], cameras[:10], features[10:], identities[10:], cameras[10:])
+    np.testing.assert_allclose(found.per_query_ap, expected, rtol=1e-12)
+
+
+def test_equal_images_rank_in_gallery_order_wherever_they_lie() -> None:
+    rng = np.random.default_rng(0)
+    feature = rng.standard_normal(2048).astype(np.float32)
+    for place in (0, 17, 256, 299):
+        identities = np.full(300, 2)
+        identities[place] = 1
+        scores = evaluate(feature[None] + 1, [1], [1], np.tile(feature, (300, 1)), identities, np.full(300, 2))
+        assert scores.mean_ap == pytest.approx(1 / (place + 1))
+
+
+def test_scores_do_not_depend_on_the_chunk() -> None:
+    rng = np.random.default_rng(1)
+    features = rng.standard_normal((400, 64)).astype(np.float32)
+    args = (features[:50], np.arange(50) % 9 + 1, np.ones(50, int), features[50:], np.arange(350) % 9, np.full(350, 2))
+    first, second = evaluate(*args, chunk=50), evaluate(*args, chunk=3)
+    np.testing.assert_array_equal(first.per_query_ap, second.per_query_ap)
+
+
+def test_torch_tensors_and_half_precision_are_taken() -> None:
+    rng = np.random.default_rng(2)
+    query, gallery = side(rng, 6, 5, 3, 3), side(rng, 30, 5, 3, 3)
+    expected = evaluate(*query, *gallery)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        tensors = [torch.as_tensor(value) for value in (*query, *gallery)]
+        tensors[0], tensors[3] = tensors[0].to(dtype), tensors[3].to(dtype).requires_grad_()
+        np.testing.assert_array_equal(evaluate(*tensors).per_query_ap, expected.per_query_ap)
+
+
+def test_features_are_not_normalised() -> None:
+    scores = evaluate([[1.0, 0.0]], [1], [1], [[10.0, 0.0], [0.0, 1.0]], [1, 2], [2, 2])
+    assert scores.mean_ap == 0.5  # by angle the match would come first
+
+
+def test_an_unlabelled_camera_is_never_the_same() -> None:
+    gallery = [[0.0], [1.0]], [1, 1]
+    assert np.isclose(evaluate([[0.0]], [1], [0], *gallery, [0, 0]).mean_inp, 1.0)
+    with pytest.raises(DgreidError, match="none of 1 queries"):
+        evaluate([[0.0]], [1], [3], *gallery, [3, 3])
+
+
+def test_a_curve_longer_than_the_gallery_stays_flat_and_the_summary_is_in_percent() -> None:
+    scores = evaluate([[0.0]], [1], [1], [[3.0], [1.0]], [1, 2], [2, 2], max_rank=4)
+    assert scores.cmc.tolist() == [0, 1, 1, 1]
+    assert scores.summary() == {"mean_ap": 50, "mean_inp": 50, "rank_1": 0, "rank_5": 100, "rank_10": 100}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "told"),
+    [
+        ({"query_features": [1.0]}, UsageError, "query shapes do not fit"),
+        ({"gallery_ids": [1, 2]}, UsageError, "gallery shapes do not fit"),
+        ({"gallery_features": np.zeros((0, 1)), "gallery_ids": [], "gallery_cameras": []}, UsageError, "do not fit"),
+        ({"gallery_features": [[1.0, 2.0]]}, UsageError, "1 dimensions, gallery features 2"),
+        ({"query_features": [[np.nan]]}, DgreidError, "1 query features are not finite"),
+        ({"gallery_features": [[np.inf]]}, DgreidError, r"gallery features are not finite \(first: row 0\)"),
+        ({"gallery_features": [[1e30]], "query_features": [[-1e30]]}, DgreidError, "too long for float32"),
+        ({"query_ids": [0], "gallery_ids": [0]}, DgreidError, "none of 1 queries"),
+        ({"gallery_ids": [-1]}, DgreidError, "none of 1 queries"),
+        ({"max_rank": 0}, UsageError, "max_rank=0"),
+        ({"chunk": 0}, UsageError, "chunk=0"),
+    ],
+)
+def test_what_cannot_be_scored_is_told(changes: dict[str, Any], error: type[Exception], told: str) -> None:
+    given_: dict[str, Any] = {
+        "query_features": [[1.0]],
+        "query_ids": [1],
+        "query_cameras": [1],
+        "gallery_features": [[1.0]],
+        "gallery_ids": [1],
+        "gallery_cameras": [2],
+    }
+    assert evaluate(**given_).mean_ap == 1
+    with pytest.raises(error, match=told):
+        evaluate(**{**given_, **changes})
+
+
+@pytest.mark.parametrize(
+    ("distances", "error", "told"),
+    [
+        ([[1.0, 2.0]], UsageError, "shapes do not fit"),
+        ([1.0], UsageError, "shapes do not fit"),
+        ([[np.nan]], DgreidError, "query 0 are not finite"),
+    ],
+)
+def test_distances_that_do_not_fit_are_told(distances: Any, error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        evaluate_distances(distances, [1], [1], [1], [2])
+    with pytest.raises(DgreidError, match="none of 1 queries"):
+        evaluate_distances([[1.0]], [1], [1], [1], [1])
