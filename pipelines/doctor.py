@@ -12,7 +12,7 @@ from rich.table import Table
 from shared.datasets import known_datasets, locate
 from shared.errors import DataError, DgreidError
 from shared.files import write_text
-from shared.labels import label_shards
+from shared.labels import label_runs, label_shards
 from shared.workspace import Workspace
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "fastapi", "httpx", "pyarrow", "duckdb")
@@ -84,12 +84,11 @@ def _data_root(workspace: Workspace) -> str:
 
 
 def _labels(workspace: Workspace) -> str:
-    names = sorted(
-        {
-            f"{path.parts[-3].partition('=')[2]} ({path.parts[-4].partition('=')[2]})"
-            for path in label_shards(workspace.labels)
-        }
-    )
+    names = [
+        f"{run}: {len(shards)} shards"
+        for run in label_runs(workspace.labels)
+        if (shards := label_shards(workspace.labels, label_run=run))
+    ]
     return ", ".join(names) or "none yet: make label DATASET=<name>"
 
 

@@ -16,7 +16,7 @@ from labeler.settings import SERVED_MODEL, Settings, load_settings
 from pipelines.datasets import DatasetNames, scan, split_names
 from shared.datasets import locate
 from shared.errors import DgreidError
-from shared.labels import ManifestFile
+from shared.manifest import ManifestFile
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 

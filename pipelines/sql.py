@@ -8,8 +8,7 @@ from rich.table import Table
 
 from pipelines.datasets import DatasetNames, split_names
 from shared.errors import DataError
-from shared.label_runs import corrected_runs
-from shared.labels import connect, label_shards
+from shared.labels import connect, corrected_runs, label_runs, label_shards
 from shared.workspace import Workspace
 
 MAX_ROWS = 200
@@ -33,8 +32,7 @@ def sql(
     if not shards:
         raise DataError(f"{dataset} has no labels yet", path=workspace.labels, fix=f"make label DATASET={dataset}")
     manifests = [path for path in map(workspace.manifest, names) if path.is_file()]
-    runs = {shard.parents[2].name.removeprefix("label_run=") for shard in shards}
-    for run in sorted(corrected_runs(workspace.labels, runs)):
+    for run in sorted(corrected_runs(workspace.labels, label_runs(workspace.labels, names))):
         typer.echo(f"label run {run} has been corrected: training uses the run that corrects it", err=True)
     columns, rows = run_query(connect(manifests=manifests, labels=shards), query)
     _show(columns, rows)

@@ -71,13 +71,3 @@ def test_a_package_works_without_the_other_halves_libraries(package: str) -> Non
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-
-
-def test_no_source_file_is_over_300_lines() -> None:
-    long = {
-        str(file.relative_to(ROOT)): count
-        for package in PACKAGES
-        for file in _files(package)
-        if (count := len(file.read_text().splitlines())) > 300
-    }
-    assert not long

@@ -17,13 +17,14 @@ from pydantic import SecretStr
 
 from labeler.annotation.backlog import Backlog, Batch, Item, batches
 from labeler.annotation.client import LabelerClient, embedded_client, remote_client
-from labeler.annotation.label_run import default_label_run, finished_parts, open_label_run, writer_lock
+from labeler.annotation.label_run import default_label_run, finished_parts, open_label_run
 from labeler.annotation.summary import Summary
 from labeler.annotation.writer import LabelWriter
 from labeler.grounding.answers import ImageAnswer, ServiceInfo
 from labeler.grounding.rows import answered_rows, unreadable_rows
 from labeler.settings import Settings, load_settings
 from shared.errors import DataError, DgreidError
+from shared.labels import writer_lock
 from shared.progress import Progress
 from shared.schemas import LabelStatus, ManifestRow
 

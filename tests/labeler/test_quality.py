@@ -8,7 +8,8 @@ import pytest
 from labeler.quality import list_queries, run_query
 from shared.errors import ConfigError, UsageError
 from shared.geometry import Box, iou
-from shared.labels import connect, write_label_shard, write_manifest
+from shared.labels import connect, write_label_shard
+from shared.manifest import write_manifest
 from shared.schemas import PARTS, LabelRow, LabelStatus, ManifestRow
 
 FIGURE = {"head": Box(20, 5, 40, 25), "upper_body": Box(10, 25, 50, 70), "legs": Box(15, 70, 45, 120)}

@@ -10,14 +10,13 @@ import pytest
 
 from labeler.annotation.annotate import AnnotateOptions, annotate, annotate_with
 from labeler.annotation.client import LabelerClient, ServiceError, embedded_client
-from labeler.annotation.label_run import writer_lock
 from labeler.engines.body_prior import BodyPrior
 from labeler.engines.vllm_server import VllmServer
 from labeler.service.app import create_app
 from labeler.settings import load_settings
 from shared.errors import ConfigError, DataError, DgreidError
 from shared.images import image_id_of
-from shared.labels import connect, label_shards, read_labels
+from shared.labels import connect, label_shards, read_labels, writer_lock
 from shared.schemas import PARTS, ImageStatus, LabelStatus
 
 QUICK = AnnotateOptions(connections=3, batch_images=4, shard_rows=30)
@@ -89,7 +88,7 @@ def test_unreadable_images_are_rows_and_are_never_sent(make_dataset, tmp_path: P
 def test_a_run_never_mixes_engines(make_dataset, tmp_path: Path) -> None:
     root, manifest = make_dataset(2)
     annotate(manifest, root, "toy", tmp_path, "r", options=QUICK)
-    record = tmp_path / "label_run=r" / "run.json"
+    record = tmp_path / "r" / "_run.json"
     record.write_text(record.read_text().replace("ccp-medians", "another"))
     with pytest.raises(ConfigError, match="model 'another' -> 'ccp-medians'"):
         annotate(manifest, root, "toy", tmp_path, "r", options=QUICK)
@@ -106,7 +105,7 @@ def test_foreign_rows_damaged_shards_and_a_second_writer_are_refused(make_datase
         annotate(manifest, root, "toy", labels, "r", options=QUICK)
     annotate(manifest, root, "toy", labels, "r", options=QUICK)
     label_shards(labels)[0].write_bytes(b"half a file")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         annotate(manifest, root, "toy", labels, "r", options=QUICK)
 
 
