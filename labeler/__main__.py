@@ -18,7 +18,10 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @cli.command()
 def serve() -> None:
-    """Serve with the LABELER_* settings of the environment until SIGINT or SIGTERM; requests in flight are finished."""
+    """Serve part labels over HTTP with the LABELER_* settings of the environment.
+
+    SIGINT and SIGTERM finish the requests in flight.
+    """
     settings = load_settings()
     log_as_json()
     log = logging.getLogger(__name__)

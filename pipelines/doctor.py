@@ -6,9 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 
-from rich.console import Console
-from rich.table import Table
-
+from pipelines.terminal import print_table
 from shared.datasets import known_datasets, locate
 from shared.errors import DataError, DgreidError
 from shared.files import write_text
@@ -22,15 +20,14 @@ OPTIONAL = ("vllm", "transformers", "ray")
 def doctor() -> None:
     """Check Python, packages, device, disk, data sets and labels."""
     workspace = Workspace.from_environment()
-    table = Table("check", "", "found")
-    failed = []
+    rows, failed = [], []
     for name, check in CHECKS.items():
         try:
-            table.add_row(name, "[green]ok[/green]", check(workspace))
+            rows.append((name, "ok", check(workspace)))
         except DgreidError as err:
             failed.append(name)
-            table.add_row(name, "[red]no[/red]", str(err))
-    Console().print(table)
+            rows.append((name, "no", f"{err.what}; fix: {err.fix}"))
+    print_table(("check", "", "found"), rows)
     if failed:
         raise DgreidError(f"{', '.join(failed)}: not in order", fix="see the table above")
 

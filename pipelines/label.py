@@ -6,14 +6,13 @@ from typing import Annotated
 
 import typer
 from pydantic import SecretStr
-from rich.console import Console
-from rich.table import Table
 
 from labeler.annotation.annotate import AnnotateOptions, annotate
 from labeler.annotation.summary import Summary
 from labeler.pocket import NAME as POCKET_MODEL
 from labeler.settings import SERVED_MODEL, Settings, load_settings
 from pipelines.datasets import DatasetNames, scan, split_names
+from pipelines.terminal import print_table, say
 from shared.datasets import locate
 from shared.errors import DgreidError
 from shared.manifest import ManifestFile
@@ -47,7 +46,7 @@ def embedded_settings(engine: str | None = None) -> Settings:
     """Settings of a service in this process; says so when it answers with the model that comes with the project."""
     settings = load_settings(**({"engine": engine} if engine else {}))
     if (settings.engine, settings.model) == ("local", POCKET_MODEL):
-        typer.echo(
+        say(
             f"boxes by {POCKET_MODEL}, a small model for demo and research; for a large one: "
             f"LABELER_UPSTREAM_URL=http://<vLLM server>:8000 LABELER_MODEL={SERVED_MODEL} make label ..."
         )
@@ -86,10 +85,7 @@ def label_dataset(
         settings=settings,
         options=options,
     )
-    table = Table(show_header=False, title=f"labels of {name}")
-    for line in summary.table():
-        table.add_row(*line)
-    Console().print(table)
+    print_table((f"labels of {name}", ""), summary.table())
     if summary.interrupted:
         raise DgreidError(
             f"labelling {name} was interrupted after {summary.images} of {images} images",

@@ -19,7 +19,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,12 @@ def writer_lock(labels_root: Path, label_run: str, dataset: str) -> Iterator[Non
             for leftover in folder.glob("split=*/.part-*.tmp"):
                 leftover.unlink(missing_ok=True)
         shutil.rmtree(run / _STAGING / dataset, ignore_errors=True)
-        yield
+        try:
+            yield
+        finally:
+            shutil.rmtree(run / _STAGING / dataset, ignore_errors=True)
+            with suppress(OSError):  # another data set is being labelled
+                (run / _STAGING).rmdir()
 
 
 def write_correction(

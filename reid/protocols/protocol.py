@@ -15,7 +15,7 @@ from pathlib import Path
 from reid.protocols.published_folds import Folds, read_folds
 from reid.protocols.splits import EvaluationSplit, make_splits
 from shared.datasets import known_datasets, listed, locate, name_key, names_by_key
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, did_you_mean
 from shared.schemas import ManifestRow
 
 __all__ = ["EvaluationSplit", "Protocol", "evaluation_splits", "parse_protocol", "training_rows"]
@@ -157,7 +157,9 @@ def _unknown(name: str, sides: Sequence[tuple[str, str]], data_root: Path, known
     strangers = [
         [part for part in f"{left}+{right}".split("+") if name_key(part) not in known] for left, right in sides
     ]
-    return ConfigError(f"protocol {name!r}: unknown data set {min(strangers, key=len)[0]!r}", fix=fix)
+    stranger = min(strangers, key=len)[0]
+    near = did_you_mean(stranger, {*known, *known.values()})
+    return ConfigError(f"protocol {name!r}: unknown data set {stranger!r}{near}", fix=fix)
 
 
 def _published_folds(targets: Sequence[str], data_root: Path) -> dict[str, Folds]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 from shared.datasets.records import FOLDS_FILE, GRID_PARTITIONS
 from shared.errors import DataError
@@ -51,5 +50,7 @@ def _listed(path: Path) -> Iterable[Iterable[Any]]:
 
 
 def _partitions(path: Path) -> Iterable[Iterable[Any]]:
+    from scipy.io import loadmat  # slow to import, and rarely needed
+
     cells = loadmat(path, variable_names=["trainIdxAll"])["trainIdxAll"]
     return [np.ravel(cell[0, 0][PEOPLE_FIELD]).tolist() for cell in np.ravel(cells)]
