@@ -187,4 +187,4 @@ def _strip(ranked: RankedQuery, tile: Callable[..., Tile]) -> dict[str, Any]:
 
 
 def _camera(row: ManifestRow) -> str:
-    return f"camera {row.camera}" if row.camera else "camera unknown"
+    return "camera unknown" if row.camera is None else f"camera {row.camera}"
