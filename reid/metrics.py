@@ -308,11 +308,13 @@ def as_numbers(values: Any, name: str = "numbers") -> Numbers:
     """
     found, missing = as_numpy(values), np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else False
     if found.dtype == object:
-        missing = missing | np.array([one is None or one is np.ma.masked or one != one for one in found.flat], bool)
+        nothing = [one is None or one is np.ma.masked or one != one for one in found.flat]
+        missing = missing | np.array(nothing, bool).reshape(found.shape)
     elif found.dtype.kind == "f":
         missing = missing | np.isnan(found)
     missing = np.broadcast_to(missing, found.shape)
-    known = np.where(missing, 0, found)
+    known = found.copy()
+    known[missing] = 0
     try:
         with np.errstate(invalid="ignore"):
             numbers = known.astype(np.int64)

@@ -48,7 +48,9 @@ def iter_manifest(path: Path) -> Iterator[ManifestRow]:
             _check_schema(file.schema_arrow, MANIFEST_SCHEMA, path, remedy)
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
                 yield from (ManifestRow(**row) for row in batch.to_pylist())
-    except (OSError, pa.ArrowInvalid, ValidationError) as err:
+    except ValidationError as err:
+        raise DataError(f"no row of a manifest ({err.errors()[0]['msg']})", path=path, fix=remedy) from err
+    except (OSError, pa.ArrowInvalid) as err:
         raise _damaged(err, path, remedy) from err
 
 
