@@ -7,12 +7,12 @@ explain are compared again in float64, so the scores depend neither on the chunk
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reid.ground_truth import GroundTruth, as_numpy, ground_truth
 from reid.scores import Scores, scores_of_ranks
 from shared.errors import DgreidError, UsageError
 
@@ -21,28 +21,7 @@ SMALLEST = float(np.finfo(np.float32).tiny)  # products below it may vanish
 BLOCK_ROWS = 64  # feature rows gone through several times at once: they stay in the cache
 CENTRE_ROWS = 1024  # gallery rows whose mean is the origin; any point among the features would do
 
-Numbers = np.ma.MaskedArray[tuple[int, ...], np.dtype[np.int64]]  # masked: not known
-
-__all__ = ["Numbers", "Scores", "as_numbers", "as_numpy", "evaluate", "evaluate_distances"]
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """What is known of the N images of one side: identities [N], meaningless where not `person`; cameras [N],
-    meaningless where not `labelled`; junk [N]."""
-
-    identities: NDArray[np.int64]
-    person: NDArray[np.bool_]
-    cameras: NDArray[np.int64]
-    labelled: NDArray[np.bool_]
-    junk: NDArray[np.bool_]
-
-    def seen_by_camera_of(self, asking: "_Labels", query: int, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these images `places` the camera of one query took; one that is not labelled is no other's."""
-        if not asking.labelled[query]:
-            return np.zeros(len(places), bool)
-        found: NDArray[np.bool_] = (self.cameras[places] == asking.cameras[query]) & self.labelled[places]
-        return found
+__all__ = ["Scores", "evaluate", "evaluate_distances"]
 
 
 def evaluate(
@@ -91,8 +70,8 @@ def evaluate(
     if max_rank < 1 or chunk < 1:
         raise UsageError(f"max_rank={max_rank}, chunk={chunk}", fix="give numbers of at least 1")
     query, gallery = _features("query", query_features), _features("gallery", gallery_features)
-    asking = _labels("query", len(query), query_ids, query_cameras)
-    searched = _labels("gallery", len(gallery), gallery_ids, gallery_cameras, gallery_distractor, gallery_junk)
+    asking = ground_truth("query", len(query), query_ids, query_cameras)
+    searched = ground_truth("gallery", len(gallery), gallery_ids, gallery_cameras, gallery_distractor, gallery_junk)
     if query.shape[1] != gallery.shape[1]:
         raise UsageError(
             f"query features have {query.shape[1]} dimensions, gallery features {gallery.shape[1]}",
@@ -125,8 +104,8 @@ def evaluate_distances(
             f"shapes do not fit: distances {table.shape}, max_rank={max_rank}",
             fix="give distances [Q, G], and max_rank of at least 1",
         )
-    asking = _labels("query", len(table), query_ids, query_cameras)
-    searched = _labels("gallery", table.shape[1], gallery_ids, gallery_cameras, gallery_distractor, gallery_junk)
+    asking = ground_truth("query", len(table), query_ids, query_cameras)
+    searched = ground_truth("gallery", table.shape[1], gallery_ids, gallery_cameras, gallery_distractor, gallery_junk)
     kept = np.flatnonzero(~searched.junk)
 
     def found() -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -146,7 +125,7 @@ def evaluate_distances(
 
 
 def _ranks_of_matches(
-    query: NDArray[Any], asking: _Labels, gallery: NDArray[Any], searched: _Labels, chunk: int
+    query: NDArray[Any], asking: GroundTruth, gallery: NDArray[Any], searched: GroundTruth, chunk: int
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Yield (query index, ascending 1-based ranks of its matches) for every valid query."""
     people = np.flatnonzero(searched.person)
@@ -261,77 +240,6 @@ def _features(name: str, features: ArrayLike) -> NDArray[Any]:
             fix="the model diverged or overflowed in half precision: embed in float32 or use an earlier checkpoint",
         )
     return values
-
-
-def _labels(
-    name: str,
-    count: int,
-    identities: ArrayLike,
-    cameras: ArrayLike | None,
-    distractor: ArrayLike | None = None,
-    junk: ArrayLike | None = None,
-) -> _Labels:
-    ids = as_numbers(identities, f"{name} identities")
-    cams = as_numbers([None] * count if cameras is None else cameras, f"{name} cameras")
-    masks = [as_numpy(False if mask is None else mask) for mask in (distractor, junk)]
-    if {ids.shape, cams.shape} != {(count,)} or any(mask.shape not in ((), (count,)) for mask in masks):
-        raise UsageError(
-            f"{name} shapes do not fit: {count} images, identities {ids.shape}, cameras {cams.shape}, "
-            f"distractors {masks[0].shape}, junk {masks[1].shape}",
-            fix="give identities and cameras of every image, and masks of every image or one value for all",
-        )
-    if any(mask.dtype != bool for mask in masks):
-        raise UsageError(f"{name} masks are not boolean", fix="give a comparison, such as gallery_junk=ids == -1")
-    distracts, dropped = (np.broadcast_to(mask, (count,)) for mask in masks)
-    if both := np.count_nonzero(distracts & dropped):
-        raise UsageError(
-            f"{both} {name} images are distractors and junk", fix="junk is dropped: name them as that only"
-        )
-    person = ~(distracts | dropped)
-    if missing := np.count_nonzero(np.ma.getmaskarray(ids) & person):
-        raise UsageError(
-            f"{missing} {name} identities are missing",
-            fix="leave out queries without one; gallery images without one are gallery_distractor or gallery_junk",
-        )
-    if name == "gallery" and junk is None and (doubtful := np.count_nonzero((ids.data == -1) & person)):
-        raise UsageError(
-            f"{doubtful} gallery images have identity -1, which is junk in Market-1501 and could be a person here",
-            fix="give gallery_junk=gallery_ids == -1, or gallery_junk=False when it is a person",
-        )
-    return _Labels(ids.data, person, cams.data, ~np.ma.getmaskarray(cams), dropped)
-
-
-def as_numbers(values: Any, name: str = "numbers") -> Numbers:
-    """Whole numbers as int64; what is missing is masked: None, NaN, and what is masked already (np.ma).
-
-    Raises UsageError, which calls them `name`, for fractions, text and what is beyond 64 bits.
-    """
-    found, missing = as_numpy(values), np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else False
-    if found.dtype == object:
-        nothing = [one is None or one is np.ma.masked or one != one for one in found.flat]
-        missing = missing | np.array(nothing, bool).reshape(found.shape)
-    elif found.dtype.kind == "f":
-        missing = missing | np.isnan(found)
-    missing = np.broadcast_to(missing, found.shape)
-    known = found.copy()
-    known[missing] = 0
-    try:
-        with np.errstate(invalid="ignore"):
-            numbers = known.astype(np.int64)
-        whole = known.dtype.kind in "biufO" and bool((numbers == known).all())
-    except (OverflowError, TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise UsageError(f"{name} are not whole numbers of at most 64 bits", fix="number people and cameras")
-    return np.ma.MaskedArray(numbers, missing)
-
-
-def as_numpy(values: Any) -> NDArray[Any]:
-    """An array, or a torch tensor on any device and of any precision, as a NumPy array."""
-    if hasattr(values, "detach"):  # a torch tensor; NumPy has no bfloat16
-        values = values.detach().cpu()
-        values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
-    return np.asarray(values)
 
 
 def _centred(features: NDArray[Any], origin: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.evaluation_splits import EvaluationSplit
-from reid.metrics import Numbers, as_numbers, evaluate, evaluate_distances
+from reid.ground_truth import Numbers, as_numbers
+from reid.metrics import evaluate, evaluate_distances
 from reid.rerank import k_reciprocal
 from reid.scores import Scores
 from shared.schemas import Kind, ManifestRow

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reid.metrics import as_numbers, evaluate
+from reid.ground_truth import as_numbers
+from reid.metrics import evaluate
 from reid.training_set import TrainingSet
 from shared.errors import DataError
 

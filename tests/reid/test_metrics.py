@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reid.metrics import Scores, as_numbers, evaluate, evaluate_distances
+from reid.ground_truth import as_numbers
+from reid.metrics import Scores, evaluate, evaluate_distances
 from shared.errors import DgreidError, UsageError
 
 
