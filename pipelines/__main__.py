@@ -58,7 +58,6 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     for package in ("shared", "labeler", "reid"):
         logging.getLogger(package).setLevel(logging.INFO)
-    logging.getLogger("labeler.service.observation").setLevel(logging.WARNING)  # a line a request: servers only
     sys.exit(run(arguments))
 
 

@@ -1,4 +1,4 @@
-"""A label run on disk: what made it, what is finished in it, and who may write to it now."""
+"""A label run on disk: what produced it, which rows it has, and the lock of its writer."""
 
 import fcntl
 import json
@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 def default_label_run(info: ServiceInfo) -> str:
-    """A name that says what made the labels: engine, model, prompt version, and what was done beyond one answer."""
+    """A name from engine, model, prompt version and the rules that add to one answer."""
     words = (
         info.engine,
         info.model.rsplit("/", 1)[-1],
@@ -34,10 +34,9 @@ def default_label_run(info: ServiceInfo) -> str:
 
 
 def open_label_run(labels_root: Path, label_run: str, info: ServiceInfo) -> None:
-    """Record what makes this run on its first use; later uses must be the same.
+    """Record engine, model, prompt version, parts and rules of a new run, or check them against those of an old one.
 
-    Raises ConfigError for a name that is no folder name and for another engine, model, prompt, other parts or rules,
-    naming them.
+    Raises ConfigError for an invalid name and for every difference, DataError for a damaged record.
     """
     check_name(label_run)
     path = labels_root / f"label_run={label_run}" / RECORD
@@ -53,22 +52,24 @@ def open_label_run(labels_root: Path, label_run: str, info: ServiceInfo) -> None
         raise DataError(f"damaged record of a label run ({err})", path=path, fix="use another label run name") from err
     if differing:
         raise ConfigError(
-            f"the label run {label_run!r} was made otherwise: {'; '.join(differing)}",
+            f"the label run {label_run!r} was made with other settings: {'; '.join(differing)}",
             path=path,
             fix="use another label run name, or the engine, model, prompt and rules it was started with",
         )
 
 
 def check_name(label_run: str) -> None:
-    """Raises ConfigError for a label run's name that is no plain folder name."""
+    """Raises ConfigError for a name of a label run that is not a plain folder name."""
     if not _NAME.fullmatch(label_run):
-        raise ConfigError(f"label run {label_run!r} is no plain name", fix="use letters, digits, dot, dash, underscore")
+        raise ConfigError(
+            f"label run {label_run!r} is not a plain name", fix="use letters, digits, dot, dash, underscore"
+        )
 
 
 def finished_parts(labels_root: Path, label_run: str, dataset: str, *, final_only: bool) -> dict[str, frozenset[str]]:
-    """Parts that need no more asking, by image_id, read from three columns of the shards.
+    """Parts that need no further question, by image_id.
 
-    With `final_only` a part whose newest row is a failure is not finished; else every row counts.
+    With `final_only` a part whose newest row is a failure is not finished; otherwise every row counts.
     Raises DataError for a damaged shard.
     """
     shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
@@ -91,9 +92,9 @@ def finished_parts(labels_root: Path, label_run: str, dataset: str, *, final_onl
 
 @contextmanager
 def writer_lock(labels_root: Path, label_run: str, dataset: str) -> Iterator[None]:
-    """Let one process at a time write labels of this run and data set; the system frees it when the process dies.
+    """Lets one process at a time write this run and data set; the operating system releases it when the process ends.
 
-    Raises DgreidError when another one is at work.
+    Raises DgreidError when another process holds it.
     """
     path = make_folder(labels_root / f"label_run={label_run}" / f"dataset={dataset}") / ".lock"
     with path.open("w") as handle:
