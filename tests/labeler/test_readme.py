@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 from labeler.grounding import box_checks
 from labeler.grounding.coordinates import FAMILIES
 from labeler.grounding.ground import FILLED
@@ -31,6 +33,14 @@ def test_every_name_that_a_row_can_hold_is_explained() -> None:
     assert len(flags) == 10
     explained = set(re.findall(r"`(\S+?)`", " ".join(FIRST_CELLS)))
     assert {*flags, *LabelStatus, *FAMILIES, *get_args(EngineName)} <= explained
+
+
+def test_the_python_lines_run_as_printed(paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "person.jpg").write_bytes(paint())
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    exec(snippet, {})
+    assert capsys.readouterr().out.startswith("Box(x_min=")
 
 
 def test_the_queries_it_names_exist() -> None:
