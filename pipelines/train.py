@@ -1,11 +1,13 @@
-"""`train`: both stages of one protocol, continued when the run folder already exists."""
+"""`train`: both stages of one protocol, resumed when the run folder already exists."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from pipelines.datasets import scan
 from pipelines.runs import run_folder
+from shared.errors import DataError
 from shared.workspace import Workspace
 
 
@@ -24,13 +26,21 @@ def train(
     from reid.training.train import train as train_both_stages
 
     workspace = Workspace.from_environment()
-    parsed = parse_protocol(protocol, workspace.data_root)
     given = list(overrides or [])
     if label_run:
         given.append(f"data.label_run={label_run}")
-    config = load_config(preset, given, protocol=parsed.name)
+    config = load_config(preset, given, protocol=protocol.strip().lower())
+    parsed = parse_protocol(
+        config.protocol,
+        workspace.data_root,
+        pretrained_on=config.model.pretrained_on,
+        allow_pretrained_targets=config.allow_pretrained_targets,
+    )
     for source in parsed.sources:
         scan(source, workspace)
+    for target in parsed.targets:
+        with suppress(DataError):  # not on this machine: training says that it was not checked
+            scan(target, workspace)
     folder = run_folder(workspace, run or f"{parsed.name}-{config.preset}-seed{config.seed}", must_exist=False)
-    train_both_stages(config, workspace, folder)
+    train_both_stages(parsed, config, workspace, folder)
     typer.echo(f"trained: {folder}\nnext: make eval RUN={folder.name} && make report RUN={folder.name}")

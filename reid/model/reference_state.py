@@ -46,7 +46,7 @@ def from_reference(state: Mapping[str, Tensor], config: ModelConfig | None = Non
     """Build our model with the reference's weights.
 
     Args:
-        state: its state_dict, e.g. from `reid.model.tensor_files.read_tensors`; K is read from it.
+        state: its state_dict, e.g. from `reid.model.checkpoint.read_tensors`; K is read from it.
         config: what it was trained with (heads, stride and image size cannot be read from the state); default: the
             paper's. The base CLIP's weights are needed for the words of the prompts, which the state does not hold.
     Raises:

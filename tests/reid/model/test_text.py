@@ -6,7 +6,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 
 from reid.model.muva import build_model
-from reid.model.prompts import prompt_templates
+from reid.model.text_encoder import prompt_templates
 from shared.schemas import PARTS
 
 PLACES = slice(5, 9)  # positions of the learnable vectors

@@ -9,7 +9,7 @@ import pytest
 from scipy.io import savemat
 
 from reid.protocols.protocol import EvaluationSplit, evaluation_splits, parse_protocol, training_rows
-from reid.protocols.published_folds import read_folds
+from reid.protocols.splits import read_folds
 from shared.errors import ConfigError, DataError
 from shared.manifest import build_manifest
 from shared.schemas import ImageStatus, Kind, ManifestRow

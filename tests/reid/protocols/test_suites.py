@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from reid.protocols.paper_scores import PAPER_SCORES
-from reid.protocols.suites import SUITES, suite_entries
+from reid.protocols.published import PAPER_SCORES, SUITES, suite_entries
 from shared.errors import ConfigError
 
 

@@ -29,7 +29,7 @@ from reid.data.person_images import load_batches
 from reid.training.job import make_job
 from reid.model.muva import build_model
 from reid.training.optimizer import image_optimizer
-from reid.inference.parallel import mean_over_processes, share_of
+from reid.inference.devices import mean_over_processes, share_of
 from reid.protocols.protocol import parse_protocol
 from reid.training.train import train
 from reid.data.training_set import build_training_set

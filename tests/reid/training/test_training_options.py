@@ -15,12 +15,11 @@ from reid.data.person_images import load_batches
 from reid.data.transforms import normalised
 from reid.evaluation.evaluate import evaluate_run
 from reid.inference.embed import bank_features, identity_means
+from reid.inference.trained import final_weights
 from reid.model.checkpoint import load_checkpoint
 from reid.model.muva import Muva
 from reid.training.job import Job
-from reid.training.losses import identity_loss, mask_bce_loss, mask_dice_loss, text_loss
-from reid.training.memory import IdentityMemory
-from reid.training.snapshots import final_weights
+from reid.training.losses import IdentityMemory, identity_loss, mask_bce_loss, mask_dice_loss, text_loss
 from reid.training.stage1 import learn_prompts
 from reid.training.stage2 import ImageStep, text_prototypes, train_images
 from reid.training.train import train
