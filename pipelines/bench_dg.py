@@ -96,8 +96,8 @@ def _run(
     row: Row, seed: int, common: tuple[str, "Protocol", tuple[str, ...]], workspace: Workspace, folder: Path
 ) -> dict[str, Any]:
     """The scores of one training: read where it is finished, continued or begun where it is not."""
-    from reid.config import load_config
-    from reid.evaluation.evaluate import evaluate_run, read_config
+    from reid.config import load_config, read_config
+    from reid.evaluation.evaluate import evaluate_run
     from reid.training.train import train
 
     preset, protocol, given = common

@@ -20,7 +20,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Embed the targets with the trained and the untrained model and compare their rankings."""
-    from reid.evaluation.evaluate import evaluate_run, read_config
+    from reid.config import read_config
+    from reid.evaluation.evaluate import evaluate_run
     from reid.protocols.protocol import parse_protocol
 
     workspace = Workspace.from_environment()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from reid.model.checkpoint import from_reference, to_reference
+from reid.model.reference_state import from_reference, to_reference
 from reid.model.muva import build_model
 from shared.errors import DgreidError
 
