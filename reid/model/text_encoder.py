@@ -1,6 +1,6 @@
 """The text side: learnable multi-grained prompts and CLIP's text transformer (Sec. 3 of the method)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,12 @@ class Prompts(nn.Module):
         self.register_buffer("domains", torch.tensor(places) if len(words) > 1 else None)
         contexts = torch.empty(len(datasets), self.granularities, CONTEXT_TOKENS, token_embedding.shape[1])
         self.contexts = nn.Parameter(nn.init.normal_(contexts, std=0.002))
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
+        for name in ("template_embeddings", "ends"):  # sentences of a checkpoint may be of another length than today's
+            if (stored := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, getattr(self, name).new_empty(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, identities: Tensor) -> tuple[Tensor, Tensor]:
         """identities (n,) int64 in 0..K-1 -> embedded prompts (n, 1 + R, T, W), without positions, and the positions

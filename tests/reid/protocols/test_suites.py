@@ -27,5 +27,5 @@ def test_missing_sets_are_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_suite_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no suite 'pairs'[\s\S]*single_source, leave_one_out, all_images"):
+    with pytest.raises(ConfigError, match=r"unknown suite 'pairs'[\s\S]*single_source, leave_one_out, all_images"):
         suite_entries(tmp_path, "pairs")
