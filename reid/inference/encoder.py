@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from reid.data.person_images import load_pixels
@@ -80,7 +80,7 @@ class PersonEncoder:
     @property
     def feature_dim(self) -> int:
         """F, the length of a feature."""
-        return self._model.feature_dim
+        return int(self._model.feature_dim)
 
     def __call__(self, images: Images, *, batch_size: int = 64) -> NDArray[np.float32]:
         """Features float32 [N, F], L2-normalised; N is 1 for a single image. Arguments and errors as for `embed`."""
@@ -99,30 +99,27 @@ class PersonEncoder:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size} is below 1", fix="give a positive number, e.g. batch_size=64")
         given = _listed(images)
-        features, visibility = [], []
+        parts, width = 1 + len(self.parts), self.feature_dim
+        features, visibility = [np.empty((0, width), np.float32)], [np.empty((0, parts - 1), np.float32)]
         for start in range(0, len(given), batch_size):
             batch = torch.stack([self._input(one) for one in given[start : start + batch_size]])
             for rows, found in zip((features, visibility), self._forward(batch), strict=True):
                 rows.append(found)
-        shape = (len(given), 1 + len(self.parts), -1)
-        joined = np.concatenate(features) if features else np.zeros((0, self.feature_dim), np.float32)
-        blocks = joined.reshape(shape) if len(given) else joined.reshape(0, shape[1], self.feature_dim // shape[1])
-        norms = np.linalg.norm(blocks, axis=2, keepdims=True)
-        return Embeddings(
-            joined,
-            blocks / np.maximum(norms, np.finfo(np.float32).tiny),
-            np.concatenate(visibility) if visibility else np.zeros((0, len(self.parts)), np.float32),
-            self.parts,
-        )
+        joined = np.concatenate(features)
+        blocks = joined.reshape(len(given), parts, width // parts)
+        return Embeddings(joined, _normalised_rows(blocks), np.concatenate(visibility), self.parts)
 
-    def similarity(self, first: Images, second: Images, *, batch_size: int = 64) -> NDArray[np.float32]:
-        """Cosine similarity [N, M] in -1..1 of N and M images; an array of features [N, F] may stand for images.
+    def similarity(
+        self, first: Images | NDArray[np.float32], second: Images | NDArray[np.float32], *, batch_size: int = 64
+    ) -> NDArray[np.float32]:
+        """Cosine similarity [N, M] in -1..1 of N and M images, or of features [N, F] that were computed before.
 
         Larger means more alike. It is not the probability that two images show one person: which value separates people
         depends on the model and the cameras, so set a threshold on pairs of your own whose identities are known.
         """
         rows, columns = (self._features(side, batch_size) for side in (first, second))
-        return np.clip(rows @ columns.T, -1, 1)
+        cosines: NDArray[np.float32] = np.clip(rows @ columns.T, -1, 1)
+        return cosines
 
     def compare(self, first: OneImage, second: OneImage) -> float:
         """Cosine similarity in -1..1 of two images; not a probability, see `similarity`. Raises as `embed`."""
@@ -131,15 +128,17 @@ class PersonEncoder:
             raise UsageError(f"compare takes two images, not {found.shape[0]} and {found.shape[1]}", fix="similarity()")
         return float(found[0, 0])
 
-    def _features(self, side: Images, batch_size: int) -> NDArray[np.float32]:
-        if isinstance(side, np.ndarray) and side.ndim == 2 and side.dtype == np.float32:
-            if side.shape[1] != self.feature_dim:
-                raise UsageError(
-                    f"features of length {side.shape[1]}, this model's have {self.feature_dim}",
-                    fix="compare features of one model only",
-                )
-            return cast("NDArray[np.float32]", side)
-        return self(side, batch_size=batch_size)
+    def _features(self, side: Images | NDArray[np.float32], batch_size: int) -> NDArray[np.float32]:
+        """L2-normalised rows of images, or of features that were computed before."""
+        given: Any = side
+        if not (isinstance(given, np.ndarray) and given.ndim == 2 and given.dtype == np.float32):
+            return self(given, batch_size=batch_size)
+        if given.shape[1] != self.feature_dim:
+            raise UsageError(
+                f"features of length {given.shape[1]}, this model's have {self.feature_dim}",
+                fix="compare features of one model only",
+            )
+        return _normalised_rows(given)
 
     def _input(self, image: OneImage) -> Tensor:
         """One image, resized as test images are: uint8 [3, height, width]."""
@@ -155,6 +154,13 @@ class PersonEncoder:
             return features.cpu().numpy(), np.zeros((len(images), 0), np.float32)
         visible = self._model.image_encoder.visible_patches(mask_logits[-1])  # (B, R, L)
         return features.cpu().numpy(), visible.float().mean(-1).cpu().numpy()
+
+
+def _normalised_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The last axis scaled to length 1; zeros stay zeros."""
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    found: NDArray[np.float32] = rows / np.maximum(norms, np.finfo(np.float32).tiny)
+    return found
 
 
 def _listed(images: Images) -> list[OneImage]:
@@ -173,8 +179,10 @@ def _pixels(image: OneImage) -> Tensor:
     if isinstance(image, str | Path):
         return load_pixels(Path(image))
     if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):  # Pillow would clip them to white or black
+            raise UsageError(f"a PIL image of mode {image.mode}", fix="scale it to 8 bits per channel first")
         try:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1)
         except Exception as err:  # a lazily read file may fail only now, with any type
             raise UnreadableImageError(f"{type(err).__name__}: {err}"[:200], getattr(image, "filename", None)) from err
     if isinstance(image, np.ndarray):
