@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from pipelines.label import embedded_settings, label_dataset
 from pipelines.terminal import say
 from shared.files import write_text
 from shared.workspace import Workspace
+
+if TYPE_CHECKING:
+    from reid.protocols.protocol import Protocol
 
 PROTOCOL = "3dpes+caviar+towncentre2viper+grid+prid+ilids"
 PRIOR, GROUNDER = "bench-prior", "bench-grounder"  # label runs
@@ -52,22 +55,29 @@ def bench_dg(
     engine: Annotated[str, typer.Option(help="of the grounder's boxes: local, vllm_server")] = "local",
 ) -> None:
     """Label the sources, train and score every row with every seed, write runs/bench/dg.json, .md and .html."""
+    from reid.config import load_config
     from reid.protocols.protocol import parse_protocol
     from reid.report.benchmark import benchmark_table, summarise, write_benchmark
 
     workspace = Workspace.from_environment()
-    parsed = parse_protocol(protocol, workspace.data_root)
+    given = (*BUDGET, *(overrides or ()))
+    config = load_config(preset, given)
+    parsed = parse_protocol(
+        protocol,
+        workspace.data_root,
+        pretrained_on=config.model.pretrained_on,
+        allow_pretrained_targets=config.allow_pretrained_targets,
+    )
     for name in (*parsed.sources, *parsed.targets):
         scan(name, workspace)
     makers = {PRIOR: "body_prior", GROUNDER: engine}
     folder, found = workspace.runs_root / "bench", {}
-    given = (*BUDGET, *(overrides or ()))
     trained = [(row, seed) for seed in range(seeds) for row in ROWS if row.trained]
     for place, (row, seed) in enumerate(trained, start=1):
         say(f"[{place}/{len(trained)}] {row.title}, seed {seed}")
         if row.labels and (maker := makers.pop(row.labels, None)):
             _label(parsed.sources, row.labels, maker, workspace)
-        found[row.name, seed] = _run(row, seed, (preset, parsed.name, given), workspace, folder / "dg")
+        found[row.name, seed] = _run(row, seed, (preset, parsed, given), workspace, folder / "dg")
         summary = summarise([asdict(row) for row in ROWS], found, baseline="no_parts")
         summary |= {"preset": preset, "protocol_name": parsed.name, "overrides": list(given), "seeds_wanted": seeds}
         write_benchmark(summary, folder)
@@ -84,22 +94,22 @@ def _label(sources: Sequence[str], label_run: str, engine: str, workspace: Works
 
 
 def _run(
-    row: Row, seed: int, common: tuple[str, str, tuple[str, ...]], workspace: Workspace, folder: Path
+    row: Row, seed: int, common: tuple[str, "Protocol", tuple[str, ...]], workspace: Workspace, folder: Path
 ) -> dict[str, Any]:
     """The scores of one training: read where it is finished, continued or begun where it is not."""
-    from reid.config import load_config
-    from reid.evaluation.evaluate import evaluate_run, read_config
+    from reid.config import load_config, read_config
+    from reid.evaluation.evaluate import evaluate_run
     from reid.training.train import train
 
     preset, protocol, given = common
     labels = (f"data.label_run={row.labels}",) if row.labels else ()
-    config = load_config(preset, [*given, *labels, *row.overrides, f"seed={seed}"], protocol=protocol)
+    config = load_config(preset, [*given, *labels, *row.overrides, f"seed={seed}"], protocol=protocol.name)
     run = folder / f"{row.name}-seed{seed}"
     scores, clock = run / "scores.json", run / "minutes.json"
     if scores.is_file() and clock.is_file() and read_config(run) == config:
         return {**json.loads(scores.read_text(encoding="utf-8")), **json.loads(clock.read_text(encoding="utf-8"))}
     started = time.monotonic()
-    train(config, workspace, run)
+    train(protocol, config, workspace, run)
     found = evaluate_run(run, workspace)
     took = {"minutes": (time.monotonic() - started) / 60}
     write_text(clock, json.dumps(took) + "\n")

@@ -59,7 +59,7 @@ def demo(
     protocol = parse_protocol(f"{'+'.join(SOURCES)}2{TARGET}", workspace.data_root)
     config = load_config("pocket", wanted.overrides, protocol=protocol.name)
     _say(3, f"train on {', '.join(SOURCES)}: prompts first, then the image encoder")
-    train(config, workspace, folder)
+    train(protocol, config, workspace, folder)
     _say(4, f"rank people in {TARGET}, which training never saw")
     scan(TARGET, workspace)
     show_scores(evaluate_run(folder, workspace))

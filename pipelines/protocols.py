@@ -14,7 +14,7 @@ def protocols(
     ] = None,
 ) -> None:
     """List the protocols of the published tables, the paper's scores and which data sets are missing."""
-    from reid.protocols.suites import suite_entries
+    from reid.protocols.published import suite_entries
 
     workspace = Workspace.from_environment()
     entries = suite_entries(workspace.data_root, suite)

@@ -12,8 +12,8 @@ class IdentityBatches:
     A batch takes one group of each of P distinct identities, while at least P identities have groups left.
     With fewer than P identities a batch holds all of them (P is reduced; `note` says so).
 
-    With `domains` every batch has as many identities of each domain as of the others (one more or less where P cannot
-    be divided, in turn; all of a domain that has fewer). There are as many batches per epoch as without; a domain that
+    With `domains` every batch has equally many identities of each domain (one more or less where P is not divisible,
+    in turn; all of a domain that has fewer). There are as many batches per epoch as without; a domain that
     runs out of groups before is shuffled and cut anew.
 
     Args:

@@ -39,11 +39,12 @@ class TrainingSet:
     labels: int64 [N] in 0..K-1; label k is identities[k], a (data set, identity) pair.
     cameras: [N], None where not labelled.
     dropped: how many images were left out, by reason. label_run: None when no labels were needed. filled: how many
-    boxes are where the part usually is, because nobody has answered, by data set.
+    boxes are the body prior's because the part has no label, by data set.
     """
 
     datasets: tuple[str, ...]
     paths: tuple[str, ...]  # relative to the data set's folder
+    image_ids: tuple[str, ...]
     labels: np.ndarray
     cameras: tuple[int | None, ...]
     boxes: np.ndarray
@@ -97,7 +98,7 @@ def build_training_set(
     Raises:
         DataError: no manifest or no labels yet (with the command that makes them), labels missing while
             `missing_labels` is "require", or fewer than two identities left.
-        ConfigError: several label runs to choose from, or not the one asked for; a part whose usual place is not known.
+        ConfigError: several label runs to choose from, or not the one asked for; a part that the body prior lacks.
     """
     chosen = [row for name in protocol.sources for row in _source_rows(protocol, name, workspace)]
     dropped = Counter({UNREADABLE: sum(row.status == ImageStatus.UNREADABLE for row in chosen)})
@@ -120,9 +121,9 @@ def build_training_set(
         command = _fill_command(rows, why, label_run)
         if config.missing_labels == "require":
             raise _missing(told, command)
-        log.warning("%s (data.missing_labels=%s; to ask for them: %s)", told, config.missing_labels, command)
+        log.warning("%s (data.missing_labels=%s; to label them: %s)", told, config.missing_labels, command)
     if fill:
-        boxes[missing] = [_usual_box(rows[row], parts[part]) for row, part in np.argwhere(missing)]
+        boxes[missing] = [_prior_box(rows[row], parts[part]) for row, part in np.argwhere(missing)]
         filled = Counter(rows[row].dataset for row, _ in np.argwhere(missing))
         return _numbered(rows, boxes, protocol, label_run, dropped, dict(sorted(filled.items())))
     dropped.update(filter(None, why))
@@ -191,16 +192,16 @@ def _fill_command(rows: Sequence[ManifestRow], why: Sequence[str], label_run: st
 def _missing(told: str, command: str) -> DataError:
     return DataError(
         told,
-        fix=f"{command} (only the missing ones are asked for), leave them out with data.missing_labels=drop, or take "
-        "the parts' usual places with data.missing_labels=prior",
+        fix=f"{command} (only the missing ones are labelled), leave these images out with data.missing_labels=drop, or "
+        "take the body prior's boxes with data.missing_labels=prior",
     )
 
 
-def _usual_box(row: ManifestRow, part: str) -> Box:
+def _prior_box(row: ManifestRow, part: str) -> Box:
     box = prior_box(part, row.width, row.height)
     if box is None:
         raise ConfigError(
-            f"data.missing_labels=prior: nobody knows where {part!r} usually is", fix=f"known: {', '.join(PROPORTIONS)}"
+            f"data.missing_labels=prior: the body prior has no part {part!r}", fix=f"it has {', '.join(PROPORTIONS)}"
         )
     return box
 
@@ -225,6 +226,7 @@ def _numbered(
     return TrainingSet(
         datasets=tuple(row.dataset for row in rows),
         paths=tuple(row.path for row in rows),
+        image_ids=tuple(row.image_id for row in rows),
         labels=np.array([label_of[row.dataset, row.person] for row in rows], dtype=np.int64),
         cameras=tuple(row.camera for row in rows),
         boxes=boxes,

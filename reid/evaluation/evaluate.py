@@ -12,22 +12,21 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import yaml
 from lightning_fabric import Fabric
 
-from reid.config import RunConfig, parse_config
+from reid.config import RunConfig, read_config
 from reid.data.person_images import PersonImages
 from reid.data.transforms import TESTING
 from reid.evaluation.details import score_details
 from reid.evaluation.ranking import Ranking
+from reid.inference.devices import make_fabric
 from reid.inference.embed import features_and_masks
-from reid.model.checkpoint import load_checkpoint
+from reid.inference.trained import final_weights, selected_checkpoint, selection
+from reid.model.checkpoint import file_sha256, load_checkpoint
 from reid.model.muva import Muva, build_model
-from reid.model.tensor_files import file_sha256
-from reid.protocols.protocol import EvaluationSplit, Protocol, evaluation_splits, parse_protocol
-from reid.protocols.stored_splits import store_splits, stored_splits
-from reid.training.job import make_fabric
-from reid.training.snapshots import final_weights, selected_checkpoint, selection
+from reid.protocols.protocol import EvaluationSplit, Protocol, evaluation_splits, parse_protocol, shared_images
+from reid.protocols.splits import store_splits, stored_splits
+from reid.training.run_folder import read_image_ids
 from shared.datasets import locate
 from shared.errors import DataError
 from shared.files import atomic_path, write_text
@@ -94,7 +93,12 @@ def evaluate_run(
         DgreidError: a file is damaged, or a target has no query that can be scored.
     """
     config = read_config(run_folder)
-    protocol = parse_protocol(config.protocol, workspace.data_root)
+    protocol = parse_protocol(
+        config.protocol,
+        workspace.data_root,
+        pretrained_on=config.model.pretrained_on,
+        allow_pretrained_targets=True,  # the protocol line says so
+    )
     checkpoint = selected_checkpoint(run_folder, config)
     if not checkpoint.is_file():
         raise DataError(
@@ -104,7 +108,9 @@ def evaluate_run(
     contestants = _contestants(config, checkpoint, make_fabric(device or config.device, "32-true"))
     re_ranking = config.evaluation.re_ranking if re_ranking is None else re_ranking
     splits = {target.name: target.splits for target in targets}
-    line = protocol.line(splits, selected_on=selection(config), re_ranking=re_ranking)
+    trained_on = read_image_ids(run_folder) or frozenset()
+    leaks = {target.name: len(shared_images(trained_on, target.rows)) for target in targets}
+    line = protocol.line(splits, selected_on=selection(config), re_ranking=re_ranking, trained_on=leaks)
     report: dict[str, Any] = {"protocol": line, "re_ranking": re_ranking}
     report |= {"scores": {}, "per_split": {}, "details": {}, "seconds": {}}
     for target in targets:
@@ -118,14 +124,6 @@ def evaluate_run(
             report["seconds"][f"{target.name} {contestant.state}"] = time.monotonic() - started
     write_text(run_folder / "scores.json", json.dumps(report, indent=2) + "\n")
     return report
-
-
-def read_config(run_folder: Path) -> RunConfig:
-    """The frozen configuration of a run. Raises DataError when there is no such run, ConfigError when it is damaged."""
-    path = run_folder / "config.yaml"
-    if not path.is_file():
-        raise DataError("there is no such run", path=path, fix="make train PROTOCOL=<sources>2<target>")
-    return parse_config(yaml.safe_load(path.read_text(encoding="utf-8")), where=str(path))
 
 
 def _target(protocol: Protocol, name: str, config: RunConfig, workspace: Workspace, run_folder: Path) -> Target:

@@ -15,7 +15,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
 from reid.config import ModelConfig
-from reid.model.tensor_files import file_sha256, read_tensors
+from reid.model.checkpoint import file_sha256, read_tensors
 from shared.errors import ConfigError, DgreidError
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # sizes stored as if they were weights

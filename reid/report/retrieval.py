@@ -10,7 +10,7 @@ import numpy as np
 from reid.config import parse_config
 from reid.evaluation.ranking import Ranking
 from reid.protocols.protocol import EvaluationSplit, evaluation_splits, parse_protocol
-from reid.protocols.stored_splits import stored_splits
+from reid.protocols.splits import stored_splits
 from reid.report.run_record import STATES, RunRecord
 from shared.errors import DataError, DgreidError
 from shared.manifest import read_manifest

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reid.config import different_settings, load_config
-from reid.protocols.paper_scores import paper_score
 from reid.protocols.protocol import ALL_IMAGES
+from reid.protocols.published import paper_score
 from reid.report.label_facts import LabelFacts
 from reid.report.run_record import SCORE_NAMES, STATES, RunRecord, Scores
 from shared.errors import ConfigError

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from reid.protocols.paper_scores import PAPER_SCORES, SOURCE_NAMES
+from reid.protocols.published import PAPER_SCORES, SOURCE_NAMES
 
 SCORE_TITLES = {"mean_ap": "mAP", "rank_1": "Rank-1", "rank_5": "Rank-5", "rank_10": "Rank-10", "mean_inp": "mINP"}
 NO_PAPER_NUMBER = (

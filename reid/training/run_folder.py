@@ -1,8 +1,9 @@
-"""A run folder says what made it: the frozen configuration, the versions, the machine, the code."""
+"""What a run folder records about its training: configuration, versions, ids of the training images. Needs no torch."""
 
 import json
 import platform
 import subprocess
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -37,12 +38,15 @@ def trained_at(folder: Path) -> float | None:
     return max(times, default=None)
 
 
-def check_run(folder: Path, config: dict[str, Any]) -> None:
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]  # a stored configuration of an earlier version -> a present one
+
+
+def check_run(folder: Path, config: dict[str, Any], *, upgraded: Upgrade = dict) -> None:
     """Raises ConfigError when a run of another configuration has trained in the folder, naming the keys that differ."""
     frozen = folder / "config.yaml"
     if trained_at(folder) is None or not frozen.is_file():
         return
-    before = yaml.safe_load(frozen.read_text(encoding="utf-8")) or {}
+    before = upgraded(yaml.safe_load(frozen.read_text(encoding="utf-8")) or {})
     if differing := different_settings(before, json.loads(json.dumps(config))):
         raise ConfigError(
             f"this run was started with another configuration ({', '.join(differing)} differ)",
@@ -51,18 +55,29 @@ def check_run(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def open_run(folder: Path, config: dict[str, Any]) -> None:
+def open_run(folder: Path, config: dict[str, Any], *, upgraded: Upgrade = dict) -> None:
     """Create a run folder, or continue in one that was made with the same configuration.
 
     Writes `config.yaml` and `versions.json`, again if nothing has trained in the folder yet. Raises as `check_run`, and
     DgreidError when the folder cannot be written.
     """
-    check_run(folder, config)
-    make_folder(folder)
+    check_run(folder, config, upgraded=upgraded)
     if trained_at(folder) is not None and (folder / "config.yaml").is_file():
         return
+    make_folder(folder)
     write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
     write_text(folder / "config.yaml", yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
+
+
+def write_image_ids(folder: Path, image_ids: Iterable[str]) -> None:
+    """Record which images a run learns from, as image_ids.txt: one id a line, sorted."""
+    write_text(folder / "image_ids.txt", "".join(f"{one}\n" for one in sorted(set(image_ids))))
+
+
+def read_image_ids(folder: Path) -> frozenset[str] | None:
+    """The images a run learned from; None for a run from before they were recorded."""
+    path = folder / "image_ids.txt"
+    return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else None
 
 
 def versions() -> dict[str, Any]:

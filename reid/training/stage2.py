@@ -16,15 +16,15 @@ from reid.config import Stage2Config
 from reid.data.person_images import Batch, load_batches
 from reid.data.samplers import IdentityBatches
 from reid.data.transforms import normalised
+from reid.inference.devices import gathered, mean_over_processes, processes, share_of
 from reid.inference.embed import bank_features, identity_means, retrieval_features
-from reid.inference.parallel import gathered, mean_over_processes, processes, share_of
-from reid.model.muva import Muva
+from reid.inference.trained import LATEST
+from reid.model.muva import Muva, part_slices
 from reid.training.curves import Curves, require_finite
 from reid.training.job import Job, describe_training
-from reid.training.losses import identity_loss, mask_bce_loss, mask_dice_loss, seen_features, text_loss
-from reid.training.memory import IdentityMemory
+from reid.training.losses import IdentityMemory, identity_loss, mask_bce_loss, mask_dice_loss, text_loss
 from reid.training.optimizer import image_optimizer, set_learning_rate, stage2_lr
-from reid.training.snapshots import LATEST, VALIDATED, Snapshots
+from reid.training.snapshots import VALIDATED, Snapshots
 from reid.training.stage1 import load_prompts
 from shared.progress import Progress
 
@@ -38,7 +38,7 @@ class ImageStep(nn.Module):
         model: with a trainable image side.
         text: [K, F] text prototypes, constant.
         config: weights and settings of the losses.
-        leave_out_absent_parts: a part that no patch of an image shows adds nothing to the losses of that image. Its
+        leave_out_absent_parts: a part that is visible in no patch of an image adds nothing to the image's losses. Its
             masks are left out of both means, and its slice of the feature is 0 for classifier, text and memory.
     """
 
@@ -67,7 +67,7 @@ class ImageStep(nn.Module):
             present = visible.any(dim=-1)  # (B, R)
             everyones = gathered(present)
             weights = present * processes() / everyones.sum().clamp_min(1)
-            seen = seen_features(everyones, features.shape[1])
+            seen = part_slices(everyones, features.shape[1])
             features, necked = features * seen, necked * seen
         logits = self.model.classify(necked)
         losses = {
@@ -80,23 +80,23 @@ class ImageStep(nn.Module):
             encoder = self.model.image_encoder
             losses["mask_bce"] = mask_bce_loss(mask_logits, visible, weights)
             losses["mask_dice"] = mask_dice_loss(mask_logits, visible, encoder.mask_temperature, weights)
-            shown = torch.sigmoid(mask_logits[-1] / encoder.mask_temperature) > encoder.gate_threshold
-            both = gathered(torch.stack([(shown & visible).sum(), (shown | visible).sum()])[None]).sum(dim=0)
+            predicted = encoder.visible_patches(mask_logits[-1])
+            both = gathered(torch.stack([(predicted & visible).sum(), (predicted | visible).sum()])[None]).sum(dim=0)
             watched["mask_iou"] = both[0] / both[1].clamp_min(1)
-        shares = config.losses.model_dump()
-        total = torch.stack([shares[name] * loss for name, loss in losses.items()]).sum()
+        factors = config.losses.model_dump()
+        total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
         values = {"loss": total, **losses, **watched}
         return total, torch.stack([values[name].detach().float() for name in self.measures])
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Names of the values `forward` gives; without parts there is nothing to measure of masks."""
+        """Names of the values that `forward` returns; without parts there are no masks to measure."""
         masks = ("mask_bce", "mask_dice", "mask_iou") if self.model.num_parts else ()
         return ("loss", "identity", "memory", "text", *masks, "accuracy")
 
 
 def train_images(model: Muva, job: Job, prompts: Path) -> Path:
-    """Train the image encoder, or continue, and return stage2/latest.pt, which is also the finished model.
+    """Train the image encoder, or resume, and return stage2/latest.pt, which is also the finished model.
 
     latest.pt holds model, optimiser, precision scaler, averaged weights, random state and the history of all epochs;
     see reid.training.snapshots for the other files.
@@ -175,7 +175,7 @@ def _epoch(
                 total, measured = module(*fabric.to_device((batch.images, labels, batch.visible)))
                 values = mean_over_processes(measured).cpu()
                 named = dict(zip(step.measures, values.tolist(), strict=True))
-                _stop_unless_finite(named, job, epoch, number, plan[number - 1], batch)
+                _require_finite(named, job, epoch, number, plan[number - 1], batch)
                 fabric.backward(total / group)
             if steps:
                 if config.gradient_clip is not None:
@@ -187,13 +187,13 @@ def _epoch(
             means += (values - means) / number
             progress.advance(len(plan[number - 1]), note=_note(dict(zip(step.measures, means.tolist(), strict=True))))
     size = torch.stack([parameter.detach().norm() for parameter in model.parameters()]).norm().item()
-    _stop_unless_finite({"norm of the weights": size}, job, epoch, len(plan), plan[-1], batch)  # before they are saved
+    _require_finite({"norm of the weights": size}, job, epoch, len(plan), plan[-1], batch)  # before they are saved
     seconds = time.monotonic() - started
     row = {"epoch": epoch, **dict(zip(step.measures, means.tolist(), strict=True))}
     return {**row, "lr": stage2_lr(config, epoch), "seconds": seconds, "images_per_s": images / seconds}
 
 
-def _stop_unless_finite(
+def _require_finite(
     values: dict[str, float], job: Job, epoch: int, step: int, indices: Sequence[int], batch: Batch
 ) -> None:
     """indices: of the whole batch, of which `batch` is this process's share."""

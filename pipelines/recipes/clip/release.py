@@ -13,7 +13,7 @@ from pipelines.recipes.clip.training import DOMAINS, ClipTraining, everybody
 from reid.config import ModelConfig
 from reid.data.transforms import MEAN, STD
 from reid.model.backbone import load_clip
-from reid.model.tensor_files import file_sha256, save_tensors
+from reid.model.checkpoint import file_sha256, save_tensors
 from shared.files import write_text
 from shared.workspace import Workspace
 

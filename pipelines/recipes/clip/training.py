@@ -19,10 +19,10 @@ from pipelines.recipes.clip.people import People, generated_people, real_people,
 from pipelines.recipes.clip.words import tokenized
 from reid.config import ModelConfig, Section
 from reid.data.transforms import normalised
+from reid.inference.devices import make_fabric
 from reid.model.backbone import load_clip
 from reid.model.checkpoint import load_checkpoint, save_checkpoint
 from reid.training.curves import Curves, require_finite
-from reid.training.job import make_fabric
 from reid.training.run_folder import open_run
 from shared.errors import ConfigError
 from shared.progress import Progress

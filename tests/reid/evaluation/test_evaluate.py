@@ -18,6 +18,7 @@ from reid.metrics.rerank import k_reciprocal
 from reid.metrics.retrieval import evaluate, evaluate_distances
 from reid.model.checkpoint import load_checkpoint
 from reid.model.muva import build_model
+from reid.protocols.protocol import parse_protocol
 from reid.training.train import train
 from shared.errors import DataError
 from shared.manifest import build_manifest, read_manifest
@@ -30,7 +31,7 @@ SCORES = {"mean_ap", "mean_inp", "rank_1", "rank_5", "rank_10"}
 @pytest.fixture
 def trained(workspace: Workspace, sources: None, run_config: Config) -> Path:
     folder = workspace.training_runs / "run"
-    train(run_config(), workspace, folder)
+    train(parse_protocol(run_config().protocol, workspace.data_root), run_config(), workspace, folder)
     return folder
 
 
@@ -133,7 +134,8 @@ def test_the_scores_of_random_splits_are_their_mean(workspace: Workspace, source
     (folder / "dataset.yaml").write_text("layout: pattern\npattern: '{identity}_{*}.png'\n")
     build_manifest("loose", workspace.data_root, workspace.manifest("loose"))
     run = workspace.training_runs / "run"
-    train(run_config("evaluation.splits=4", protocol="alpha2loose"), workspace, run)
+    config = run_config("evaluation.splits=4", protocol="alpha2loose")
+    train(parse_protocol(config.protocol, workspace.data_root), config, workspace, run)
     found = evaluate_run(run, workspace)
     splits = [split["mean_ap"] for split in found["per_split"]["loose"]["trained"]]
     assert len(splits) == 4

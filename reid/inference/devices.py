@@ -1,21 +1,46 @@
-"""One batch shared by several processes, with the same result as in one.
+"""Devices and precision, and one batch shared by several processes with the result of a single one.
 
-Every process encodes its share of a batch, which is where the time goes. The features are then put together, and each
-process computes the batch norm and the losses over identities for the whole batch; the identity memories and the
-running statistics thereby stay the same everywhere without being sent. Data parallelism averages the gradients of the
-processes: those of the heads are all the same, and `gathered` scales those of the encoder so that their average is
-the sum over the shares.
+Every process encodes its share of a batch, which is where the time goes. The features are then gathered, and each
+process computes the batch norm and the losses over identities for the whole batch, so that the identity memories and
+the running statistics stay equal without being sent. Data parallelism averages the gradients of the processes: those
+of the heads are all equal, and `gathered` scales those of the encoder so that their average is the sum over the shares.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
+from shared.errors import ConfigError
+
 Item = TypeVar("Item")
+
+
+def make_fabric(device: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"], devices: int = 1) -> Fabric:
+    """Devices of one kind ("auto", "cpu", "cuda", "mps") with a precision; several are a process each.
+
+    Raises ConfigError when they are unavailable on this machine.
+    """
+
+    # buffers are equal in all processes already, see above
+    def strategy() -> DDPStrategy | str:
+        return DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto"
+
+    try:
+        kind = Fabric(accelerator=device, devices=devices, strategy=strategy()).device.type
+    except (RuntimeError, ValueError) as err:  # Fabric's MisconfigurationException and torch's own are RuntimeErrors
+        reason = str(err).splitlines()[0]
+        raise ConfigError(
+            f"device={device} devices={devices} cannot be used: {reason}",
+            fix="set device=auto or device=cpu, devices=1",
+        ) from err
+    if precision == "16-mixed" and kind == "cpu":  # Fabric would take another precision and only warn
+        raise ConfigError("precision 16-mixed needs a GPU", fix="set precision=32-true, or precision=bf16-mixed")
+    return Fabric(accelerator=device, devices=devices, strategy=strategy(), precision=precision)
 
 
 def processes() -> int:

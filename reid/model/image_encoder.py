@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from reid.data.part_masks import PatchGrid
 from reid.model.block import run_block
-from reid.model.mask_predictor import MaskPredictor
 
 
 class ImageOutput(NamedTuple):
@@ -72,7 +72,7 @@ class MaskedEncoder(nn.Module):
             images: (B, 3, height, width) float, normalised.
             visible: (B, R, L) bool, used at every block in place of the predicted masks; for the soft gate p is 0 or 1.
         """
-        tokens, kept = self._embed(images), 1 + self.num_parts
+        tokens, leading = self._embed(images), 1 + self.num_parts
         allowed = self._mask(visible) if self.num_parts and visible is not None else None
         layers: list[Tensor] = []
         for index, block in enumerate(self.blocks):
@@ -82,8 +82,8 @@ class MaskedEncoder(nn.Module):
             if index < len(self.blocks) - 1:
                 tokens = run_block(block, tokens, mask=allowed)
             else:  # nothing reads the last block's patches
-                mask = None if allowed is None else allowed[:, :, :kept]
-                tokens = run_block(block, tokens, kept=tokens[:, :kept], mask=mask)
+                mask = None if allowed is None else allowed[:, :, :leading]
+                tokens = run_block(block, tokens, queries=tokens[:, :leading], mask=mask)
         features = self.ln_post(tokens) @ self.proj  # (B, 1 + R, E)
         return ImageOutput(features.flatten(1).float(), torch.stack(layers) if layers else None)
 
@@ -100,15 +100,20 @@ class MaskedEncoder(nn.Module):
     def _mask_logits(self, index: int, tokens: Tensor, earlier: list[Tensor]) -> Tensor:
         """Residual over layers: this block's z plus the logits before it. (B, R, L)"""
         parts, patches = tokens[:, 1 : 1 + self.num_parts], tokens[:, 1 + self.num_parts :]
-        share: Tensor = self.mask_predictors[index](
-            parts, patches
-        ).float()  # sums and sigmoids stay exact in half precision
-        return share + earlier[-1] if earlier else share
+        logits: Tensor = self.mask_predictors[index](parts, patches).float()  # half precision is too coarse for sums
+        return logits + earlier[-1] if earlier else logits
+
+    def mask_probs(self, logits: Tensor) -> Tensor:
+        """Mask logits of any shape -> p = sigmoid(logits / tau) in 0..1."""
+        return torch.sigmoid(logits / self.mask_temperature)
+
+    def visible_patches(self, logits: Tensor) -> Tensor:
+        """Mask logits of any shape -> bool, where p is above the gate's threshold; without gradient."""
+        return self.mask_probs(logits) > self.gate_threshold
 
     def _gate(self, logits: Tensor) -> Tensor:
-        """(B, R, L): p for the soft gate, bool for the hard one, whose comparison leaves no gradient."""
-        shown = torch.sigmoid(logits / self.mask_temperature)
-        return shown > self.gate_threshold if self.soft_gate is None else shown
+        """(B, R, L): p for the soft gate, bool for the hard one."""
+        return self.visible_patches(logits) if self.soft_gate is None else self.mask_probs(logits)
 
     def _mask(self, gate: Tensor) -> Tensor:
         """A gate (B, R, L), bool or p in 0..1, as the mask of a block's attention."""
@@ -136,7 +141,7 @@ def attention_mask(visible: Tensor) -> Tensor:
 
 
 def attention_bias(gate: Tensor) -> Tensor:
-    """The same table with a soft gate: what is added to the attention logits.
+    """The same table with a soft gate, as an additive term of the attention logits.
 
     Args:
         gate: (B, R, L) float, added between a part and a patch in both directions.
@@ -157,3 +162,64 @@ def resized_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int])
     patches = table[1:].T.reshape(1, -1, *old)  # (1, D, old_h, old_w)
     patches = F.interpolate(patches, size=new, mode="bilinear", align_corners=False, antialias=False)
     return torch.cat([table[:1], patches.flatten(2)[0].T])
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation of OpenAI's CLIP (Radford et al. 2021)."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * torch.sigmoid(1.702 * inputs)
+
+
+class MaskPredictor(nn.Module):
+    """Cross-attention of the part tokens to the patch tokens of one block, then an MLP to one logit per patch.
+
+    Args:
+        width: D, width of the tokens.
+        num_patches: L.
+        heads: attention heads; they must divide the width.
+    """
+
+    def __init__(self, width: int, num_patches: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5
+        self.ln_queries = nn.LayerNorm(width)
+        self.ln_patches = nn.LayerNorm(width)
+        self.ln_mlp = nn.LayerNorm(width)
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(width, width, bias=False)
+        self.to_v = nn.Linear(width, width, bias=False)
+        self.to_out = nn.Linear(width, width)
+        first, second = nn.Linear(width, num_patches), nn.Linear(num_patches, num_patches)
+        self.mlp = nn.Sequential(first, QuickGELU(), second)
+        for layer in (self.to_q, self.to_k, self.to_v, self.to_out, first, second):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.zeros_(first.bias)
+        nn.init.zeros_(second.bias)
+
+    def forward(self, parts: Tensor, patches: Tensor) -> Tensor:
+        """parts (B, R, D) and patches (B, L, D), the block's input -> this layer's term z of the logits (B, R, L)."""
+        if torch.is_grad_enabled():  # recomputing the normalised patches in the backward pass is cheaper than storing
+            attended = checkpoint(self._attend, parts, patches, use_reentrant=False, preserve_rng_state=False) + parts
+        else:
+            attended = self._attend(parts, patches) + parts  # (B, R, D)
+        logits: Tensor = self.mlp(self.ln_mlp(attended))
+        return logits
+
+    def _attend(self, parts: Tensor, patches: Tensor) -> Tensor:
+        """Cross-attention of the normalised tokens, (B, R, D) x (B, L, D) -> (B, R, D).
+
+        With few queries it is cheaper to apply the key and value projections on their side:
+        q (W_k x)^T = (q W_k) x^T and a (W_v x) = W_v (a x), so no (B, L, D) keys and values are made.
+        """
+        queries, patches = self.ln_queries(parts), self.ln_patches(patches)
+        batch, count, width = queries.shape
+        heads, depth = self.heads, width // self.heads
+        queries = self.to_q(queries).view(batch, count, heads, depth)
+        queries = torch.einsum("brhd,hdw->bhrw", queries, self.to_k.weight.view(heads, depth, width)).flatten(1, 2)
+        scores = queries @ patches.transpose(1, 2) * self.scale  # (B, heads * R, L)
+        pooled = (scores.softmax(dim=-1) @ patches).view(batch, heads, count, width)
+        values = torch.einsum("bhrw,hdw->brhd", pooled, self.to_v.weight.view(heads, depth, width))
+        mixed: Tensor = self.to_out(values.flatten(2))
+        return mixed
