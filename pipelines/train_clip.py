@@ -10,10 +10,15 @@ from shared.workspace import Workspace
 
 def train_clip(
     sources: Annotated[
-        str, typer.Option(help="data sets whose training identities are trained on, joined by +; none: generated people only")
+        str,
+        typer.Option(
+            help="data sets whose training identities are trained on, joined by +; none: generated people only"
+        ),
     ] = "3dpes+caviar+towncentre",
     preset: Annotated[str, typer.Option(help="preset whose model.architecture is trained")] = "pocket",
-    rounds: Annotated[int | None, typer.Option(help="number of rounds of 100 batches; default: as for the shipped model")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="number of rounds of 100 batches; default: as for the shipped model")
+    ] = None,
     seed: Annotated[int, typer.Option(help="random seed")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
