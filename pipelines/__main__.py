@@ -56,7 +56,7 @@ def build_app() -> typer.Typer:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; exits with 0 done, 1 failed, 2 asked for something impossible, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for package in ("shared", "labeler", "reid"):
+    for package in ("shared", "labeler", "reid", "pipelines"):
         logging.getLogger(package).setLevel(logging.INFO)
     logging.getLogger("labeler.service.observation").setLevel(logging.WARNING)  # a line a request: servers only
     sys.exit(run(arguments))
