@@ -41,6 +41,8 @@ PROGRESS_STEPS = 40  # steps whose mean losses the progress line shows
 PREFETCH = 3  # batches
 MAX_STEP_S = 30.0  # longest time that one step counts for, in case the machine was suspended
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 @dataclass(frozen=True)
 class GrounderTraining:
@@ -181,7 +183,8 @@ class Trainer:
     @torch.inference_mode()
     def _vision_boxes(self, scenes: Scenes) -> list[dict[str, tuple[LabelStatus, Box | None]]]:
         """The consensus boxes of the image tokens: progress of the vision tower before the model can answer."""
-        visual = self._averaged.module.model.visual
+        averaged: Any = self._averaged.module
+        visual = averaged.model.visual
         found: list[dict[str, tuple[LabelStatus, Box | None]]] = []
         for pixels in scenes.pixels:
             image, sent = prepare(Image.fromarray(pixels), FAMILY)
@@ -238,7 +241,7 @@ def averaged_model(model: Any, decay: float) -> AveragedModel:
     The decay of update n (1, 2, ...) is min(decay, (1 + n) / (10 + n)), so that early averages follow the model.
     """
 
-    def update(averages: list[Tensor], values: list[Tensor], updates: Tensor | int) -> None:
+    def update(averages: _Tensors, values: _Tensors, updates: Tensor | int) -> None:
         done = int(updates)  # a tensor would round the factor to float32
         torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + done) / (10 + done)))
 
