@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_Lines("%(levelname)s: %(message)s"))
-    for package in ("shared", "labeler", "reid"):
+    for package in ("shared", "labeler", "reid", "pipelines"):
         logging.getLogger(package).setLevel(logging.INFO)
     sys.exit(run(arguments))
 
