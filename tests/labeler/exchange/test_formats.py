@@ -204,7 +204,7 @@ def test_coco_entries_that_are_no_boxes_are_named(change: Callable[[Any], Any], 
 
 
 def test_coco_of_other_tools_is_understood(tmp_path: Path) -> None:
-    """Ids from 0 and as floats, categories in another order, unknown sizes, attributes, a segmentation beside the bbox."""
+    """Ids from 0 and as floats, categories in another order, unknown sizes, attributes, segmentations."""
     content = coco()
     content["categories"] = [{"id": 0.0, "name": "legs", "supercategory": None}, {"id": 1, "name": "head"}]
     content["images"] = [
