@@ -55,9 +55,9 @@ def import_masks(
         f"{found.absent:,} parts absent, {found.invalid:,} boxes that cannot be a body part, "
         f"{found.not_rectangles:,} masks that are no rectangles"
     )
-    _tell(f"file names that several images of {name} have (no labels written)", list(found.collisions))
-    _tell(f"file names that no image of {name} has", found.without_image)
-    _tell("images without a mask", found.without_mask)
+    _tell(f"file names belong to several images of {name} (no labels written)", list(found.collisions))
+    _tell(f"file names belong to no image of {name}", found.without_image)
+    _tell("images have no mask", found.without_mask)
     typer.echo(f"next: make train PROTOCOL={name}2<target> LABELS={found.label_run}")
 
 
@@ -104,8 +104,8 @@ def import_labels(
         bool,
         typer.Option(
             "--absent-means-removed",
-            help="remove every box that an annotated image of the file lacks, also where the image has no box at all; "
-            "by default only boxes of parts that occur in the file, in images that have another box",
+            help="remove every box that an annotated image lacks in the file, even if the image has no box at all; "
+            "by default a box is removed only if the image has another box and its part occurs in the file",
         ),
     ] = False,
     field: Annotated[
@@ -142,9 +142,7 @@ def import_labels(
         absent_means_removed=absent_means_removed,
     )
     if found.label_run is None:
-        typer.echo(
-            f"nothing changed: the boxes of {found.images:,} images are those of {run}; no label run was written"
-        )
+        typer.echo(f"nothing changed: no box of {found.images:,} images differs from {run}; no label run was written")
     else:
         typer.echo(
             f"label run {found.label_run}: {found.images:,} images in the file, boxes moved {found.moved:,}, "
@@ -152,12 +150,12 @@ def import_labels(
         )
     if found.kept:
         typer.echo(
-            f"{found.kept:,} boxes of {run} are not in the file and stay ({found.without_box:,} of its images have no "
-            "box); to remove them: --absent-means-removed",
+            f"{found.kept:,} boxes of {run} have no counterpart in the file and stay "
+            f"({found.without_box:,} of its images have no box at all); to remove them: --absent-means-removed",
             err=True,
         )
-    _tell("entries of the file without an annotation (nothing changed)", labels.not_annotated)
-    _tell(f"images of the file that {name} does not have", found.unknown)
+    _tell("entries of the file are not annotated, their labels stay", labels.not_annotated)
+    _tell(f"images of the file are not in {name}", found.unknown)
 
 
 def _run_of(dataset: str, asked: str | None, workspace: Workspace) -> str:

@@ -114,7 +114,7 @@ def import_corrections(
                     kept += 1
             after = {part: box for part, box in before.items() if part not in changes}
             after |= {part: change.box for part, change in changes.items() if change.box}
-            related = relation_flags(after)
+            related = relation_flags(after) if changes else {}
             for part, change in changes.items():
                 counts[change.kind] += 1
                 flags = (FLAG, *change.flags, *related.get(part, ()))

@@ -5,6 +5,7 @@ An exported file opens in FiftyOne as `samples.json` of a folder:
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from labeler.exchange.foreign_json import (
@@ -16,6 +17,7 @@ from labeler.exchange.foreign_json import (
     Problems,
     add_relative_box,
     is_rotated,
+    shortened,
 )
 from labeler.exchange.part_boxes import PartBoxes
 from shared.errors import ConfigError
@@ -63,7 +65,7 @@ def from_fiftyone(content: Any, problems: Problems, field: str | None = None) ->
 
     Raises ConfigError when the field is not in the file or several could be meant.
     """
-    name = _chosen_field(content["samples"], field)
+    name = _chosen_field(content["samples"], field, problems.path)
     images: list[ImportedImage] = []
     not_annotated: list[str] = []
     for place, raw in enumerate(content["samples"], start=1):
@@ -84,11 +86,13 @@ def from_fiftyone(content: Any, problems: Problems, field: str | None = None) ->
     return ImportedLabels(tuple(images), parts, tuple(not_annotated))
 
 
-def _chosen_field(samples: Sequence[Any], asked: str | None) -> str:
+def _chosen_field(samples: Sequence[Any], asked: str | None, path: Path) -> str:
     keys: set[str] = {key for sample in samples if isinstance(sample, dict) for key in sample}
     if asked is not None:
         if asked not in keys:
-            raise ConfigError(f"no sample has a field {asked!r}", fix="name the field of detections with --field")
+            raise ConfigError(
+                f"no sample has a field {asked!r}", path=path, fix="name the field of detections with --field"
+            )
         return asked
     found: set[str] = {
         key
@@ -101,11 +105,14 @@ def _chosen_field(samples: Sequence[Any], asked: str | None) -> str:
         found.add(FIELD)
     if len(found) > 1:
         raise ConfigError(
-            f"there are several fields of detections: {', '.join(sorted(found))}", fix="choose one with --field"
+            f"there are several fields of detections: {shortened(', '.join(sorted(found)))}",
+            path=path,
+            fix="choose one with --field",
         )
     if not found:
         raise ConfigError(
             f"no sample has a field {FIELD!r} or any other with detections",
+            path=path,
             fix="export the field that holds the parts; only Detections can be imported",
         )
     return found.pop()

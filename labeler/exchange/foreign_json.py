@@ -65,7 +65,7 @@ class Problems:
     """Collects the entries of a file that were not understood, so that one message names them all."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._found: list[str] = []
 
     @contextmanager
@@ -74,16 +74,17 @@ class Problems:
         try:
             yield
         except NotUnderstoodError as err:
-            self._found.append(f"{shortened(name)}: {err}")
+            self._found.append(f"{shortened(name)}: {_printable(str(err))}")
         except ValidationError as err:
-            self._found.append(f"{shortened(name)}: {first_fault(err)}")
+            self._found.append(f"{shortened(name)}: {_printable(_first_fault(err))}")
 
     def raise_if_any(self, fix: str) -> None:
         """Raises DataError naming the first SHOWN problems and the count of the others."""
         if self._found:
             more = len(self._found) - SHOWN
             told = "".join(f"\n  {one}" for one in self._found[:SHOWN]) + (f"\n  and {more:,} more" if more > 0 else "")
-            raise DataError(f"nothing was imported, {len(self._found):,} problems:{told}\n ", path=self._path, fix=fix)
+            count = "1 problem" if len(self._found) == 1 else f"{len(self._found):,} problems"
+            raise DataError(f"nothing was imported, {count}:{told}\n ", path=self.path, fix=fix)
 
 
 def read_json(path: Path, form: Format) -> Any:
@@ -91,7 +92,11 @@ def read_json(path: Path, form: Format) -> Any:
     fix = f"export the labels from your tool as {form} JSON again"
     try:
         if not path.is_file():
-            raise DataError("there is no such file", path=path, fix="name the JSON file that your tool exported")
+            raise DataError(
+                "there is no such file (or it is a folder or a pipe)",
+                path=path,
+                fix="name the JSON file that your tool exported",
+            )
         if path.stat().st_size > MAX_FILE_BYTES:
             raise DataError(f"more than {MAX_FILE_BYTES:,} bytes", path=path, fix="export fewer images at a time")
         data = path.read_bytes()
@@ -124,11 +129,11 @@ def read_json(path: Path, form: Format) -> Any:
 
 def shortened(text: str) -> str:
     """A foreign text for a message: one line, printable, at most SHOWN_CHARACTERS."""
-    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    plain = _printable(text)
     return plain if len(plain) <= SHOWN_CHARACTERS else f"{plain[: SHOWN_CHARACTERS - 1]}…"
 
 
-def first_fault(err: ValidationError) -> str:
+def _first_fault(err: ValidationError) -> str:
     """One line about the first fault that pydantic found: key, reason, value."""
     fault = err.errors(include_url=False)[0]
     key = ".".join(str(part) for part in fault["loc"] if part not in ("int", "float", "str"))
@@ -159,6 +164,11 @@ def is_rotated(angle: Any) -> bool:
         return angle not in (None, "") and float(angle) != 0
     except (TypeError, ValueError, OverflowError):
         return True
+
+
+def _printable(text: str) -> str:
+    """The text without line breaks, terminal escapes and lone surrogates."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

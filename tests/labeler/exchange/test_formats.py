@@ -16,7 +16,7 @@ from labeler.exchange.fiftyone import from_fiftyone, to_fiftyone
 from labeler.exchange.foreign_json import SHOWN, ImportedLabels, Problems, read_json
 from labeler.exchange.label_studio import from_label_studio, to_label_studio
 from labeler.exchange.part_boxes import PartBoxes
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, DgreidError
 from shared.geometry import Box
 from shared.schemas import PARTS
 
@@ -148,6 +148,34 @@ def test_many_problems_are_counted_and_the_first_are_named(tmp_path: Path) -> No
     assert str(caught.value).count("q/1.png") == SHOWN
     assert "9 problems" in str(caught.value) and "and 4 more" in str(caught.value)
     assert str(tmp_path / "file.json") in str(caught.value)
+
+
+ODD = (None, True, 0, -1, 10**400, 1.5, 1e308, float("nan"), "", "x", "\ud800", [], [[1]], {}, {"id": 1}, [None] * 4)
+
+
+def places(content: Any) -> list[tuple[Any, Any]]:
+    """(container, key) of every value in a JSON document."""
+    found = []
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        found.append((content, key))
+        if isinstance(value, (dict, list)):
+            found += places(value)
+    return found
+
+
+@pytest.mark.parametrize(("form", "make"), [("coco", coco), ("label-studio", tasks), ("fiftyone", samples)])
+def test_any_value_anywhere_ends_in_labels_or_in_one_sentence(
+    form: str, make: Callable[[], Any], tmp_path: Path
+) -> None:
+    for place in range(len(places(make()))):
+        for odd in ODD:
+            content = make()
+            container, key = places(content)[place]
+            container[key] = copy.deepcopy(odd)
+            try:
+                read(form, content, tmp_path)
+            except DgreidError as err:
+                str(err).encode()  # fit to be printed
 
 
 # ---- COCO
