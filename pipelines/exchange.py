@@ -53,7 +53,7 @@ def import_masks(
     typer.echo(
         f"label run {found.label_run}: {found.images:,} images of {name}, {found.boxes:,} boxes, "
         f"{found.absent:,} parts absent, {found.invalid:,} boxes that cannot be a body part, "
-        f"{found.not_rectangles:,} masks that are no rectangles"
+        f"{found.not_rectangles:,} non-rectangular masks"
     )
     _tell(f"file names belong to several images of {name} (no labels written)", list(found.collisions))
     _tell(f"file names belong to no image of {name}", found.without_image)

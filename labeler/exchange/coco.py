@@ -68,10 +68,10 @@ class _Annotation(Entry):
 
 
 def from_coco(content: Any, problems: Problems) -> ImportedLabels:
-    """The boxes of every image that is listed; what is no upright box of one part becomes a problem.
+    """The boxes of all listed images; an annotation that is not an upright box becomes a problem.
 
-    A `segmentation` or an `area` beside a bbox is ignored: the bbox is the box. Width and height of 0 mean, as null,
-    that the size is not known (so Datumaro writes it).
+    `segmentation` and `area` are ignored where there is a bbox: a polygon counts with its bounding box. A width or
+    height of 0 means, like null, that the size is unknown (Datumaro writes it so).
     """
     images: dict[Identifier, _Image] = {}
     for place, raw in enumerate(content["images"], start=1):
@@ -114,7 +114,7 @@ def _add(annotation: _Annotation, categories: dict[Identifier, str], boxes: dict
     if len(annotation.bbox) != 4:
         raise NotUnderstoodError(f"the bbox of {part!r} has {len(annotation.bbox)} numbers, not x, y, width, height")
     if annotation.iscrowd not in (0, None):
-        raise NotUnderstoodError(f"{part!r} is a crowd or a mask (`iscrowd`), no rectangle")
+        raise NotUnderstoodError(f"{part!r} is a crowd or a mask (`iscrowd`), not a rectangle")
     if annotation.keypoints:
         raise NotUnderstoodError(f"{part!r} has keypoints; only rectangles can be imported")
     attributes = annotation.attributes if isinstance(annotation.attributes, dict) else {}

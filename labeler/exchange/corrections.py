@@ -1,8 +1,8 @@
-"""Corrected boxes come back: a new label run that holds everything of the old one, the corrected parts replaced.
+"""Import of corrected boxes: a new label run with all rows of the old one, the corrected parts replaced.
 
 A part is corrected when its box moved by more than TOLERANCE_PX, is new, or was removed (it is then absent). It counts
-as removed only when the file shows that somebody looked: the image has other boxes, and boxes of the part occur in the
-file. Any other box that the file lacks stays, as do failures that nobody mended, unless `absent_means_removed` is set.
+as removed only if its image has another box in the file and the part occurs in the file. Any other box that the file
+lacks stays, unless `absent_means_removed` is set; so do failed parts without a new box.
 """
 
 import json
@@ -41,7 +41,7 @@ OVERHANG_PX = 1.0  # how far a box may reach out of an image whose size the file
 
 @dataclass(frozen=True)
 class Corrections:
-    """What came of a file. moved, added, removed, kept: boxes; kept ones are in the old run and not in the file.
+    """Result of one import. moved, added, removed, kept: boxes; kept ones are in the old run but not in the file.
 
     label_run: the new run, or None when nothing was corrected. images: found in the data set. without_box: images of
     the file without any box. unknown: images that the data set does not have.
@@ -79,7 +79,7 @@ def import_corrections(
     """Write the corrected run; nothing is written when no box differs.
 
     Args:
-        labels: what the file says. file: named in messages.
+        labels: content of the file. file: its path, for messages.
         manifest: of the data set.
         corrects: the run that the file was exported from.
         form: name of the format, recorded as the model of the corrected rows.

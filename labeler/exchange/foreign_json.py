@@ -1,7 +1,7 @@
-"""JSON files of annotation tools: read safely, every entry that is not understood named, none of them guessed.
+"""JSON files of annotation tools, read safely.
 
-The readers of the formats turn such a file into `ImportedLabels`. They tell `Problems` what they do not understand, and
-the file is then refused as a whole: a shape that is skipped would look like a box that somebody deleted.
+The readers of the formats turn such a file into `ImportedLabels`. Entries that they do not understand are collected in
+`Problems`, and the file is refused as a whole: a skipped shape would look like a deleted box.
 """
 
 import json
@@ -35,7 +35,7 @@ class Entry(BaseModel):
 
 @dataclass(frozen=True)
 class ImportedImage:
-    """What a file says about one image.
+    """One image of a file.
 
     entry: where that stands in the file, e.g. "task 7". path: as the file names the image. size: its width and height
     in pixels, None where the file does not say. relative: boxes are fractions of width and height, else pixels.
@@ -50,7 +50,7 @@ class ImportedImage:
 
 @dataclass(frozen=True)
 class ImportedLabels:
-    """What a file says. parts: the names that occur in it. not_annotated: entries that nobody has annotated yet."""
+    """Content of one file. parts: names that occur in it. not_annotated: entries that nobody has annotated yet."""
 
     images: tuple[ImportedImage, ...]
     parts: frozenset[str]
@@ -58,7 +58,7 @@ class ImportedLabels:
 
 
 class NotUnderstoodError(Exception):
-    """An entry of a file that cannot be read as boxes of parts; the text says why."""
+    """An entry that cannot be read as boxes of parts; the message says why."""
 
 
 class Problems:
@@ -87,8 +87,11 @@ class Problems:
             raise DataError(f"nothing was imported, {count}:{told}\n ", path=self.path, fix=fix)
 
 
+Reader = Callable[[Any, Problems], ImportedLabels]
+
+
 def read_json(path: Path, form: Format) -> Any:
-    """The content of one export. Raises DataError when it is missing, too large, no JSON or of another format."""
+    """The content of one export. Raises DataError when it is missing, too large, not JSON or another format."""
     fix = f"export the labels from your tool as {form} JSON again"
     try:
         if not path.is_file():
@@ -123,7 +126,7 @@ def read_json(path: Path, form: Format) -> Any:
     if found != form:
         other = f"it looks like {found}" if found else f"its top level is {_described(content)}"
         remedy = f"use --format {found}" if found in ("coco", "label-studio", "fiftyone") else fix
-        raise DataError(f"this is no {form} file: {other}", path=path, fix=remedy)
+        raise DataError(f"not a {form} file: {other}", path=path, fix=remedy)
     return content
 
 
@@ -159,7 +162,7 @@ def add_relative_box(boxes: dict[str, Box], part: str, x: float, y: float, width
 
 
 def is_rotated(angle: Any) -> bool:
-    """Whether an `angle` in a file, of any type, says anything but "not rotated"."""
+    """Whether an angle (any JSON value) is anything but absent or zero."""
     try:
         return angle not in (None, "") and float(angle) != 0
     except (TypeError, ValueError, OverflowError):
@@ -181,7 +184,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _format_of(content: Any) -> str | None:
-    """The format whose top level this is, or the name of one that we know but cannot read."""
+    """The format that has this top level, or a description of a known one that cannot be read."""
     if isinstance(content, dict):
         lists = {key for key, value in content.items() if isinstance(value, list)}
         if {"images", "annotations", "categories"} <= lists:
@@ -200,6 +203,3 @@ def _described(content: Any) -> str:
     if isinstance(content, dict):
         return f"an object with the keys {shortened(', '.join(map(repr, content)) or 'none')}"
     return "a list of other things than objects" if isinstance(content, list) else f"a {type(content).__name__}"
-
-
-Reader = Callable[[Any, Problems], ImportedLabels]

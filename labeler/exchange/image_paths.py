@@ -1,4 +1,4 @@
-"""Which image of a data set a path in a foreign file means: tools store whole paths, addresses, or changed names."""
+"""Finds the image that a path in a foreign file refers to: tools store absolute paths, URLs, or changed names."""
 
 import re
 import unicodedata
@@ -15,7 +15,7 @@ _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio puts this before the
 
 
 class ImagePaths:
-    """Finds the images of one data set by what files call them.
+    """The images of one data set, by path and name.
 
     Args:
         rows: the data set's readable images; rows of the same bytes (one image_id) are one image.
@@ -33,13 +33,13 @@ class ImagePaths:
             self._by_uploaded_name[_django_name(name)].append(row)
 
     def find(self, path: str) -> ManifestRow | None:
-        """The image that `path` means.
+        """The image that `path` refers to, or None.
 
         In this order: the image with this path; those whose path ends in it, or with whose path it ends (the longest);
-        the only image of this name; the only image of the name that Label Studio changed at an upload. `path` may be an
-        address with a query and percent-encoding, and may have Windows separators.
+        the only image of this name; the only image of the name that Label Studio changed at an upload. `path` may be a
+        URL with a query and percent-encoding, and may have Windows separators.
 
-        Raises NotUnderstoodError when several images could be meant.
+        Raises NotUnderstoodError when the path is ambiguous.
         """
         spellings = list(dict.fromkeys(_spellings(path)))
         for spelling in spellings:
@@ -59,13 +59,13 @@ class ImagePaths:
             found = [row for name in uploaded for row in self._by_uploaded_name.get(_django_name(name), ())]
         if len({row.image_id for row in found}) > 1:
             raise NotUnderstoodError(
-                f"this could be {found[0].path} or {found[1].path}; keep the paths relative to the data set's folder"
+                f"ambiguous path: {found[0].path} or {found[1].path}; keep the paths relative to the data set's folder"
             )
         return found[0] if found else None
 
 
 def _spellings(path: str) -> Iterator[str]:
-    """What may be meant by a path or address, the literal one first; without `.`, `..` and a leading slash."""
+    """Readings of a path or URL, the literal one first; without `.`, `..` and a leading slash."""
     yield _plain(path)
     with suppress(ValueError):  # a text like "http://[" is no address
         address = urlsplit(path)

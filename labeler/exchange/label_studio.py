@@ -73,8 +73,8 @@ class _Annotation(Entry):
 def from_label_studio(content: Any, problems: Problems) -> ImportedLabels:
     """The annotations that people submitted, in the JSON or the JSON-MIN export.
 
-    Of several annotations of a task by one person the newest counts; those of several people must agree or one must be
-    marked as ground truth. Tasks with nothing but predictions, drafts or cancelled annotations are not annotated.
+    Of several annotations of a task by one annotator the newest counts; those of several annotators must agree, or one
+    must be marked as ground truth. Tasks with only predictions, drafts or cancelled annotations count as not annotated.
     """
     images: list[ImportedImage] = []
     parts: set[str] = set()
@@ -172,7 +172,7 @@ def _submitted(task: Mapping[str, Any]) -> _Annotation | None:
     for one in sorted(submitted, key=lambda one: (one.updated_at or "", one.id if isinstance(one.id, int) else 0)):
         newest[repr(one.completed_by)] = one
     if len(newest) > 1 and not _agree([_boxes(one.result)[0] for one in newest.values()]):
-        raise NotUnderstoodError(f"the annotations of {len(newest)} people differ; mark one of them as ground truth")
+        raise NotUnderstoodError(f"the annotations of {len(newest)} annotators differ; mark one as ground truth")
     return next(reversed(newest.values()), None)
 
 
@@ -196,7 +196,7 @@ def _boxes(result: Sequence[Any]) -> tuple[dict[str, Box], tuple[float | None, f
     for raw in result:
         region = _Region.model_validate(raw)
         if region.type not in ("rectanglelabels", "rectangle", "labels"):
-            raise NotUnderstoodError(f"{region.type!r} is no rectangle; only rectangles with a part can be imported")
+            raise NotUnderstoodError(f"{region.type!r} is not a rectangle; only rectangles with a part can be imported")
         if is_rotated(region.value.get("rotation")) or is_rotated(region.image_rotation):
             raise NotUnderstoodError("a rectangle, or the image under it, is rotated")
         if region.item_index:
@@ -212,7 +212,7 @@ def _boxes(result: Sequence[Any]) -> tuple[dict[str, Box], tuple[float | None, f
     boxes: dict[str, Box] = {}
     for one, labels in labelled:
         if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str):
-            raise NotUnderstoodError(f"a rectangle has the labels {labels or 'none'}, not one part")
+            raise NotUnderstoodError(f"a rectangle needs exactly one part as its label, found {labels or 'none'}")
         add_relative_box(boxes, labels[0], one.x / 100, one.y / 100, one.width / 100, one.height / 100)
     if len(sizes) > 1:
         raise NotUnderstoodError(f"its rectangles are of images of different sizes: {sorted(map(str, sizes))}")

@@ -52,7 +52,7 @@ def read_masks(path: Path) -> dict[str, NDArray[np.bool_]]:
 
 @dataclass(frozen=True)
 class ImportedMasks:
-    """What came of a file; names are cut nowhere, so that each can be looked at."""
+    """Result of one import; the lists of names are complete."""
 
     label_run: str
     images: int

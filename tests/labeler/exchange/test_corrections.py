@@ -262,5 +262,5 @@ def test_a_file_of_other_images_is_an_error(place: tuple[Path, Path]) -> None:
     with pytest.raises(DataError, match="the file has no images"):
         corrected([], place)
     write_manifest([image(1), image(4, "gallery").model_copy(update={"path": "gallery/1 é.png"})], place[0])
-    with pytest.raises(DataError, match=r"this could be query/1 é.png or gallery/1 é.png"):
+    with pytest.raises(DataError, match=r"ambiguous path: query/1 é.png or gallery/1 é.png"):
         corrected([PartBoxes("1 é.png", 64, 128)], place)

@@ -282,7 +282,7 @@ def test_a_rectangle_and_its_labels_are_joined_by_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("regions", "told"),
     [
-        ([region("rectangle", RECTANGLE, id="a")], "has the labels none"),
+        ([region("rectangle", RECTANGLE, id="a")], "exactly one part as its label, found none"),
         ([region("labels", {**RECTANGLE, "labels": ["head"]}, id="a")], "belong to no rectangle"),
         (
             [
@@ -292,17 +292,26 @@ def test_a_rectangle_and_its_labels_are_joined_by_id(tmp_path: Path) -> None:
             "differ in place or size",
         ),
         ([region("rectangle", RECTANGLE, id="a")] * 2, "two regions of type 'rectangle' have the id 'a'"),
-        ([region("polygonlabels", {"points": [[1, 2]], "polygonlabels": ["head"]})], "'polygonlabels' is no rectangle"),
-        ([region("ellipselabels", {"x": 1, "y": 1, "radiusX": 5})], "'ellipselabels' is no rectangle"),
-        ([region("ellipse", {"x": 1}, id="a"), region("labels", {"labels": ["head"]}, id="a")], "'ellipse' is no"),
+        (
+            [region("polygonlabels", {"points": [[1, 2]], "polygonlabels": ["head"]})],
+            "'polygonlabels' is not a rectangle",
+        ),
+        ([region("ellipselabels", {"x": 1, "y": 1, "radiusX": 5})], "'ellipselabels' is not a rectangle"),
+        ([region("ellipse", {"x": 1}, id="a"), region("labels", {"labels": ["head"]}, id="a")], "'ellipse' is not"),
         ([region("brushlabels", {"format": "rle", "rle": [1]})], "'brushlabels'"),
         ([region("keypointlabels", {"x": 1, "y": 1, "width": 1})], "'keypointlabels'"),
         ([region("choices", {"choices": ["head"]})], "'choices'"),
         ([region("textarea", {"text": ["no head"]})], "'textarea'"),
         ([{"type": "relation", "from_id": "a", "to_id": "b"}], "`value`: field required"),
-        ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head", "legs"]})], "not one part"),
-        ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": []})], "has the labels none"),
-        ([region("rectanglelabels", RECTANGLE)], "has the labels none"),
+        (
+            [region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head", "legs"]})],
+            "exactly one part as its label, found .*legs",
+        ),
+        (
+            [region("rectanglelabels", {**RECTANGLE, "rectanglelabels": []})],
+            "exactly one part as its label, found none",
+        ),
+        ([region("rectanglelabels", RECTANGLE)], "exactly one part as its label, found none"),
         ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head"], "rotation": 12})], "is rotated"),
         ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head"]}, image_rotation=90)], "is rotated"),
         ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head"]}, item_index=1)], "several images"),
@@ -367,7 +376,7 @@ def test_of_several_annotations_the_newest_of_one_person_counts(tmp_path: Path) 
     (image,) = read("label-studio", [task], tmp_path).images
     assert image.boxes["head"].width == pytest.approx(0.6)
     task["annotations"][0]["completed_by"] = 2
-    with pytest.raises(DataError, match=r"task 7 .*the annotations of 2 people differ; mark one"):
+    with pytest.raises(DataError, match=r"task 7 .*the annotations of 2 annotators differ; mark one"):
         read("label-studio", [task], tmp_path)
     task["annotations"][0]["ground_truth"] = True
     (image,) = read("label-studio", [task], tmp_path).images
@@ -409,18 +418,18 @@ def test_json_min_is_understood(tmp_path: Path) -> None:
     [
         (
             [min_entry(part=[{"points": [[1, 2]], "polygonlabels": ["head"], **SIZE}])],
-            "'polygonlabels' is no rectangle",
+            "'polygonlabels' is not a rectangle",
         ),
         ([min_entry(e=[{"x": 1, "y": 1, "radiusX": 2, "radiusY": 3, **SIZE}])], "another shape"),
         ([min_entry(lab=[{**RECTANGLE, "labels": ["head"], **SIZE}])], "belong to no rectangle"),
-        ([min_entry(rect=[{**RECTANGLE, **SIZE}])], "has the labels none"),
+        ([min_entry(rect=[{**RECTANGLE, **SIZE}])], "exactly one part as its label, found none"),
         ([min_entry(part=[{"format": "rle", "rle": [1], "brushlabels": ["head"]}])], "'brushlabels'"),
         (
             [
                 min_entry(part=[{**RECTANGLE, "rectanglelabels": ["head"]}]),
                 min_entry(annotator=2, annotation_id=12, part=[{**RECTANGLE, "x": 1, "rectanglelabels": ["head"]}]),
             ],
-            "2 people differ",
+            "2 annotators differ",
         ),
     ],
 )

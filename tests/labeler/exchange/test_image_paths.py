@@ -81,7 +81,7 @@ def test_a_path_finds_its_image(given: str, meant: str | None) -> None:
 
 @pytest.mark.parametrize("given", ["2.png", "data/2.png", "/data/upload/1/3f2a1b7c-2.png", "http://h/2.png?x=1"])
 def test_what_could_be_several_images_is_refused(given: str) -> None:
-    with pytest.raises(NotUnderstoodError, match=r"this could be query/2.png or gallery/2.png"):
+    with pytest.raises(NotUnderstoodError, match=r"ambiguous path: query/2.png or gallery/2.png"):
         ImagePaths(ROWS).find(given)
 
 
