@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from shared.errors import DataError
 from shared.files import atomic_path
@@ -31,7 +31,8 @@ def write_manifest(rows: Sequence[ManifestRow], path: Path) -> None:
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """All rows of one manifest. Raises DataError when it is missing, damaged or of another version."""
+    """All rows of one manifest. Raises DataError, with the command that makes it, when it is missing, damaged or of
+    another version."""
     return list(iter_manifest(path))
 
 
@@ -41,12 +42,14 @@ def iter_manifest(path: Path) -> Iterator[ManifestRow]:
         raise DataError(
             "there is no manifest for this data set yet", path=path, fix=f"make manifest DATASET={path.stem}"
         )
-    remedy = f"delete it and run: make manifest DATASET={path.stem}"
+    remedy = _manifest_remedy(path)
     try:
         with pq.ParquetFile(path) as file:
             _check_schema(file.schema_arrow, MANIFEST_SCHEMA, path, remedy)
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
                 yield from (ManifestRow(**row) for row in batch.to_pylist())
+    except ValidationError as err:
+        raise DataError(f"no row of a manifest ({err.errors()[0]['msg']})", path=path, fix=remedy) from err
     except (OSError, pa.ArrowInvalid) as err:
         raise _damaged(err, path, remedy) from err
 
@@ -97,7 +100,15 @@ def connect(*, manifests: Sequence[Path] = (), labels: Sequence[Path] = ()) -> d
 
     Without files a view is empty but has its columns. In `labels` a later row of the same
     (label run, data set, image, part) hides an earlier one, so retried images count once.
+
+    Raises DataError for a manifest that is damaged or of another version.
     """
+    for path in manifests:
+        try:
+            found = pq.read_schema(path)
+        except (OSError, pa.ArrowInvalid) as err:
+            raise _damaged(err, path, _manifest_remedy(path)) from err
+        _check_schema(found, MANIFEST_SCHEMA, path, _manifest_remedy(path))
     connection = duckdb.connect()
     _view(connection, "manifest", manifests, MANIFEST_SCHEMA)
     _view(connection, "label_rows", labels, LABEL_SCHEMA)
@@ -115,6 +126,10 @@ def _view(connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path
         connection.register(name, schema.empty_table())
 
 
+def _manifest_remedy(path: Path) -> str:
+    return f"make manifest DATASET={path.stem}"
+
+
 def _read_checked(path: Path, schema: pa.Schema, remedy: str) -> pa.Table:
     try:
         table = pq.read_table(path, partitioning=None)
@@ -125,11 +140,13 @@ def _read_checked(path: Path, schema: pa.Schema, remedy: str) -> pa.Table:
 
 
 def _check_schema(found: pa.Schema, schema: pa.Schema, path: Path, remedy: str) -> None:
+    version, ours = (
+        (one.metadata or {}).get(b"dgreid.version", b"none").decode(errors="replace") for one in (found, schema)
+    )
+    if version != ours:
+        raise DataError(f"schema version {version} is not ours, which is {ours}", path=path, fix=remedy)
     if not found.equals(schema):
         raise DataError("the columns are not those of this version", path=path, fix=remedy)
-    version = (found.metadata or {}).get(b"dgreid.version")
-    if version != schema.metadata[b"dgreid.version"]:
-        raise DataError(f"schema version {version!r} is not ours", path=path, fix=remedy)
 
 
 def _damaged(err: Exception, path: Path, remedy: str) -> DataError:

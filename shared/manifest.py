@@ -12,7 +12,7 @@ from shared.errors import DataError
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
 from shared.labels import read_manifest, write_manifest
 from shared.progress import Progress
-from shared.schemas import ImageStatus, ManifestRow
+from shared.schemas import ImageStatus, Kind, ManifestRow
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ class SplitSummary:
     images: int  # files, unreadable ones included
     identities: int  # people; neither distractors nor junk
     cameras: int  # 0 when the data set does not label them
-    distractors: int  # images of identity 0
-    junk: int  # images of identity -1
+    distractors: int  # images
+    junk: int  # images
     unreadable: int
     duplicates: int  # images whose bytes appeared before in the same split
 
@@ -72,14 +72,14 @@ def _has(rows: Sequence[ManifestRow], split: str) -> bool:
 
 def _summary(split: str, rows: Sequence[ManifestRow]) -> SplitSummary:
     readable = [row for row in rows if row.status == ImageStatus.OK]
-    identities = Counter(row.identity for row in rows)
+    kinds = Counter(row.kind for row in rows)
     return SplitSummary(
         split=split,
         images=len(rows),
-        identities=sum(identity > 0 for identity in identities),
-        cameras=len({row.camera for row in rows if row.camera > 0}),
-        distractors=identities[0],
-        junk=identities[-1],
+        identities=len({row.identity for row in rows} - {None}),
+        cameras=len({row.camera for row in rows} - {None}),
+        distractors=kinds[Kind.DISTRACTOR],
+        junk=kinds[Kind.JUNK],
         unreadable=len(rows) - len(readable),
         duplicates=len(readable) - len({row.image_id for row in readable}),
     )
@@ -102,7 +102,7 @@ def _known(name: str, path: Path) -> dict[tuple[str, int, int], ManifestRow]:
 
 
 def _row(name: str, root: Path, record: FileRecord, known: dict[tuple[str, int, int], ManifestRow]) -> ManifestRow:
-    labels = {"split": record.split, "identity": record.identity, "camera": record.camera}
+    labels = {"split": record.split, "kind": record.kind, "identity": record.identity, "camera": record.camera}
     path = root / record.path
     size, modified = _size_and_time(path)
     if before := known.get((record.path, size, modified)):

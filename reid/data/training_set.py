@@ -35,7 +35,8 @@ class TrainingSet:
     """N training images of K identities, ordered by data set and path.
 
     boxes: float64 [N, R, 4] in pixels of the original images, XYXY, maxima exclusive; NaN where a part has no box.
-    labels: int64 [N] in 0..K-1; label k is identities[k], a (data set, identity) pair. cameras: int64 [N].
+    labels: int64 [N] in 0..K-1; label k is identities[k], a (data set, identity) pair.
+    cameras: [N], None where not labelled.
     dropped: how many images were left out, by reason. label_run: None when no labels were needed. filled: how many
     boxes are where the part usually is, because nobody has answered, by data set.
     """
@@ -43,7 +44,7 @@ class TrainingSet:
     datasets: tuple[str, ...]
     paths: tuple[str, ...]  # relative to the data set's folder
     labels: np.ndarray
-    cameras: np.ndarray
+    cameras: tuple[int | None, ...]
     boxes: np.ndarray
     identities: tuple[tuple[str, int], ...]
     sources: tuple[str, ...]
@@ -72,7 +73,7 @@ class TrainingSet:
 
     def record(self) -> dict[str, Any]:
         """The run folder's training_set.json."""
-        pairs = {(name, int(camera)) for name, camera in zip(self.datasets, self.cameras, strict=True)}
+        pairs = {pair for pair in zip(self.datasets, self.cameras, strict=True) if pair[1] is not None}
         return {
             "sources": list(self.sources),
             "label_run": self.label_run,
@@ -100,7 +101,7 @@ def build_training_set(
     chosen = [row for name in protocol.sources for row in _source_rows(protocol, name, workspace)]
     dropped = Counter({UNREADABLE: sum(row.status == ImageStatus.UNREADABLE for row in chosen)})
     rows = sorted(
-        (row for row in chosen if row.status == ImageStatus.OK and row.identity > 0),
+        (row for row in chosen if row.status == ImageStatus.OK),
         key=lambda row: (row.dataset, row.path),
     )
     if config.max_images_per_identity is not None:
@@ -164,7 +165,7 @@ def _evenly_spaced(rows: Sequence[ManifestRow], most: int) -> list[ManifestRow]:
     tracklet are near-duplicates."""
     own: dict[tuple[str, int], list[int]] = {}
     for place, row in enumerate(rows):
-        own.setdefault((row.dataset, row.identity), []).append(place)
+        own.setdefault((row.dataset, row.person), []).append(place)
     kept = {places[round(step)] for places in own.values() for step in np.linspace(0, len(places) - 1, most)}
     return [row for place, row in enumerate(rows) if place in kept]
 
@@ -242,7 +243,7 @@ def _numbered(
     dropped: Counter[str],
     filled: dict[str, int],
 ) -> TrainingSet:
-    identities = tuple(sorted({(row.dataset, row.identity) for row in rows}))
+    identities = tuple(sorted({(row.dataset, row.person) for row in rows}))
     if len(identities) < 2:
         told = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none left out"
         raise DataError(
@@ -254,8 +255,8 @@ def _numbered(
     return TrainingSet(
         datasets=tuple(row.dataset for row in rows),
         paths=tuple(row.path for row in rows),
-        labels=np.array([label_of[row.dataset, row.identity] for row in rows], dtype=np.int64),
-        cameras=np.array([row.camera for row in rows], dtype=np.int64),
+        labels=np.array([label_of[row.dataset, row.person] for row in rows], dtype=np.int64),
+        cameras=tuple(row.camera for row in rows),
         boxes=boxes,
         identities=identities,
         sources=tuple(protocol.sources),

@@ -41,7 +41,7 @@ def _checked(path: Path, read: Callable[[Path], Iterable[Iterable[Any]]]) -> Fol
     except Exception as err:  # hostile MATLAB files raise what they like
         told = " ".join(f"{type(err).__name__}: {err}".split())[:200]
         raise DataError(f"not a list of folds ({told})", path=path, fix=fix) from err
-    if not folds or not all(fold and min(fold) > 0 for fold in folds):
+    if not folds or not all(folds):
         raise DataError("a list without folds, or a fold without people", path=path, fix=fix)
     return folds
 

@@ -145,9 +145,9 @@ def scan_dataset(name: str, data_root: Path) -> Scan:
     spec = _spec(name, data_root)
     root, layout = _find(spec, data_root)
     if spec.description and spec.description.pattern is not None:
-        scanned = pattern.scan(root, spec.description.pattern, spec.description.folder_splits)
+        scanned = pattern.scan(root, spec.description.pattern, spec.description.folder_splits, spec.description.kinds)
     elif spec.description and spec.description.csv is not None:
-        scanned = csv_table.scan(root, spec.description.csv)
+        scanned = csv_table.scan(root, spec.description.csv, spec.description.kinds)
     else:
         scanned = SCANS[layout](root)
     if not scanned.files:

@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from shared.errors import DataError
 from shared.labels import (
@@ -17,7 +18,7 @@ from shared.labels import (
     write_manifest,
     write_table,
 )
-from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, LabelRow, LabelStatus, ManifestRow
+from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, Kind, LabelRow, LabelStatus, ManifestRow
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -72,8 +73,21 @@ def test_rows_survive_the_round_trip(tmp_path: Path) -> None:
     rows = [label(), label(part="legs", status=LabelStatus.ABSENT, x_min=None, flags=("a", "b"), raw_box=(1.0, 2.0))]
     shard = write_label_shard(rows, label_folder(tmp_path, "r", "d", "train"))
     assert read_labels([shard]) == rows
-    write_manifest([entry()], tmp_path / "d.parquet")
-    assert read_manifest(tmp_path / "d.parquet") == [entry()]
+    people = [entry(identity=number, camera=number) for number in (1, 0, -1, 2**31 - 1)]
+    others = [entry(kind=kind, identity=None, camera=None) for kind in (Kind.DISTRACTOR, Kind.JUNK)]
+    write_manifest(people + others, tmp_path / "d.parquet")
+    assert read_manifest(tmp_path / "d.parquet") == people + others
+
+
+@pytest.mark.parametrize(("kind", "identity"), [("person", None), ("junk", -1), ("distractor", 0), ("stranger", 1)])
+def test_people_and_nobody_else_have_an_identity(kind: str, identity: int | None, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        entry(kind=kind, identity=identity)
+    wrong = entry().model_dump() | {"kind": kind, "identity": identity}
+    write_table(pa.Table.from_pylist([wrong], schema=MANIFEST_SCHEMA), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match="no row of a manifest") as caught:
+        read_manifest(tmp_path / "d.parquet")
+    assert caught.value.fix == "make manifest DATASET=d"
 
 
 def test_shards_are_numbered_on_and_found_by_run_and_data_set(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_row_is_read_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.
     shards.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), tmp_path / "d.parquet")
     stream = iter_manifest(tmp_path / "d.parquet")
     assert [row.identity for row in islice(stream, 8)] == list(range(8))
-    with pytest.raises(ValueError, match="at least 16"):
+    with pytest.raises(DataError, match="at least 16"):
         next(stream)
 
 
