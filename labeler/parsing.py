@@ -1,54 +1,98 @@
 """From the text of an answer to one outcome per part, for every text there is: nothing here raises.
 
-Accepted forms: JSON, fenced or inside other words, keyed by part, or a list of labelled boxes as Qwen-VL likes to give,
-nested lists, and boxes written in plain text. "Not visible" and "could not be read" never look alike, and an answer
-that did not end by itself is never OK, however complete its beginning looks.
+An answer is read as JSON, else as a Python literal or JSON5, whole or as blocks inside other words; a name and a box
+belong together only inside one entry. What is left as plain text is read only where it leaves no doubt: each line names
+one part and has one box, or each box follows directly after its name, every time. Otherwise it is unparseable.
+"Not visible" and "could not be read" never look alike, and an answer that did not end by itself is never OK.
+
+What stands before the last `</think>` is no answer. When one part is answered in several ways:
+
+- the same box several times is one answer;
+- several boxes that nearly coincide (IoU SAME_IOU or more): the first, with the flag AMBIGUOUS;
+- bare boxes in the order of the question, the corners of an upright rectangle, and what follows "final answer" after
+  other boxes: that box, with the flag AMBIGUOUS;
+- all else that differs, and a box beside "not visible": unparseable. Where whole sets of parts contradict each other, or
+  the words tell several people apart, all parts are.
 """
 
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from labeler.vocabulary import SHARED, Vocabulary, any_of, places, plain
-from shared.geometry import Box
+from labeler import wording
+from labeler.answer_tables import COORDINATES, coordinate_key, table_rows
+from labeler.loose_json import NoValueError, Pairs, ascii_brackets, blocks, read_json, read_loose
+from labeler.vocabulary import SHARED, Vocabulary, places, plain
+from shared.geometry import Box, iou, ordered
 from shared.schemas import RAW_TEXT_LIMIT, LabelStatus
 
 READ_LIMIT = 20_000  # characters looked at; a box answer has under 200
-NESTING = 5  # brackets around a box that are looked through
-_JSON_STARTS = 32  # places in a text where JSON is looked for
-_BOX_KEYS = ("bbox_2d", "bbox", "box_2d", "box", "bounding_box", "coordinates")
-_LABEL_KEYS = ("label", "part", "name", "object")
-_NUMBER = r"(-?\d{1,7}(?:\.\d{1,6})?)"
-_GAP = r"[\s,;()\[\]]{1,6}"
-_PLAIN_BOX = re.compile(rf"[\[(]\s{{0,4}}{_NUMBER}{_GAP}{_NUMBER}{_GAP}{_NUMBER}{_GAP}{_NUMBER}\s{{0,4}}[\]);]")
-_FENCE = re.compile(r"```(?:json)?(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
-_NOT_VISIBLE = re.compile(
-    r"\b(not|isn't|aren't)\s+(clearly\s+)?(visible|shown|present|seen|in the (image|picture|frame))\b"
-    r"|\b(cannot|can't|can not)\s+see\b"
-    r"|\b(out of (the )?frame|occluded|absent)\b",
+NESTING = 8  # objects and lists around a box that are looked through
+SAME_IOU = 0.95  # from here on two boxes are one answer, said twice
+AMBIGUOUS = "ambiguous"  # flag of a box that was clearly meant, though the answer can be read otherwise
+_FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+_BRACKETS = re.compile(r"\[\[(\d{1,4}),(\d{1,4}),(\d{1,4}),(\d{1,4})\]\]")
+_TRIED_MARKS = 3  # of "final answer", from the last one
+_MOST_BOXES = 64  # in plain text; more belong to no answer about one person
+_TRIED_BLOCKS = 64  # places in a text where a value is looked for
+_BOX_KEYS = frozenset(
+    ["bbox2d", "bbox", "box2d", "box", "boundingbox", "boundingbox2d", "coordinates", "coords", "coordinate", "xyxy", "bboxxyxy", "bboxes", "boxes", "rect"]
+)
+_LABEL_KEYS = frozenset(
+    ["label", "labels", "part", "bodypart", "name", "object", "category", "class", "classname", "description", "type", "title", "target", "ref"]
+)
+_WRAPPERS = _BOX_KEYS | frozenset(
+    ["objects", "result", "results", "answer", "answers", "detections", "detection", "output", "outputs", "data", "annotations", "predictions", "prediction", "response", "parts", "bodyparts", "items", "regions", "boundingboxes", "bboxes2d", "locations", "instances"]
+)
+_TEXT_KEYS = frozenset(["reasoning", "thought", "thoughts", "thinking", "explanation", "comment", "note", "notes", "unit", "units", "image"])
+_NUMBER = r"-?\d{1,7}(?:\.\d{1,6})?"
+_GAP = r"(?:[ \t,;()\[\]]{1,6}|,\s{1,40})"
+_RUN = re.compile(
+    rf"(?<![\w.])(?P<open>[\[(]\s{{0,4}})?(?P<first>{_NUMBER})(?P<rest>(?:{_GAP}{_NUMBER})*+)(?![\w.]*\d)(?P<close>\s{{0,4}}[\])])?"
+)
+_ANY_BRACKET = re.compile(r"[()\[\]]")
+_ONE_NUMBER = re.compile(_NUMBER)
+_THOUGHTS = re.compile(r"(?:</think(?:ing)?>|</thoughts?>|</reasoning>|\[/THINK\]|◁/think▷)", re.IGNORECASE)
+_THOUGHT_BEGINS = re.compile(r"(?:<think(?:ing)?>|<thoughts?>|<reasoning>|\[THINK\]|◁think▷)", re.IGNORECASE)
+_FINAL = re.compile(
+    r"<answer>|\b(?:final|corrected) (?:answer|result|boxes)\b\W{0,4}(?:is|are)?|\\boxed", re.IGNORECASE
+)
+_MARKUP = re.compile(r"<\|[^|<>]{1,40}\|>|</[^<>]{0,40}>|<(?:box|ref|quad|answer)>|[*`#]+|~~~")
+_OTHER_ORDER = re.compile(  # of the coordinates, said so
+    r"c?xc?ywh|yxyx|xxyy|ltwh|[\[(]\s{0,4}y_?(?:min|1|0)\b|[\[(]\s{0,4}x\w{0,8}\W{1,4}y\w{0,8}\W{1,4}w", re.IGNORECASE
+)
+_NOT_ANSWERED = re.compile(
+    r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai|(un|not )able to|i (can't|cannot|can not|won't|will not))\b",
     re.IGNORECASE,
 )
-_NOTHING = re.compile(r"\s*(no|none|null|n/a)\b", re.IGNORECASE)  # begins the value of one part
-_REFUSAL = re.compile(
-    r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai|(un|not )able to"
-    r"|i (can't|cannot|can not|won't|will not))\b",
-    re.IGNORECASE,
+_REFUSED = re.compile(
+    r"\bas an ai\b|\b(?:un|not )able to\b|\b(?:can't|cannot|won't) (?:help|assist|provide|identify)", re.IGNORECASE
 )
+_TAKEN_OUT = "}"  # stands where a block was: no name before it belongs to a box after it
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """How one part was answered: `box` (in the model's space) only when `status` is OK."""
+    """How one part was answered: `box` (in the model's space) only when `status` is OK; `flags` say what is doubtful."""
 
     status: LabelStatus
     box: Box | None = None
+    flags: tuple[str, ...] = ()
+
+
+_ABSENT = Parsed(LabelStatus.ABSENT)
+_UNPARSEABLE = Parsed(LabelStatus.UNPARSEABLE)
 
 
 def parse_answer(
-    text: str | None, finish_reason: str | None, parts: Sequence[str], vocabulary: Vocabulary = SHARED
+    text: str | None,
+    finish_reason: str | None,
+    parts: Sequence[str],
+    vocabulary: Vocabulary = SHARED,
+    number: Callable[[str | float], float] = float,
 ) -> dict[str, Parsed]:
     """One outcome for each of `parts`. Never raises, whatever the text.
 
@@ -57,18 +101,29 @@ def parse_answer(
         finish_reason: why it ended, as the server says; anything but "stop" is no usable answer.
         parts: what the question asked for.
         vocabulary: to recognise parts called in other words.
+        number: the coordinate that a number of the text stands for; may raise ValueError or OverflowError.
     """
     if finish_reason == "length":
         return dict.fromkeys(parts, Parsed(LabelStatus.TRUNCATED))
     if finish_reason == "content_filter":
         return dict.fromkeys(parts, Parsed(LabelStatus.REFUSED))
     if finish_reason != "stop" or not text or not text.strip():
-        return dict.fromkeys(parts, Parsed(LabelStatus.UNPARSEABLE))
-    text = text.strip()[:READ_LIMIT]
-    names = vocabulary.names(parts)
-    found = _from_json(text, names) or _from_plain_text(text, names)
-    missing = _without_box(text, names) if not found else Parsed(LabelStatus.UNPARSEABLE)
-    return {part: found.get(part, missing) for part in parts}
+        return dict.fromkeys(parts, _UNPARSEABLE)
+    text = _after_thoughts(text).strip()[:READ_LIMIT]
+    asked = _Asked(tuple(dict.fromkeys(parts)), vocabulary, number)
+    if (simple := asked.simple_brackets(text)) is not None:
+        return simple
+    fenced = _FENCED.fullmatch(text) if text[:1] == "`" else None
+    try:
+        value = read_json(fenced[1] if fenced else text)
+    except NoValueError:
+        pass
+    else:
+        if (simple := asked.simple(value)) is not None:
+            return simple
+        if isinstance(value, str):  # a text inside a text
+            text = value[:READ_LIMIT]
+    return _read(text, asked)
 
 
 def kept_text(text: str | None) -> str | None:
@@ -76,138 +131,598 @@ def kept_text(text: str | None) -> str | None:
     return text[:RAW_TEXT_LIMIT] if text else None
 
 
-def _from_json(text: str, names: Mapping[str, str]) -> dict[str, Parsed]:
-    for data in _json_values(text):
-        if found := _by_part(data, names):
-            return found
-    return {}
+def _after_thoughts(text: str) -> str:
+    """What follows the last thought that ended; nothing where one did not."""
+    if "think" not in text.lower() and "<" not in text:
+        return text
+    ends = list(_THOUGHTS.finditer(text))
+    if ends:
+        text = text[ends[-1].end() :]
+    begins = _THOUGHT_BEGINS.search(text)
+    return text[: begins.start()] if begins else text
 
 
-def _json_values(text: str) -> Iterator[Any]:
-    """JSON values of a text, likeliest first: the whole of it, its fenced blocks, whatever starts at a bracket."""
-    decoder = json.JSONDecoder()
-    for body in (text, *_FENCE.findall(text)):
-        try:
-            yield decoder.decode(body.strip())
-        except (ValueError, RecursionError):
-            continue
-    end = 0
-    for number, start in enumerate(re.finditer(r"[\[{]", text)):
-        if number >= _JSON_STARTS:
-            return
-        if start.start() < end:  # inside a value that was already given
-            continue
-        try:
-            data, end = decoder.raw_decode(text, start.start())
-        except (ValueError, RecursionError):
-            continue
-        yield data
+def _read(text: str, asked: "_Asked") -> dict[str, Parsed]:
+    text = ascii_brackets(text)
+    if _OTHER_ORDER.search(text):
+        return dict.fromkeys(asked.parts, _UNPARSEABLE)
+    for final in list(_FINAL.finditer(text))[: -_TRIED_MARKS - 1 : -1]:
+        after = text[final.end() :]
+        if any(len(run.numbers) == 4 for run in _runs(after)):
+            drafted = any(len(run.numbers) == 4 for run in _runs(text[: final.start()]))
+            found = _read_all(after, asked)
+            return {part: _doubted(one) if drafted else one for part, one in found.items()}
+    return _read_all(text, asked)
 
 
-def _by_part(data: Any, names: Mapping[str, str], depth: int = NESTING) -> dict[str, Parsed]:
-    """Outcomes by part of one JSON value; empty when it says nothing about any part."""
-    if not depth:
-        return {}
-    if isinstance(data, dict):
-        named = {names[plain(key)]: _outcome(value) for key, value in data.items() if plain(key) in names}
-        if named:
-            return named
-        if label := _label(data):
-            return {names[label]: _outcome(data)} if label in names else {}
-        if len(names_parts := _parts(names)) == 1 and any(key in data for key in _BOX_KEYS):
-            return {names_parts[0]: _outcome(data)}
-        if len(data) == 1:  # {"boxes": ...}
-            return _by_part(next(iter(data.values())), names, depth - 1)
-        return {}
-    return _by_part_of_list(data, names, depth - 1) if isinstance(data, list) else {}
-
-
-def _by_part_of_list(data: list[Any], names: Mapping[str, str], depth: int) -> dict[str, Parsed]:
-    parts = _parts(names)
-    if not data:  # an honest empty list of detections
-        return dict.fromkeys(parts, Parsed(LabelStatus.ABSENT))
-    if any(isinstance(item, dict) for item in data):
-        found: dict[str, Parsed] = {}
-        for item in data:
-            for part, outcome in (_by_part(item, names, depth) if isinstance(item, dict) else {}).items():
-                found.setdefault(part, outcome)  # a repeated answer counts once
-        return found
-    if len(parts) == 1:
-        return {parts[0]: _outcome(data)}
-    if len(data) == 1:
-        return _by_part(data[0], names, depth)
-    if len(data) == len(parts) and all(isinstance(item, list) for item in data):  # in the order of the question
-        return dict(zip(parts, map(_outcome, data), strict=True))
-    return {}
-
-
-def _parts(names: Mapping[str, str]) -> list[str]:
-    return list(dict.fromkeys(names.values()))
-
-
-def _label(data: Mapping[str, Any]) -> str | None:
-    return next((plain(data[key]) for key in _LABEL_KEYS if isinstance(data.get(key), str)), None)
-
-
-def _outcome(value: Any) -> Parsed:
-    """What a value says about one part: a box, "not there" (null, an empty list, in words), or nothing readable."""
-    for _ in range(NESTING):  # [[[1, 2, 3, 4]]] and {"bbox": [[...]]}
-        if value is None or value == [] or (isinstance(value, str) and _says_nothing(value)):
-            return Parsed(LabelStatus.ABSENT)
-        if box := _box(value):
-            return Parsed(LabelStatus.OK, box)
-        if isinstance(value, dict) and (key := next((key for key in _BOX_KEYS if key in value), None)):
-            value = value[key]
-        elif isinstance(value, list) and isinstance(value[0], list | dict):
-            value = value[0]
-        else:
-            break
-    return Parsed(LabelStatus.UNPARSEABLE)
-
-
-def _box(value: Any) -> Box | None:
-    if isinstance(value, dict):
-        for keys in (("x_min", "y_min", "x_max", "y_max"), ("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2")):
-            if all(key in value for key in keys):
-                value = [value[key] for key in keys]
-                break
-    if isinstance(value, str) and (match := _PLAIN_BOX.fullmatch(value.strip())):
-        value = [float(number) for number in match.groups()]
-    if not isinstance(value, list):
-        return None
-    if len(value) == 2 and all(isinstance(corner, list) and len(corner) == 2 for corner in value):
-        value = [*value[0], *value[1]]  # two corners
-    if len(value) != 4 or not all(isinstance(number, int | float) and not isinstance(number, bool) for number in value):
-        return None
-    try:
-        numbers = [float(number) for number in value]
-    except OverflowError:
-        return None
-    return Box(*numbers) if all(map(math.isfinite, numbers)) else None
-
-
-def _from_plain_text(text: str, names: Mapping[str, str]) -> dict[str, Parsed]:
-    """Boxes written as `head: (10, 20), (30, 40)`; with a single part its name may be missing."""
-    parts = _parts(names)
-    if len(parts) == 1:
-        match = _PLAIN_BOX.search(text)
-        return {parts[0]: Parsed(LabelStatus.OK, Box(*map(float, match.groups())))} if match else {}
-    named = places(text, names)
-    found: dict[str, Parsed] = {}
-    for index, (start, _, part) in enumerate(named):
-        stop = next((place for place, _, other in named[index + 1 :] if other != part), len(text))
-        if match := _PLAIN_BOX.search(text, start, stop):
-            found.setdefault(part, Parsed(LabelStatus.OK, Box(*map(float, match.groups()))))
+def _read_all(text: str, asked: "_Asked") -> dict[str, Parsed]:
+    findings = _Findings(asked)
+    left = findings.take_values(text)
+    findings.take_text(left)
+    found = findings.settled() if wording.people_told_apart(text) < 2 else dict.fromkeys(asked.parts, _UNPARSEABLE)
+    if all(one.status == LabelStatus.UNPARSEABLE for one in found.values()) and not findings.claims:
+        status = LabelStatus.REFUSED if _NOT_ANSWERED.search(text) else LabelStatus.UNPARSEABLE
+        return dict.fromkeys(asked.parts, Parsed(status))
     return found
 
 
-def _says_nothing(value: str) -> bool:
-    return bool(_NOTHING.match(value) or _NOT_VISIBLE.search(value[:READ_LIMIT]))
+def _doubted(one: Parsed) -> Parsed:
+    return Parsed(one.status, one.box, (AMBIGUOUS,)) if one.box else one
 
 
-def _without_box(text: str, names: Mapping[str, str]) -> Parsed:
-    """An answer without any box: not visible (only believed when one part was asked for), a refusal, or noise."""
-    no_such = rf"\bno\s+(visible\s+)?({any_of([*names, 'box', 'part'])})"
-    if len(_parts(names)) == 1 and (_NOT_VISIBLE.search(text) or re.search(no_such, text, re.IGNORECASE)):
-        return Parsed(LabelStatus.ABSENT)
-    return Parsed(LabelStatus.REFUSED if _REFUSAL.search(text) else LabelStatus.UNPARSEABLE)
+class _Run(NamedTuple):
+    """Numbers that follow each other in a text with nothing but brackets and commas between them."""
+
+    start: int
+    end: int
+    numbers: list[str]
+    bracketed: bool  # opened before the first, closed after the last
+    touched: bool  # any bracket at all
+
+
+def _runs(text: str) -> list[_Run]:
+    return [
+        _Run(
+            match.start(),
+            match.end(),
+            [match["first"], *_ONE_NUMBER.findall(match["rest"])],
+            bool(match["open"] and match["close"]),
+            bool(match["open"] or match["close"] or _ANY_BRACKET.search(match["rest"])),
+        )
+        for match in _RUN.finditer(text)
+    ]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for and how answers may call it."""
+
+    parts: tuple[str, ...]
+    vocabulary: Vocabulary
+    number: Callable[[str | float], float]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        return self.vocabulary.names(self.parts)
+
+    @cached_property
+    def all_names(self) -> dict[str, str]:
+        return self.vocabulary.names(tuple(dict.fromkeys((*self.vocabulary.parts, *self.parts))))
+
+    def part_of(self, label: str, *, sentence: bool = False) -> str | None:
+        """The part that a label names, None for anything else. Parts that were not asked for are told too."""
+        if (part := self.all_names.get(plain(label))) is not None:
+            return part
+        return wording.named_part(label, self.all_names, sentence=sentence) if len(label) <= 400 else None
+
+    def simple_brackets(self, text: str) -> dict[str, Parsed] | None:
+        """The outcome of `[[x0,y0,x1,y1]]` about one part; None for any other form."""
+        match = _BRACKETS.fullmatch(text) if len(self.parts) == 1 else None
+        box = self.box(match.groups()) if match else None
+        return {self.parts[0]: Parsed(LabelStatus.OK, box)} if box else None
+
+    def simple(self, value: Any) -> dict[str, Parsed] | None:
+        """Outcomes of the forms most often met, read without looking further; None for all others.
+
+        They are an object with the parts asked for, and a list of `{"bbox_2d": ..., "label": ...}`, in which each part is
+        named in its own words, once, with four numbers or null.
+        """
+        if isinstance(value, Pairs):
+            named = value if len(value) == len(self.parts) else ()
+        elif isinstance(value, list):
+            named = [entry for item in value if (entry := _labelled_box(item))]
+            named = named if len(named) == len(value) else ()
+        else:
+            named = ()
+        found: dict[str, Parsed] = {}
+        for name, said in named:
+            part = self.names.get(name) or self.names.get(plain(name))
+            if part is None or part in found:
+                return None
+            if said is None:
+                found[part] = _ABSENT
+            elif isinstance(said, list) and (box := self.box(said)):
+                found[part] = Parsed(LabelStatus.OK, box)
+            else:
+                return None
+        return {part: found.get(part, _UNPARSEABLE) for part in self.parts} if found else None
+
+    def box(self, values: Sequence[Any]) -> Box | None:
+        """Four numbers, or texts of numbers, as a box."""
+        numbers = self.numbers(values) if len(values) == 4 else None
+        return Box(*numbers) if numbers else None
+
+    def numbers(self, values: Sequence[Any]) -> list[float] | None:
+        found = []
+        for value in values:
+            kind = type(value)
+            if not (kind is int or kind is float or (kind is str and _ONE_NUMBER.fullmatch(value.strip()))):
+                return None
+            try:
+                found.append(self.number(value))
+            except (ValueError, OverflowError):
+                return None
+        return found if all(map(math.isfinite, found)) else None
+
+
+class _Said(NamedTuple):
+    """What a value says about a part; `doubtful` makes its box AMBIGUOUS."""
+
+    status: LabelStatus
+    box: Box | None = None
+    doubtful: bool = False
+
+
+_NOT_THERE = _Said(LabelStatus.ABSENT)
+_UNREADABLE = _Said(LabelStatus.UNPARSEABLE)
+
+
+class _Claim(NamedTuple):
+    """What one entry of the answer says about a part; `source` numbers the set of parts that the entry belongs to."""
+
+    part: str
+    said: _Said
+    source: int
+
+
+@dataclass
+class _Findings:
+    """Everything an answer says, entry by entry, and what it comes to."""
+
+    asked: _Asked
+    claims: list[_Claim] = field(default_factory=list)
+    empty: bool = False  # an honest empty list of detections stood there
+    doubt: bool = False  # a box that could be anyone's
+    sources: int = 0
+
+    # ---- what it comes to
+
+    def settled(self) -> dict[str, Parsed]:
+        """The rule of this module's docstring."""
+        parts = self.asked.parts
+        if self.doubt:
+            return dict.fromkeys(parts, _UNPARSEABLE)
+        if self.empty and not self.claims:
+            return dict.fromkeys(parts, _ABSENT)
+        by_part: dict[str, list[_Claim]] = {part: [] for part in parts}
+        for claim in self.claims:
+            if claim.part in by_part:
+                by_part[claim.part].append(claim)
+        found = {part: _settle([claim.said for claim in claims]) for part, claims in by_part.items()}
+        for part, claims in by_part.items():
+            if found[part].status == LabelStatus.UNPARSEABLE and len({claim.source for claim in claims}) > 1:
+                return dict.fromkeys(parts, _UNPARSEABLE)
+        return found
+
+    # ---- values
+
+    def take_values(self, text: str) -> str:
+        """Read the values in a text; the text that is left, as long as before."""
+        spans = [(0, len(text))] if text[:1] in ("[", "{") and text[-1:] in ("]", "}") else []
+        if spans:
+            try:
+                value = read_json(text)
+            except NoValueError:
+                spans = blocks(text)
+            else:
+                self._take_whole(value, text)
+                return ""
+        else:
+            spans = blocks(text)
+        left = list(text)
+        values = []
+        for start, end in spans[:_TRIED_BLOCKS]:
+            try:
+                values.append((start, end, read_loose(text[start:end])))
+            except NoValueError:
+                continue
+        outside = _without(text, [(start, end) for start, end, _ in values])
+        for start, end, value in values:
+            alone = len(values) == 1 and wording.is_filler(_plain_words(outside))
+            if alone or not _is_bare(value):
+                self.sources += 1
+                self._collect(value, neutral=alone or value != [], depth=NESTING)
+                self.empty |= value == [] and len(values) == 1
+                left[start:end] = _TAKEN_OUT * (end - start)
+        return "".join(left)
+
+    def _take_whole(self, value: Any, text: str) -> None:
+        self.sources += 1
+        self._collect(value, neutral=True, depth=NESTING)
+
+    def _collect(self, value: Any, *, neutral: bool, depth: int) -> None:
+        """Take the entries of a value. `neutral`: nothing around it says that it is about something else."""
+        if not depth:
+            return
+        if isinstance(value, Pairs):
+            self._collect_object(value, neutral, depth)
+        elif isinstance(value, list):
+            self._collect_list(value, neutral, depth)
+
+    def _collect_object(self, data: Pairs, neutral: bool, depth: int) -> None:
+        named = [(part, value) for key, value in data if (part := self.asked.part_of(key)) and not _is_remark(value)]
+        if named:
+            self.sources += 1
+            source = self.sources
+            for part, value in named:
+                if said := self._said(value, part):
+                    self.claims.append(_Claim(part, said, source))
+            for key, value in data:
+                if isinstance(value, list | Pairs) and not self.asked.part_of(key):
+                    self._collect(value, neutral=False, depth=depth - 1)
+            return
+        labels = [value for key, value in data if _key(key) in _LABEL_KEYS and isinstance(value, str)]
+        if labels:
+            if part := self._labelled(labels):
+                if said := self._said(data, part):
+                    self.claims.append(_Claim(part, said, self.sources))
+            else:
+                for key, value in data:
+                    if _key(key) not in _BOX_KEYS:
+                        self._collect(value, neutral=False, depth=depth - 1)
+            return
+        if self._collect_parallel(data):
+            return
+        if len(self.asked.parts) == 1 and neutral and _only_a_box(data):
+            said = self._said(data, self.asked.parts[0])
+            if said and said.status != LabelStatus.UNPARSEABLE:
+                self.claims.append(_Claim(self.asked.parts[0], said, self.sources))
+                return
+        for key, value in data:
+            self._collect(value, neutral=neutral and _key(key) in _WRAPPERS, depth=depth - 1)
+
+    def _labelled(self, labels: Sequence[str]) -> str | None:
+        """The one part that the labels of an entry name; None when one of them says something else."""
+        parts = {self.asked.part_of(label) for label in labels if not wording.is_generic(label)}
+        return parts.pop() if len(parts) == 1 else None
+
+    def _collect_parallel(self, data: Pairs) -> bool:
+        """Names and boxes in two lists of one length: `{"labels": [...], "boxes": [...]}`."""
+        lists = [(key, value) for key, value in data if isinstance(value, list) and value]
+        labels = [
+            value
+            for key, value in lists
+            if _key(key) in _LABEL_KEYS | {"classes", "names", "categories", "parts"} and _all(value, str)
+        ]
+        boxes = [value for key, value in lists if _key(key) in _WRAPPERS and not _all(value, str)]
+        if len(labels) != 1 or len(boxes) != 1:
+            return False
+        if len(labels[0]) == len(boxes[0]):
+            for label, value in zip(labels[0], boxes[0], strict=True):
+                part = self.asked.part_of(label)
+                if part and (said := self._said(value, part)):
+                    self.claims.append(_Claim(part, said, self.sources))
+        return True
+
+    def _collect_list(self, data: list[Any], neutral: bool, depth: int) -> None:
+        parts = self.asked.parts
+        if not data or data == [[]]:
+            self.empty |= neutral
+        elif _is_bare(data):
+            if not neutral:
+                return
+            if len(parts) == 1:
+                if said := self._said(data, parts[0]):
+                    self.claims.append(_Claim(parts[0], said, self.sources))
+            elif len(data) == 1:
+                self._collect(data[0], neutral=neutral, depth=depth - 1)
+            elif len(data) == len(parts) and _all(data, list):  # in the order of the question
+                for part, value in zip(parts, data, strict=True):
+                    said = self._said(value, part) or _UNREADABLE
+                    self.claims.append(_Claim(part, said._replace(doubtful=True), self.sources))
+        elif not self._collect_row(data):
+            for item in data:
+                if isinstance(item, Pairs | list) and item:
+                    self._collect(
+                        item, neutral=neutral and not (isinstance(item, list) and len(data) > 1), depth=depth - 1
+                    )
+
+    def _collect_row(self, data: list[Any]) -> bool:
+        """One entry as a list of a name and a box or its four numbers, in either order."""
+        names = [
+            item
+            for item in data
+            if isinstance(item, str) and wording.has_words(item) and not wording.says_nothing(item)
+        ]
+        if len(names) != 1 or not isinstance(data[0] if data[0] == names[0] else data[-1], str):
+            return False
+        rest = [item for item in data if item is not names[0]]
+        if not (len(rest) == 1 and not isinstance(rest[0], Pairs)) and not (
+            len(rest) == 4 and self.asked.numbers(rest)
+        ):
+            return False
+        part = self.asked.part_of(names[0])
+        if part and (said := self._said(rest[0] if len(rest) == 1 else rest, part)):
+            self.claims.append(_Claim(part, said, self.sources))
+        return True
+
+    def _said(self, value: Any, part: str, depth: int = NESTING) -> _Said | None:
+        """What a value says about a part: a box, "not there", something unreadable; None when nothing at all."""
+        if value is None or value == []:
+            return _NOT_THERE
+        if not depth:
+            return _UNREADABLE
+        if isinstance(value, Pairs):
+            return self._said_by_object(value, part, depth)
+        if isinstance(value, list):
+            return self._said_by_list(value, part, depth)
+        return self._said_by_text(value, part) if isinstance(value, str) else None
+
+    def _said_by_object(self, data: Pairs, part: str, depth: int) -> _Said | None:
+        labels = [value for key, value in data if _key(key) in _LABEL_KEYS and isinstance(value, str)]
+        if labels and self._labelled(labels) not in ({part, None} if all(map(wording.is_generic, labels)) else {part}):
+            return _UNREADABLE
+        visible = [value for key, value in data if _key(key) in ("visible", "isvisible", "present", "found")]
+        said = [one for key, value in data if _key(key) in _BOX_KEYS and (one := self._said(value, part, depth - 1))]
+        if box := self._corners(data):
+            said.append(_Said(LabelStatus.OK, box))
+        if False in visible and not any(one.box for one in said):
+            return _NOT_THERE if all(one == _NOT_THERE for one in said) and True not in visible else _UNREADABLE
+        if False in visible or (True in visible and any(one == _NOT_THERE for one in said)):
+            return _UNREADABLE
+        if not said:
+            return None if labels or visible else _UNREADABLE
+        return said[0] if all(one == said[0] for one in said) else _UNREADABLE
+
+    def _corners(self, data: Pairs) -> Box | None:
+        """Four named coordinates, or two named corners."""
+        by_key = {_key(key): value for key, value in data}
+        if len(by_key) != len(data):
+            return None
+        for keys in COORDINATES:
+            if all(key in by_key for key in keys):
+                return self.asked.box([by_key[key] for key in keys])
+        first, last = by_key.get("topleft"), by_key.get("bottomright")
+        if isinstance(first, list) and isinstance(last, list) and len(first) == len(last) == 2:
+            return self.asked.box([*first, *last])
+        return None
+
+    def _said_by_list(self, value: list[Any], part: str, depth: int) -> _Said | None:
+        if box := self.asked.box(value):
+            return _Said(LabelStatus.OK, box)
+        points = (
+            [number for point in value for number in point]
+            if _all(value, list) and all(len(p) == 2 for p in value)
+            else value
+        )
+        if numbers := self.asked.numbers(points):
+            if len(numbers) == 4:
+                return _Said(LabelStatus.OK, Box(*numbers))
+            return _rectangle(numbers) or _UNREADABLE
+        said = [self._said(item, part, depth - 1) for item in value if isinstance(item, list | Pairs | str)]
+        if len(said) != len(value) or not said or said[0] is None or any(one != said[0] for one in said):
+            return _UNREADABLE
+        return said[0]
+
+    def _said_by_text(self, value: str, part: str) -> _Said | None:
+        runs = _runs(value)
+        boxes = [self.asked.box(run.numbers) for run in runs]
+        if not runs:
+            return _NOT_THERE if wording.says_nothing(value) else None
+        others = {other for *_, other in places(value, self.asked.all_names)} - {part}
+        if len(runs) != 1 or boxes[0] is None or others or wording.says_not(value):
+            return _UNREADABLE
+        outside = value[: runs[0].start] + value[runs[0].end :]
+        return _Said(LabelStatus.OK, boxes[0]) if runs[0].bracketed or not wording.has_words(outside) else _UNREADABLE
+
+    # ---- plain text
+
+    def take_text(self, text: str) -> None:
+        """Read the boxes that stand in plain text, and the parts that it says are not visible."""
+        if not text.strip(_TAKEN_OUT + " \n"):
+            return
+        text = _MARKUP.sub(lambda match: " " * len(match[0]), text).replace("_", " ")
+        unseen = list(wording.unseen_parts(text, self.asked.all_names))
+        self.sources += 1
+        self.claims += [_Claim(part, _NOT_THERE, self.sources) for *_, part in unseen]
+        text = _without(text, [(start, end) for start, end, _ in unseen])
+        if len(self.asked.parts) == 1 and not self.claims and wording.says_nothing(text):
+            self.claims.append(_Claim(self.asked.parts[0], _NOT_THERE, self.sources))
+            return
+        if rows := table_rows(text, self.asked.part_of, self.asked.number):
+            for part, cells in rows.claims:
+                said = _Said(LabelStatus.OK, cells) if isinstance(cells, Box) else self._said(cells, part)
+                if said:
+                    self.claims.append(_Claim(part, said, self.sources))
+            text = _without(text, rows.spans)
+        runs = _runs(text)
+        if any(run.touched and len(run.numbers) > 2 and not (run.bracketed and len(run.numbers) == 4) for run in runs):
+            self.doubt = True  # a longer list, or brackets that do not close
+            return
+        runs = [run for run in runs if len(run.numbers) == 4]
+        if not runs:
+            return
+        if len(runs) > _MOST_BOXES:
+            self.doubt = True
+            return
+        if len(self.asked.parts) == 1 and wording.is_filler(
+            _without(text, [(run.start, run.end) for run in runs]).replace(_TAKEN_OUT, " ")
+        ):
+            if all(run.bracketed for run in runs):
+                named = [(self.asked.parts[0], run) for run in runs]
+            else:
+                named = None
+        else:
+            named = self._by_line(text, runs)
+            if named is None:
+                named = self._after_names(text, runs)
+        if named is None:
+            self.doubt = True
+            return
+        for part, run in named:
+            box = self.asked.box(run.numbers)
+            self.claims.append(_Claim(part, _Said(LabelStatus.OK, box) if box else _UNREADABLE, self.sources))
+
+    def _by_line(self, text: str, runs: Sequence[_Run]) -> list[tuple[str, _Run]] | None:
+        """Boxes and names that share a line, one of each: all names before their boxes, or all boxes before."""
+        lines = list(_lines(text))
+        found: list[tuple[str, _Run]] = []
+        orders = set()
+        known = True
+        used = 0
+        for start, end in lines:
+            inside = [run for run in runs if start <= run.start < end]
+            if not inside:
+                continue
+            if len(inside) != 1 or inside[0].end > end:
+                return None
+            run = inside[0]
+            used += 1
+            before, after = text[start : run.start], text[run.end : end]
+            name_before, name_after = wording.has_words(before), wording.has_words(wording.without_remarks(after))
+            if name_before == name_after or _TAKEN_OUT in before + after:
+                return None
+            orders.add(name_before)
+            part = self.asked.part_of(_bare(before if name_before else after), sentence=True)
+            known &= part is not None
+            if part:
+                found.append((part, run))
+        if len(orders) != 1 or used != len(runs):
+            return None
+        if False in orders:  # boxes first: every one must be known, and no name may stand above them
+            above = text[: runs[0].start]
+            if not known or places(above, self.asked.all_names):
+                return None
+        return found
+
+    def _after_names(self, text: str, runs: Sequence[_Run]) -> list[tuple[str, _Run]] | None:
+        """Boxes that each follow directly after one name; None when that does not hold for every one."""
+        if places(text[runs[-1].end :], self.asked.all_names):
+            return None
+        found = []
+        end = 0
+        for run in runs:
+            between = text[end : run.start]
+            lines = [line for line in between.splitlines() if line.strip()]
+            head = "\n".join(lines[:-1]) if lines else ""
+            if places(head, self.asked.all_names) and (end or not head.rstrip().endswith((":", "."))):
+                return None
+            label = lines[-1] if lines else ""
+            places_in = places(label, self.asked.all_names)
+            part = self.asked.part_of(_bare(label), sentence=True) if places_in else None
+            apart = between.rfind(label) + len(label) <= between.rfind("\n")  # the name stands on a line above its box
+            if apart and end and "\n" not in between[: between.rfind(label)]:  # and beside the box before
+                return None
+            if part is None or not run.bracketed or _TAKEN_OUT in label[places_in[-1][1] :]:
+                return None
+            found.append((part, run))
+            end = run.end
+        return found
+
+
+def _settle(said: Sequence[_Said]) -> Parsed:
+    """One outcome of all that is said about a part."""
+    if not said or any(one == _UNREADABLE for one in said):
+        return _UNPARSEABLE
+    boxes = [one.box for one in said if one.box]
+    if not boxes:
+        return _ABSENT
+    if len(boxes) != len(said):
+        return _UNPARSEABLE
+    flags = (AMBIGUOUS,) if any(one.doubtful for one in said) else ()
+    for other in boxes[1:]:
+        if other != boxes[0]:
+            flags = (AMBIGUOUS,)
+            if iou(ordered(boxes[0]), ordered(other)) < SAME_IOU:
+                return _UNPARSEABLE
+    return Parsed(LabelStatus.OK, boxes[0], flags)
+
+
+def _rectangle(numbers: Sequence[float]) -> _Said | None:
+    """The box of the four corners of an upright rectangle, in the order of its outline."""
+    if len(numbers) != 8:
+        return None
+    xs, ys = numbers[::2], numbers[1::2]
+    along = xs[0] == xs[3] and xs[1] == xs[2] and ys[0] == ys[1] and ys[2] == ys[3]
+    down = xs[0] == xs[1] and xs[2] == xs[3] and ys[0] == ys[3] and ys[1] == ys[2]
+    if not (along or down) or xs[0] == xs[2] or ys[0] == ys[2]:
+        return None
+    return _Said(LabelStatus.OK, Box(min(xs), min(ys), max(xs), max(ys)), doubtful=True)
+
+
+def _labelled_box(item: Any) -> tuple[str, Any] | None:
+    """Label and value of `{"bbox_2d": value, "label": label}`, in either order."""
+    if not isinstance(item, Pairs) or len(item) != 2:
+        return None
+    (first, one), (second, other) = item
+    if first == "label":
+        first, one, second, other = second, other, first, one
+    return (other, one) if second == "label" and first == "bbox_2d" and isinstance(other, str) else None
+
+
+def _key(key: str) -> str:
+    return coordinate_key(key)
+
+
+def _all(values: Sequence[Any], kind: type) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _is_remark(value: Any) -> bool:
+    """A value beside the boxes: a score, whether the part is visible."""
+    return isinstance(value, int | float)
+
+
+def _is_bare(value: Any) -> bool:
+    """Numbers in lists, or nothing: no name anywhere."""
+    if isinstance(value, list):
+        return all(_is_bare(item) for item in value)
+    return (
+        value is None
+        or isinstance(value, int | float)
+        or (isinstance(value, str) and bool(_ONE_NUMBER.fullmatch(value.strip())))
+    )
+
+
+def _only_a_box(data: Pairs) -> bool:
+    """Whether an entry without a label holds a box and nothing that may name it."""
+    has_box = any(_key(key) in _BOX_KEYS for key, _ in data) or any(
+        all(any(_key(key) == wanted for key, _ in data) for wanted in keys) for keys in COORDINATES
+    )
+    return has_box and not any(
+        isinstance(value, str) and _key(key) not in _BOX_KEYS | _TEXT_KEYS for key, value in data
+    )
+
+
+def _without(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    """The text with spans taken out, as long as before."""
+    characters = list(text)
+    for start, end in spans:
+        characters[start:end] = _TAKEN_OUT * (end - start)
+    return "".join(characters)
+
+
+def _plain_words(text: str) -> str:
+    return _MARKUP.sub(" ", text)
+
+
+def _bare(label: str) -> str:
+    """A label without what a list or a markup puts around it."""
+    return label.replace("<", " ").replace(">", " ").replace('"', " ").strip()
+
+
+def _lines(text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    for line in text.splitlines(keepends=True):
+        yield start, start + len(line)
+        start += len(line)
