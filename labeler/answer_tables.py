@@ -1,4 +1,4 @@
-"""Tables in an answer: rows that name a part and hold its box, in a cell or as four columns, in any order of columns."""
+"""Tables in an answer: rows that name a part and hold its box, in a cell or as four columns, in any order."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ def coordinate_key(name: str) -> str:
 def table_rows(
     text: str, part_of: Callable[[str], str | None], number: Callable[[str | float], float]
 ) -> TableRows | None:
-    """The rows of the tables in a text, None without one: cells between bars or tabs, or bare comma-separated values."""
+    """The rows of the tables in a text, None without one: cells between bars or tabs, or comma-separated."""
     found = TableRows()
     table: list[tuple[int, int, list[str]]] = []
     start = 0

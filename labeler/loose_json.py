@@ -1,4 +1,4 @@
-"""Values that models write: JSON, Python literals, JSON5. Each is read by the language's own parser; nothing is repaired.
+"""Values that models write: JSON, Python literals, JSON5. Each is read by its language's parser; nothing is repaired.
 
 An object becomes `Pairs`, so that repeated keys stay visible; lists and tuples become lists.
 """

@@ -11,8 +11,8 @@ What stands before the last `</think>` is no answer. When one part is answered i
 - several boxes that nearly coincide (IoU SAME_IOU or more): the first, with the flag AMBIGUOUS;
 - bare boxes in the order of the question, the corners of an upright rectangle, and what follows "final answer" after
   other boxes: that box, with the flag AMBIGUOUS;
-- all else that differs, and a box beside "not visible": unparseable. Where whole sets of parts contradict each other, or
-  the words tell several people apart, all parts are.
+- all else that differs, and a box beside "not visible": unparseable. Where whole sets of parts contradict each other,
+  or the words tell several people apart, all parts are.
 """
 
 import math
@@ -39,28 +39,56 @@ _TRIED_MARKS = 3  # of "final answer", from the last one
 _MOST_BOXES = 64  # in plain text; more belong to no answer about one person
 _TRIED_BLOCKS = 64  # places in a text where a value is looked for
 _BOX_KEYS = frozenset(
-    ["bbox2d", "bbox", "box2d", "box", "boundingbox", "boundingbox2d", "coordinates", "coords", "coordinate", "xyxy", "bboxxyxy", "bboxes", "boxes", "rect"]
+    (
+        "bbox2d bbox box2d box boundingbox boundingbox2d coordinates coords coordinate xyxy bboxxyxy bboxes boxes rect "
+        "location position points"
+    ).split()
 )
 _LABEL_KEYS = frozenset(
-    ["label", "labels", "part", "bodypart", "name", "object", "category", "class", "classname", "description", "type", "title", "target", "ref"]
+    "label labels part bodypart name object category class classname description type title target ref".split()
 )
 _WRAPPERS = _BOX_KEYS | frozenset(
-    ["objects", "result", "results", "answer", "answers", "detections", "detection", "output", "outputs", "data", "annotations", "predictions", "prediction", "response", "parts", "bodyparts", "items", "regions", "boundingboxes", "bboxes2d", "locations", "instances"]
+    (
+        "objects result results answer answers detections detection output outputs data annotations "
+        "predictions prediction response parts bodyparts items regions boundingboxes bboxes2d locations "
+        "instances"
+    ).split()
 )
-_TEXT_KEYS = frozenset(["reasoning", "thought", "thoughts", "thinking", "explanation", "comment", "note", "notes", "unit", "units", "image"])
+_VISIBLE_KEYS = frozenset(("visible", "isvisible", "present", "found"))
+_TEXT_KEYS = frozenset(
+    (
+        "reasoning thought thoughts thinking explanation comment note notes unit units image file filename format "
+        "status task model"
+    ).split()
+)
 _NUMBER = r"-?\d{1,7}(?:\.\d{1,6})?"
 _GAP = r"(?:[ \t,;()\[\]]{1,6}|,\s{1,40})"
 _RUN = re.compile(
-    rf"(?<![\w.])(?P<open>[\[(]\s{{0,4}})?(?P<first>{_NUMBER})(?P<rest>(?:{_GAP}{_NUMBER})*+)(?![\w.]*\d)(?P<close>\s{{0,4}}[\])])?"
+    rf"(?<![\w.])(?P<open>[\[(]\s{{0,4}})?(?P<first>{_NUMBER})(?P<rest>(?:{_GAP}{_NUMBER})*+)(?![\w.]*\d)"
+    r"(?P<close>\s{0,4}[\])])?"
 )
+_SENTENCE_END = re.compile(r"[.!]\s|\n")
 _ANY_BRACKET = re.compile(r"[()\[\]]")
 _ONE_NUMBER = re.compile(_NUMBER)
 _THOUGHTS = re.compile(r"(?:</think(?:ing)?>|</thoughts?>|</reasoning>|\[/THINK\]|◁/think▷)", re.IGNORECASE)
 _THOUGHT_BEGINS = re.compile(r"(?:<think(?:ing)?>|<thoughts?>|<reasoning>|\[THINK\]|◁think▷)", re.IGNORECASE)
 _FINAL = re.compile(
-    r"<answer>|\b(?:final|corrected) (?:answer|result|boxes)\b\W{0,4}(?:is|are)?|\\boxed", re.IGNORECASE
+    r"<answer>|\b(?:final|corrected) (?:answer|result|boxes)\b[\s:*]{0,4}(?:(?:is|are)\b)?|\\boxed", re.IGNORECASE
 )
 _MARKUP = re.compile(r"<\|[^|<>]{1,40}\|>|</[^<>]{0,40}>|<(?:box|ref|quad|answer)>|[*`#]+|~~~")
+_TABLE_TAGS = (
+    (re.compile(r"</t[dh]>", re.IGNORECASE), " | "),
+    (re.compile(r"</tr>", re.IGNORECASE), " \n"),
+    (re.compile(r"</?(?:table|tr|td|th|tbody|thead)>", re.IGNORECASE), " "),
+)
+_ENUMERATION = re.compile(r"^[ \t]{0,8}\d{1,2}[.)][ \t]", re.MULTILINE)
+_NAMED_COORDINATES = re.compile(
+    r"\W,?\s{0,4}".join(
+        rf"\b(?:{name})[ \t]{{0,3}}[:=][ \t]{{0,3}}({_NUMBER})(?![.\d])"
+        for name in ("x ?min|x1|left", "y ?min|y1|top", "x ?max|x2|right", "y ?max|y2|bottom")
+    ),
+    re.IGNORECASE,
+)
 _OTHER_ORDER = re.compile(  # of the coordinates, said so
     r"c?xc?ywh|yxyx|xxyy|ltwh|[\[(]\s{0,4}y_?(?:min|1|0)\b|[\[(]\s{0,4}x\w{0,8}\W{1,4}y\w{0,8}\W{1,4}w", re.IGNORECASE
 )
@@ -76,7 +104,7 @@ _TAKEN_OUT = "}"  # stands where a block was: no name before it belongs to a box
 
 @dataclass(frozen=True)
 class Parsed:
-    """How one part was answered: `box` (in the model's space) only when `status` is OK; `flags` say what is doubtful."""
+    """How one part was answered: `box` (in the model's space) only when `status` is OK; `flags`: what is doubtful."""
 
     status: LabelStatus
     box: Box | None = None
@@ -159,6 +187,8 @@ def _read_all(text: str, asked: "_Asked") -> dict[str, Parsed]:
     findings = _Findings(asked)
     left = findings.take_values(text)
     findings.take_text(left)
+    if not any(claim.said.box for claim in findings.claims) and _REFUSED.search(left):
+        return dict.fromkeys(asked.parts, Parsed(LabelStatus.REFUSED))
     found = findings.settled() if wording.people_told_apart(text) < 2 else dict.fromkeys(asked.parts, _UNPARSEABLE)
     if all(one.status == LabelStatus.UNPARSEABLE for one in found.values()) and not findings.claims:
         status = LabelStatus.REFUSED if _NOT_ANSWERED.search(text) else LabelStatus.UNPARSEABLE
@@ -224,9 +254,10 @@ class _Asked:
     def simple(self, value: Any) -> dict[str, Parsed] | None:
         """Outcomes of the forms most often met, read without looking further; None for all others.
 
-        They are an object with the parts asked for, and a list of `{"bbox_2d": ..., "label": ...}`, in which each part is
-        named in its own words, once, with four numbers or null.
+        They are an object with the parts asked for, and a list of `{"bbox_2d": ..., "label": ...}`, in which each part
+        is named in its own words, once, with four numbers or null.
         """
+        named: Sequence[tuple[str, Any]]
         if isinstance(value, Pairs):
             named = value if len(value) == len(self.parts) else ()
         elif isinstance(value, list):
@@ -325,30 +356,24 @@ class _Findings:
             except NoValueError:
                 spans = blocks(text)
             else:
-                self._take_whole(value, text)
+                self.sources += 1
+                self._collect(value, neutral=True, depth=NESTING)
                 return ""
         else:
             spans = blocks(text)
-        left = list(text)
-        values = []
-        for start, end in spans[:_TRIED_BLOCKS]:
-            try:
-                values.append((start, end, read_loose(text[start:end])))
-            except NoValueError:
-                continue
-        outside = _without(text, [(start, end) for start, end, _ in values])
+        values = list(_block_values(text, spans))
+        outside = _plain_words(_without(text, [(start, end) for start, end, _ in values]))
+        introduced = self.asked.part_of(_bare(outside.replace(_TAKEN_OUT, " ")), sentence=True)
+        neutral = wording.is_filler(outside) or (introduced,) == self.asked.parts
+        alone = len(values) == 1 and wording.is_filler(outside)
+        taken = []
         for start, end, value in values:
-            alone = len(values) == 1 and wording.is_filler(_plain_words(outside))
-            if alone or not _is_bare(value):
+            if alone or not _is_bare(value) or value == []:
                 self.sources += 1
-                self._collect(value, neutral=alone or value != [], depth=NESTING)
+                self._collect(value, neutral=alone or (neutral and value != []), depth=NESTING)
                 self.empty |= value == [] and len(values) == 1
-                left[start:end] = _TAKEN_OUT * (end - start)
-        return "".join(left)
-
-    def _take_whole(self, value: Any, text: str) -> None:
-        self.sources += 1
-        self._collect(value, neutral=True, depth=NESTING)
+                taken.append((start, end))
+        return _without(text, taken)
 
     def _collect(self, value: Any, *, neutral: bool, depth: int) -> None:
         """Take the entries of a value. `neutral`: nothing around it says that it is about something else."""
@@ -365,7 +390,10 @@ class _Findings:
             self.sources += 1
             source = self.sources
             for part, value in named:
-                if said := self._said(value, part):
+                said = self._said(value, part)
+                if said == _NOT_THERE and any(_key(key) in _BOX_KEYS and box for key, box in data):
+                    said = _UNREADABLE
+                if said:
                     self.claims.append(_Claim(part, said, source))
             for key, value in data:
                 if isinstance(value, list | Pairs) and not self.asked.part_of(key):
@@ -383,7 +411,8 @@ class _Findings:
             return
         if self._collect_parallel(data):
             return
-        if len(self.asked.parts) == 1 and neutral and _only_a_box(data):
+        neutral = neutral and not _is_described(data)
+        if len(self.asked.parts) == 1 and neutral and _has_box(data):
             said = self._said(data, self.asked.parts[0])
             if said and said.status != LabelStatus.UNPARSEABLE:
                 self.claims.append(_Claim(self.asked.parts[0], said, self.sources))
@@ -404,7 +433,7 @@ class _Findings:
             for key, value in lists
             if _key(key) in _LABEL_KEYS | {"classes", "names", "categories", "parts"} and _all(value, str)
         ]
-        boxes = [value for key, value in lists if _key(key) in _WRAPPERS and not _all(value, str)]
+        boxes = [value for key, value in lists if _key(key) in _WRAPPERS and _is_bare(value)]
         if len(labels) != 1 or len(boxes) != 1:
             return False
         if len(labels[0]) == len(boxes[0]):
@@ -472,7 +501,7 @@ class _Findings:
         labels = [value for key, value in data if _key(key) in _LABEL_KEYS and isinstance(value, str)]
         if labels and self._labelled(labels) not in ({part, None} if all(map(wording.is_generic, labels)) else {part}):
             return _UNREADABLE
-        visible = [value for key, value in data if _key(key) in ("visible", "isvisible", "present", "found")]
+        visible = [value for key, value in data if _key(key) in _VISIBLE_KEYS]
         said = [one for key, value in data if _key(key) in _BOX_KEYS and (one := self._said(value, part, depth - 1))]
         if box := self._corners(data):
             said.append(_Said(LabelStatus.OK, box))
@@ -515,10 +544,12 @@ class _Findings:
         return said[0]
 
     def _said_by_text(self, value: str, part: str) -> _Said | None:
+        value = _MARKUP.sub(" ", value)
         runs = _runs(value)
         boxes = [self.asked.box(run.numbers) for run in runs]
         if not runs:
-            return _NOT_THERE if wording.says_nothing(value) else None
+            unseen = any(other == part for *_, other in wording.unseen_parts(value, self.asked.all_names))
+            return _NOT_THERE if unseen or wording.says_nothing(wording.without_remarks(value)) else None
         others = {other for *_, other in places(value, self.asked.all_names)} - {part}
         if len(runs) != 1 or boxes[0] is None or others or wording.says_not(value):
             return _UNREADABLE
@@ -531,7 +562,10 @@ class _Findings:
         """Read the boxes that stand in plain text, and the parts that it says are not visible."""
         if not text.strip(_TAKEN_OUT + " \n"):
             return
-        text = _MARKUP.sub(lambda match: " " * len(match[0]), text).replace("_", " ")
+        for html, sign in _TABLE_TAGS:
+            text = html.sub(sign, text)
+        text = _ENUMERATION.sub(" ", _MARKUP.sub(" ", text).replace("_", " "))
+        text = _NAMED_COORDINATES.sub(r" (\1, \2, \3, \4) ", text)
         unseen = list(wording.unseen_parts(text, self.asked.all_names))
         self.sources += 1
         self.claims += [_Claim(part, _NOT_THERE, self.sources) for *_, part in unseen]
@@ -558,10 +592,7 @@ class _Findings:
         if len(self.asked.parts) == 1 and wording.is_filler(
             _without(text, [(run.start, run.end) for run in runs]).replace(_TAKEN_OUT, " ")
         ):
-            if all(run.bracketed for run in runs):
-                named = [(self.asked.parts[0], run) for run in runs]
-            else:
-                named = None
+            named = [(self.asked.parts[0], run) for run in runs] if all(run.bracketed for run in runs) else None
         else:
             named = self._by_line(text, runs)
             if named is None:
@@ -593,7 +624,10 @@ class _Findings:
             if name_before == name_after or _TAKEN_OUT in before + after:
                 return None
             orders.add(name_before)
-            part = self.asked.part_of(_bare(before if name_before else after), sentence=True)
+            label = _bare(before if name_before else after)
+            if wording.is_filler(label):
+                return None
+            part = self.asked.part_of(label, sentence=True)
             known &= part is not None
             if part:
                 found.append((part, run))
@@ -606,27 +640,38 @@ class _Findings:
         return found
 
     def _after_names(self, text: str, runs: Sequence[_Run]) -> list[tuple[str, _Run]] | None:
-        """Boxes that each follow directly after one name; None when that does not hold for every one."""
-        if places(text[runs[-1].end :], self.asked.all_names):
-            return None
+        """Boxes that each follow directly after one name; None when that does not hold for every one.
+
+        Names stand all beside their boxes or all on lines above, and after the last box no words may follow that could
+        be its name: then the boxes might stand first, below a heading.
+        """
+        names = self.asked.all_names
         found = []
+        above = set()
         end = 0
         for run in runs:
             between = text[end : run.start]
             lines = [line for line in between.splitlines() if line.strip()]
-            head = "\n".join(lines[:-1]) if lines else ""
-            if places(head, self.asked.all_names) and (end or not head.rstrip().endswith((":", "."))):
-                return None
+            while len(lines) > 1 and wording.is_filler(lines[-1]):  # `label: head`, and below it `bbox:`
+                lines.pop()
             label = lines[-1] if lines else ""
-            places_in = places(label, self.asked.all_names)
-            part = self.asked.part_of(_bare(label), sentence=True) if places_in else None
-            apart = between.rfind(label) + len(label) <= between.rfind("\n")  # the name stands on a line above its box
-            if apart and end and "\n" not in between[: between.rfind(label)]:  # and beside the box before
+            head, _, gap = between.rpartition(label)
+            if places(head, names) and (end or not head.rstrip().endswith((":", "."))):
+                return None  # only a sentence before the first box may name parts too
+            spots = places(label, names)
+            part = self.asked.part_of(_bare(label), sentence=True) if spots else None
+            if part is None or not run.bracketed or _TAKEN_OUT in label[spots[-1][1] :] + gap:
                 return None
-            if part is None or not run.bracketed or _TAKEN_OUT in label[places_in[-1][1] :]:
-                return None
+            if "\n" in gap and end and "\n" not in head:
+                return None  # the name is beside the box before
+            above.add("\n" in gap)
             found.append((part, run))
             end = run.end
+        after = wording.without_remarks(text[end:]).strip(" \"'.,;:)]}|")
+        if above != {True}:
+            after = _SENTENCE_END.split(after, maxsplit=1)[0]
+        if len(above) != 1 or places(text[end:], names) or not wording.is_filler(after):
+            return None
         return found
 
 
@@ -670,6 +715,23 @@ def _labelled_box(item: Any) -> tuple[str, Any] | None:
     return (other, one) if second == "label" and first == "bbox_2d" and isinstance(other, str) else None
 
 
+def _block_values(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, Any]]:
+    """(start, end, value) of the blocks that can be read; of a list that cannot, its items."""
+    waiting = list(reversed(spans))
+    for _ in range(_TRIED_BLOCKS):
+        if not waiting:
+            return
+        start, end = waiting.pop()
+        try:
+            value = read_loose(text[start:end])
+        except NoValueError:
+            if text[start] == "[":
+                inside = blocks(text[start + 1 : end - 1])
+                waiting += [(start + 1 + first, start + 1 + last) for first, last in reversed(inside)]
+            continue
+        yield start, end, value
+
+
 def _key(key: str) -> str:
     return coordinate_key(key)
 
@@ -694,13 +756,17 @@ def _is_bare(value: Any) -> bool:
     )
 
 
-def _only_a_box(data: Pairs) -> bool:
-    """Whether an entry without a label holds a box and nothing that may name it."""
-    has_box = any(_key(key) in _BOX_KEYS for key, _ in data) or any(
-        all(any(_key(key) == wanted for key, _ in data) for wanted in keys) for keys in COORDINATES
-    )
-    return has_box and not any(
-        isinstance(value, str) and _key(key) not in _BOX_KEYS | _TEXT_KEYS for key, value in data
+def _has_box(data: Pairs) -> bool:
+    keys = {_key(key) for key, _ in data}
+    return bool(keys & _BOX_KEYS) or any(keys.issuperset(names) for names in COORDINATES)
+
+
+def _is_described(data: Pairs) -> bool:
+    """Whether members without a known meaning may say that an entry without a label is about something else."""
+    return any(
+        isinstance(value, str | bool | Pairs | list) and bool(value)
+        for key, value in data
+        if _key(key) not in _WRAPPERS | _TEXT_KEYS | _VISIBLE_KEYS
     )
 
 

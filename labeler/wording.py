@@ -9,18 +9,26 @@ from collections.abc import Iterator, Mapping
 from labeler.vocabulary import any_of, places
 
 _PEOPLE = frozenset(
-    ["person", "persons", "man", "woman", "boy", "girl", "people", "human", "pedestrian", "individual", "lady", "guy", "child", "adult", "male", "female", "rider"]
+    (
+        "person persons man woman boy girl people human pedestrian individual lady guy child adult male female rider"
+    ).split()
 )
-_ARTICLES = frozenset(["the", "a", "an", "his", "her", "their", "its", "this", "that", "these", "those", "both", "s"])
-_BOX_WORDS = frozenset(["bounding", "box", "boxes", "bbox", "bboxes", "2d", "coordinates", "coords", "coordinate", "region", "area", "xyxy"])
+_ARTICLES = frozenset("the a an his her their its this that these those both s".split())
+_BOX_WORDS = frozenset("bounding box boxes bbox bboxes 2d coordinates coords coordinate region area xyxy".split())
 _LEAD = (
-    _PEOPLE | _ARTICLES | _BOX_WORDS | frozenset(["whole", "entire", "full", "visible", "of", "for", "part", "label", "name", "detected"])
+    _PEOPLE | _ARTICLES | _BOX_WORDS | frozenset("whole entire full visible of for part label name detected".split())
 )
-_TAIL = _PEOPLE | _ARTICLES | _BOX_WORDS | frozenset(["of", "in", "image", "picture", "photo"])
+_TAIL = _PEOPLE | _ARTICLES | _BOX_WORDS | frozenset("of in image picture photo".split())
 _SENTENCE = frozenset(
-    ["here", "is", "are", "was", "at", "and", "then", "also", "it", "has", "have", "sure", "okay", "ok", "found", "located", "positioned", "visible", "seen", "detected", "answer", "result", "results", "final", "json", "python", "image", "picture", "photo", "in", "as", "follows", "whatever", "i", "can", "see", "be", "given", "by", "pixels", "response", "output", "text", "so"]
+    (
+        "here is are was at and then also it has have sure okay ok found located positioned visible seen "
+        "detected answer result results final json python image picture photo in as follows whatever i can "
+        "see be given by pixels response output text so"
+    ).split()
 )
-_OPEN = frozenset(["with", "wearing", "in"])  # what follows describes the part
+_OPEN = frozenset(  # what follows describes the part
+    "with wearing in walking standing holding carrying riding looking facing".split()
+)
 _NEGATION = re.compile(r"\b(?:not?|none|never|without|non|neither|nor|cannot)\b|n['’]t\b", re.IGNORECASE)
 _REMARK = re.compile(r"\([^()]{0,200}\)")
 _WORD = re.compile(r"[^\W_]+")
@@ -29,17 +37,20 @@ _CONTRARY = re.compile(r"\b(?:but|however|although|though|except|unless|mostly|o
 _APOLOGY = re.compile(r"^\s*(?:i'?m |i am )?sorry\W{1,3}(?:but\s)?", re.IGNORECASE)
 _WHERE = r"(?:\s+(?:here|in (?:this|the) (?:image|picture|photo|frame|crop|view)))?"
 _UNSEEN = (
-    r"(?:(?:not|isn't|aren't)\s+(?:clearly\s+)?(?:visible|shown|present|seen|(?:in|within) (?:the )?(?:image|picture|frame|view))"
-    r"|cannot be seen|can't be seen|(?:fully |completely |entirely )?(?:absent|occluded|hidden|invisible)|out of (?:the )?frame)"
+    r"(?:(?:not|isn't|aren't)\s+(?:clearly\s+)?"
+    r"(?:visible|shown|present|seen|(?:in|within) (?:the )?(?:image|picture|frame|view))"
+    r"|cannot be seen|can't be seen|(?:fully |completely |entirely )?(?:absent|occluded|hidden|invisible)"
+    r"|out of (?:the )?frame)"
 )
 _NOTHING = re.compile(
-    rf"\W{{0,3}}(?:(?:it|they|this|this part|the part|part)\s+(?:is|are)\s+|it's\s+)?(?:{_UNSEEN}{_WHERE}|no|none|null|nil|n/?a|nothing"
+    r"\W{0,3}(?:(?:it|they|this|this part|the part|part)\s+(?:is|are)\s+|it's\s+)?"
+    rf"(?:{_UNSEEN}{_WHERE}|no|none|null|nil|n/?a|nothing"
     r"|missing|not applicable|no (?:visible )?(?:bounding )?(?:box|part))\W{0,3}",
     re.IGNORECASE,
 )
 _WHO = re.compile(
     r"(?<![^\W_])(?:(?P<noun>man|woman|boy|girl|lady|child)(?![^\W_])(?![\s_#-]{1,3}\d)"
-    r"|(?:person|people|pedestrian|human|individual|man|woman)[\s_#-]{0,3}(?P<number>\d{1,3}|[a-d](?![^\W_]))"
+    r"|(?:person|people|pedestrian|human|individual|man|woman)(?:[\s_-]?id)?[\s_#:\"'-]{0,5}(?P<number>\d{1,3}(?!\d)|[a-d](?![^\W_]))"
     r"|(?P<place>first|second|third|other|another|left|right)[\s_-](?:person|pedestrian|human|individual|man|woman|boy|girl)"
     r")",
     re.IGNORECASE,
@@ -62,18 +73,19 @@ def named_part(text: str, names: Mapping[str, str], *, sentence: bool = False) -
         return None
     text = _BODY_PART.sub(" ", _REMARK.sub(" ", text))
     found = places(text, names)
-    if len(found) != 1:
+    if not found or (sentence and len(found) > 1):  # `legs / lower body` is one label; a sentence names a part once
         return None
-    start, end, part = found[0]
+    edges = [0, *(edge for start, end, _ in found for edge in (start, end)), len(text)]
+    before, *after = [_words(text[start:end]) for start, end in zip(edges[::2], edges[1::2], strict=True)]
     more = _SENTENCE if sentence else frozenset()
-    if not all(word in _LEAD or word in more or word.isdigit() for word in _words(text[:start])):
+    if not all(word in _LEAD or word in more or word.isdigit() for word in before):
         return None
-    for word in _words(text[end:]):
-        if word in _TAIL or word in more or word.isdigit():
-            continue
-        tail = _words(text[end:])
-        return part if not sentence and tail[0] in _OPEN else None
-    return part
+    for word in (word for words in after for word in words):
+        if not sentence and word in _OPEN:
+            break
+        if not (word in _TAIL or word in more or word.isdigit()):
+            return None
+    return found[0][2]
 
 
 def is_filler(text: str) -> bool:
@@ -131,7 +143,7 @@ def unseen_parts(text: str, names: Mapping[str, str]) -> Iterator[tuple[int, int
 
 def people_told_apart(text: str) -> int:
     """How many people the words tell apart: `person 1` and `person 2`, `the man` and `the woman`."""
-    return len({tuple(filter(None, match.groups())).__repr__().lower() for match in _WHO.finditer(text)})
+    return len({tuple(group and group.lower() for group in match.groups()) for match in _WHO.finditer(text)})
 
 
 def _words(text: str) -> list[str]:
