@@ -26,7 +26,7 @@ class TableRows:
     spans: list[tuple[int, int]] = field(default_factory=list)
 
 
-def coordinate_key(name: str) -> str:
+def bare_key(name: str) -> str:
     """A key or the head of a column in lower case, letters and digits only."""
     return "".join(character for character in name.lower() if character.isalnum())
 
@@ -102,7 +102,7 @@ def _read(
 
 def _columns(head: Sequence[str]) -> list[int] | None:
     """The columns of x_min, y_min, x_max, y_max."""
-    keys = [coordinate_key(cell) for cell in head]
+    keys = [bare_key(cell) for cell in head]
     if {"width", "height", "w", "h"} & set(keys):
         return None
     for names in COORDINATES:

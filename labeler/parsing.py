@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from labeler import wording
-from labeler.answer_tables import COORDINATES, coordinate_key, table_rows
+from labeler.answer_tables import COORDINATES, bare_key, table_rows
 from labeler.loose_json import NoValueError, Pairs, ascii_brackets, blocks, read_json, read_loose
 from labeler.vocabulary import SHARED, Vocabulary, places, plain
 from shared.geometry import Box, iou, ordered
@@ -391,7 +391,7 @@ class _Findings:
             source = self.sources
             for part, value in named:
                 said = self._said(value, part)
-                if said == _NOT_THERE and any(_key(key) in _BOX_KEYS and box for key, box in data):
+                if said == _NOT_THERE and any(bare_key(key) in _BOX_KEYS and box for key, box in data):
                     said = _UNREADABLE
                 if said:
                     self.claims.append(_Claim(part, said, source))
@@ -399,14 +399,14 @@ class _Findings:
                 if isinstance(value, list | Pairs) and not self.asked.part_of(key):
                     self._collect(value, neutral=False, depth=depth - 1)
             return
-        labels = [value for key, value in data if _key(key) in _LABEL_KEYS and isinstance(value, str)]
+        labels = [value for key, value in data if bare_key(key) in _LABEL_KEYS and isinstance(value, str)]
         if labels:
             if part := self._labelled(labels):
                 if said := self._said(data, part):
                     self.claims.append(_Claim(part, said, self.sources))
             else:
                 for key, value in data:
-                    if _key(key) not in _BOX_KEYS:
+                    if bare_key(key) not in _BOX_KEYS:
                         self._collect(value, neutral=False, depth=depth - 1)
             return
         if self._collect_parallel(data):
@@ -418,7 +418,7 @@ class _Findings:
                 self.claims.append(_Claim(self.asked.parts[0], said, self.sources))
                 return
         for key, value in data:
-            self._collect(value, neutral=neutral and _key(key) in _WRAPPERS, depth=depth - 1)
+            self._collect(value, neutral=neutral and bare_key(key) in _WRAPPERS, depth=depth - 1)
 
     def _labelled(self, labels: Sequence[str]) -> str | None:
         """The one part that the labels of an entry name; None when one of them says something else."""
@@ -431,9 +431,9 @@ class _Findings:
         labels = [
             value
             for key, value in lists
-            if _key(key) in _LABEL_KEYS | {"classes", "names", "categories", "parts"} and _all(value, str)
+            if bare_key(key) in _LABEL_KEYS | {"classes", "names", "categories", "parts"} and _all(value, str)
         ]
-        boxes = [value for key, value in lists if _key(key) in _WRAPPERS and _is_bare(value)]
+        boxes = [value for key, value in lists if bare_key(key) in _WRAPPERS and _is_bare(value)]
         if len(labels) != 1 or len(boxes) != 1:
             return False
         if len(labels[0]) == len(boxes[0]):
@@ -498,11 +498,13 @@ class _Findings:
         return self._said_by_text(value, part) if isinstance(value, str) else None
 
     def _said_by_object(self, data: Pairs, part: str, depth: int) -> _Said | None:
-        labels = [value for key, value in data if _key(key) in _LABEL_KEYS and isinstance(value, str)]
+        labels = [value for key, value in data if bare_key(key) in _LABEL_KEYS and isinstance(value, str)]
         if labels and self._labelled(labels) not in ({part, None} if all(map(wording.is_generic, labels)) else {part}):
             return _UNREADABLE
-        visible = [value for key, value in data if _key(key) in _VISIBLE_KEYS]
-        said = [one for key, value in data if _key(key) in _BOX_KEYS and (one := self._said(value, part, depth - 1))]
+        visible = [value for key, value in data if bare_key(key) in _VISIBLE_KEYS]
+        said = [
+            one for key, value in data if bare_key(key) in _BOX_KEYS and (one := self._said(value, part, depth - 1))
+        ]
         if box := self._corners(data):
             said.append(_Said(LabelStatus.OK, box))
         if False in visible and not any(one.box for one in said):
@@ -515,7 +517,7 @@ class _Findings:
 
     def _corners(self, data: Pairs) -> Box | None:
         """Four named coordinates, or two named corners."""
-        by_key = {_key(key): value for key, value in data}
+        by_key = {bare_key(key): value for key, value in data}
         if len(by_key) != len(data):
             return None
         for keys in COORDINATES:
@@ -654,7 +656,9 @@ class _Findings:
             lines = [line for line in between.splitlines() if line.strip()]
             while len(lines) > 1 and wording.is_filler(lines[-1]):  # `label: head`, and below it `bbox:`
                 lines.pop()
-            label = lines[-1] if lines else ""
+            if not lines:
+                return None
+            label = lines[-1]
             head, _, gap = between.rpartition(label)
             if places(head, names) and (end or not head.rstrip().endswith((":", "."))):
                 return None  # only a sentence before the first box may name parts too
@@ -732,10 +736,6 @@ def _block_values(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple
         yield start, end, value
 
 
-def _key(key: str) -> str:
-    return coordinate_key(key)
-
-
 def _all(values: Sequence[Any], kind: type) -> bool:
     return all(isinstance(value, kind) for value in values)
 
@@ -757,7 +757,7 @@ def _is_bare(value: Any) -> bool:
 
 
 def _has_box(data: Pairs) -> bool:
-    keys = {_key(key) for key, _ in data}
+    keys = {bare_key(key) for key, _ in data}
     return bool(keys & _BOX_KEYS) or any(keys.issuperset(names) for names in COORDINATES)
 
 
@@ -766,7 +766,7 @@ def _is_described(data: Pairs) -> bool:
     return any(
         isinstance(value, str | bool | Pairs | list) and bool(value)
         for key, value in data
-        if _key(key) not in _WRAPPERS | _TEXT_KEYS | _VISIBLE_KEYS
+        if bare_key(key) not in _WRAPPERS | _TEXT_KEYS | _VISIBLE_KEYS
     )
 
 

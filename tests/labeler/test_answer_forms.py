@@ -149,7 +149,7 @@ def pieces_of(text: str, sure: dict[tuple[int, ...], float]) -> list[tuple[str, 
     "form",
     [
         '{{"head":[{A}],"upper_body":[{B}],"legs":[{C}]}}',
-        '[{{"bbox_2d":[{A}],"label":"head"}},{{"bbox_2d":[{B}],"label":"upper body"}},{{"bbox_2d":[{C}],"label":"legs"}}]',
+        '[{{"bbox_2d":[{A}],"label":"head"}},{{"bbox_2d":[{B}],"label":"torso"}},{{"bbox_2d":[{C}],"label":"legs"}}]',
         "[{{'bbox_2d':[{C}],'label':'legs'}},{{'label':'head','bbox_2d':[{A}]}},{{'bbox_2d':[{B}],'label':'torso'}},]",
         "[{A}] head\n[{B}] upper body\n[{C}] legs",
         "1. head of the man: [{A}]\n2. upper body of the man: [{B}]\n3. legs of the man: [{C}]",
@@ -182,40 +182,10 @@ def test_no_score_for_a_box_that_is_not_taken() -> None:
 
 HOSTILE = [
     *("[", "{", "(", "[]", "{}", "()", '{"a":', "[[1,2,3,4],", "'", '"', "`", "/*", "//", "\\", "\\u0000", "-", "not "),
-    *(
-        "lambda:",
-        "1+",
-        "2**",
-        "a.",
-        "1,",
-        "1_",
-        "|",
-        "| head | 1 | 2 | 3 | 4 |\n",
-        "head: [1,2,3,4]\n",
-        "head ",
-        "no head ",
-    ),
-    *(
-        "the head is not visible ",
-        "final answer: [1,2,3,4] ",
-        "<answer>",
-        "<think>",
-        "</think>",
-        "<|",
-        "person 1 ",
-        "［",
-    ),
-    *(
-        "head,1,2,3,4\n",
-        "\t",
-        "```json\n",
-        "\0",
-        "\ud800",
-        "sorry, but ",
-        "{'head':[1,2,3,4],}",
-        "[/*x*/1,2,]",
-        "{a:1,}",
-    ),
+    *("lambda:", "1+", "2**", "a.", "1,", "1_", "|", "| head | 1 | 2 | 3 | 4 |\n", "head: [1,2,3,4]\n", "head "),
+    *("no head ", "the head is not visible ", "final answer: [1,2,3,4] ", "<answer>", "<think>", "</think>", "<|"),
+    *("person 1 ", "［", "head,1,2,3,4\n", "\t", "```json\n", "\0", "\ud800", "sorry, but ", "{'head':[1,2,3,4],}"),
+    *("[/*x*/1,2,]", "{a:1,}"),
 ]
 
 
