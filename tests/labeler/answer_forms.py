@@ -12,7 +12,7 @@ from labeler.vocabulary import SHARED, Vocabulary
 from shared.geometry import Box
 from shared.schemas import PARTS, LabelStatus
 
-FILE = Path(__file__).parent / "data" / "answer_forms.yaml"
+FILE = Path(__file__).with_suffix(".yaml")
 BOXES = {"A": (10, 20, 60, 70), "B": (5, 72, 90, 150), "C": (12, 152, 80, 290), "D": (33, 44, 55, 66)}
 FAILURES = {"-": LabelStatus.ABSENT, "?": LabelStatus.UNPARSEABLE, "R": LabelStatus.REFUSED}
 
