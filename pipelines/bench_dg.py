@@ -11,6 +11,7 @@ import typer
 
 from pipelines.datasets import scan
 from pipelines.label import embedded_settings, label_dataset
+from pipelines.terminal import say
 from shared.files import write_text
 from shared.workspace import Workspace
 
@@ -63,15 +64,15 @@ def bench_dg(
     given = (*BUDGET, *(overrides or ()))
     trained = [(row, seed) for seed in range(seeds) for row in ROWS if row.trained]
     for place, (row, seed) in enumerate(trained, start=1):
-        typer.echo(f"[{place}/{len(trained)}] {row.title}, seed {seed}")
+        say(f"[{place}/{len(trained)}] {row.title}, seed {seed}")
         if row.labels and (maker := makers.pop(row.labels, None)):
             _label(parsed.sources, row.labels, maker, workspace)
         found[row.name, seed] = _run(row, seed, (preset, parsed.name, given), workspace, folder / "dg")
         summary = summarise([asdict(row) for row in ROWS], found, baseline="no_parts")
         summary |= {"preset": preset, "protocol_name": parsed.name, "overrides": list(given), "seeds_wanted": seeds}
         write_benchmark(summary, folder)
-    typer.echo(benchmark_table(summary))
-    typer.echo(f"written: {folder / 'dg.json'}, dg.md, dg.html")
+    say(benchmark_table(summary))
+    say(f"written: {folder / 'dg.json'}, dg.md, dg.html")
 
 
 def _label(sources: Sequence[str], label_run: str, engine: str, workspace: Workspace) -> None:
@@ -79,7 +80,7 @@ def _label(sources: Sequence[str], label_run: str, engine: str, workspace: Works
     settings = embedded_settings(engine)
     for source in sources:
         if problem := label_dataset(source, workspace, settings, label_run=label_run):
-            typer.echo(f"left out of training: {problem}", err=True)
+            say(f"left out of training: {problem}", err=True)
 
 
 def _run(

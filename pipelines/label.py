@@ -6,16 +6,15 @@ from typing import Annotated
 
 import typer
 from pydantic import SecretStr
-from rich.console import Console
-from rich.table import Table
 
 from labeler.annotation.annotate import AnnotateOptions, Summary, annotate
 from labeler.pocket import NAME as POCKET_MODEL
 from labeler.settings import SERVED_MODEL, Settings, load_settings
 from pipelines.datasets import DatasetNames, scan, split_names
+from pipelines.terminal import print_table, say
 from shared.datasets import locate
 from shared.errors import DgreidError
-from shared.labels import ManifestFile
+from shared.manifest import ManifestFile
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 
@@ -51,7 +50,7 @@ def embedded_settings(engine: str | None = None) -> Settings:
     """Settings of an engine in this process; prints a note when it is the shipped pocket model."""
     settings = load_settings(**({"engine": engine} if engine else {}))
     if (settings.engine, settings.model) == ("local", POCKET_MODEL):
-        typer.echo(
+        say(
             f"boxes by {POCKET_MODEL}, a small model for demos and tests; for research-quality labels use a large one: "
             f"LABELER_UPSTREAM_URL=http://<vLLM server>:8000 LABELER_MODEL={SERVED_MODEL} make label ..."
         )
@@ -90,10 +89,7 @@ def label_dataset(
         settings=settings,
         options=options,
     )
-    table = Table(show_header=False, title=f"labels of {name}")
-    for line in summary.table():
-        table.add_row(*line)
-    Console().print(table)
+    print_table((f"labels of {name}", ""), summary.table())
     if summary.interrupted:
         raise DgreidError(
             f"labelling {name} was interrupted after {summary.images} of {images} images",

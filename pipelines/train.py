@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 from pipelines.datasets import scan
-from pipelines.runs import run_folder
+from pipelines.runs import name_of, run_folder
+from pipelines.terminal import say
+from shared.labels import choose_label_run
 from shared.workspace import Workspace
 
 
@@ -21,7 +23,6 @@ def train(
     """Train on the sources of a protocol: prompts first, then the image encoder."""
     from reid.config import load_config
     from reid.protocols.protocol import parse_protocol
-    from reid.training.train import train as train_both_stages
 
     workspace = Workspace.from_environment()
     parsed = parse_protocol(protocol, workspace.data_root)
@@ -29,8 +30,13 @@ def train(
     if label_run:
         given.append(f"data.label_run={label_run}")
     config = load_config(preset, given, protocol=parsed.name)
+    folder = run_folder(workspace, run or f"{parsed.name}-{config.preset}-seed{config.seed}", must_exist=False)
+    if config.model.parts and (config.data.label_run or config.data.missing_labels != "prior"):
+        choose_label_run(config.data.label_run, parsed.sources, workspace.labels)
     for source in parsed.sources:
         scan(source, workspace)
-    folder = run_folder(workspace, run or f"{parsed.name}-{config.preset}-seed{config.seed}", must_exist=False)
+
+    from reid.training.train import train as train_both_stages  # imports torch: after the arguments are checked
+
     train_both_stages(config, workspace, folder)
-    typer.echo(f"trained: {folder}\nnext: make eval RUN={folder.name} && make report RUN={folder.name}")
+    say(f"trained: {folder}\nnext: make eval RUN={name_of(workspace, folder)}")

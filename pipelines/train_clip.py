@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from pipelines.datasets import scan, split_names
+from pipelines.terminal import say
 from shared.workspace import Workspace
 
 
@@ -31,7 +32,7 @@ def train_clip(
     folder = workspace.runs_root / "pocket-clip"
     model = load_config(preset).model
     scores = write_release(train(config, model, workspace, folder), config, model, workspace, folder)
-    typer.echo(
+    say(
         f"written: {folder / 'release'} (README.md tells the scores)\n"
         f"to ship it: copy the folder to reid/pocket and set model.weights_sha256={scores['weights_sha256']} "
         f"in reid/presets/{preset}.yaml"

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.terminal import say
 from shared.workspace import Workspace
 
 UNSEEN = 200  # generated people to score on
@@ -24,7 +25,7 @@ def train_grounder(
         Path | None, typer.Option("--export", help="folder for the checkpoint with its scores and model card")
     ] = None,
 ) -> None:
-    """Train the pocket grounder; killed, the same command goes on. With --minutes 0 it ends with what there is."""
+    """Train the pocket grounder; killed, the same command continues. With --minutes 0, only export."""
     import torch
 
     from pipelines.recipes.grounder.card import export
@@ -37,9 +38,9 @@ def train_grounder(
     drawn = generated_scenes(root / "generated", generated)
     trainer = Trainer(root / run, Recipe(minutes=minutes, steps=steps), real, drawn, device=torch.device(device))
     trainer.run()
-    typer.echo(f"trained: {trainer.checkpoint}")
+    say(f"trained: {trainer.checkpoint}")
     if export_to:
         unseen = generated_scenes(root / "generated", UNSEEN, first_identity=UNSEEN_IDENTITY)
-        told = {**trainer.record, "generated": generated, "command": "python -m pipelines train-grounder"}
+        told = {**trainer.record, "generated": generated, "command": "dgreid train-grounder"}
         export(trainer.checkpoint, export_to, real, unseen, told)
-        typer.echo(f"exported: {export_to}")
+        say(f"exported: {export_to}")

@@ -3,7 +3,7 @@
 Defaults are the `paper` preset's values; a preset file states only what it changes. Unknown keys are refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, did_you_mean
 from shared.schemas import PARTS
 
 
@@ -157,6 +157,23 @@ def parse_config(given: dict[str, Any], where: str) -> RunConfig:
         raise ConfigError(f"{where}: {problems}", fix="correct the key or value and run the command again") from err
 
 
+def flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`section.key` -> value of a configuration as plain data; an empty section is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def different_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """`section.key` -> value in `now` of every setting that is another one in `before`; None where `now` has none."""
+    old, new = flat_settings(before), flat_settings(now)
+    return {key: new.get(key) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)}
+
+
 def _preset_folder() -> Any:
     return resources.files("reid") / "presets"
 
@@ -166,7 +183,8 @@ def _read_preset(preset: str) -> dict[str, Any]:
     if not source.is_file():
         known = ", ".join(preset_names())
         raise ConfigError(
-            f"there is no preset {preset!r}", fix=f"choose one of {known}, or give a path to a .yaml file"
+            f"there is no preset {preset!r}{did_you_mean(preset, preset_names())}",
+            fix=f"choose one of {known}, or give a path to a .yaml file",
         )
     try:
         given = yaml.safe_load(source.read_text(encoding="utf-8")) or {}
@@ -203,4 +221,5 @@ def _explain(problem: Any) -> str:
     section: Any = RunConfig
     for step in problem["loc"][:-1]:
         section = section.model_fields[step].annotation
-    return f"unknown key {place} (known here: {', '.join(section.model_fields)})"
+    known = section.model_fields
+    return f"unknown key {place}{did_you_mean(str(problem['loc'][-1]), known)} (known here: {', '.join(known)})"

@@ -1,23 +1,57 @@
 """The manifest of a data set: every image of its layout, hashed and fully decoded once, as typed rows in Parquet."""
 
+import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from shared.datasets import FileRecord, Scan, locate, resolve_name, scan_dataset
 from shared.errors import DataError
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
-from shared.labels import read_manifest, write_manifest
+from shared.parquet import iter_rows, to_table, write_table
 from shared.progress import Progress
-from shared.schemas import ImageStatus, ManifestRow
+from shared.schemas import MANIFEST_SCHEMA, ImageStatus, Kind, ManifestRow
 
 log = logging.getLogger(__name__)
 
 WORKERS = 2  # threads: hashing and decoding both let go of the interpreter
 SPLITS = ("train", "query", "gallery", "all")
+
+
+def write_manifest(rows: Sequence[ManifestRow], path: Path) -> None:
+    write_table(to_table(rows, MANIFEST_SCHEMA), path)
+
+
+def read_manifest(path: Path) -> list[ManifestRow]:
+    """All rows of one manifest. Raises DataError when it is missing, damaged or of another version."""
+    return list(iter_manifest(path))
+
+
+def iter_manifest(path: Path) -> Iterator[ManifestRow]:
+    """The rows of one manifest, read as they are asked for. Raises what `read_manifest` raises, at the first row."""
+    scan = f"make manifest DATASET={path.stem}"
+    if not path.is_file():
+        raise DataError("there is no manifest for this data set yet", path=path, fix=scan)
+    try:
+        for row in iter_rows(path, MANIFEST_SCHEMA, fix=scan):
+            yield ManifestRow.model_validate(row)
+    except ValidationError as err:
+        raise DataError(f"not a row of a manifest ({err.errors()[0]['msg']})", path=path, fix=scan) from err
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """A manifest that can be walked through any number of times without being held in memory."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[ManifestRow]:
+        return iter_manifest(self.path)
 
 
 @dataclass(frozen=True)
@@ -28,8 +62,8 @@ class SplitSummary:
     images: int  # files, unreadable ones included
     identities: int  # people; neither distractors nor junk
     cameras: int  # 0 when the data set does not label them
-    distractors: int  # images of identity 0
-    junk: int  # images of identity -1
+    distractors: int  # images
+    junk: int  # images
     unreadable: int
     duplicates: int  # images whose bytes appeared before in the same split
 
@@ -72,14 +106,14 @@ def _has(rows: Sequence[ManifestRow], split: str) -> bool:
 
 def _summary(split: str, rows: Sequence[ManifestRow]) -> SplitSummary:
     readable = [row for row in rows if row.status == ImageStatus.OK]
-    identities = Counter(row.identity for row in rows)
+    kinds = Counter(row.kind for row in rows)
     return SplitSummary(
         split=split,
         images=len(rows),
-        identities=sum(identity > 0 for identity in identities),
-        cameras=len({row.camera for row in rows if row.camera > 0}),
-        distractors=identities[0],
-        junk=identities[-1],
+        identities=len({row.identity for row in rows} - {None}),
+        cameras=len({row.camera for row in rows} - {None}),
+        distractors=kinds[Kind.DISTRACTOR],
+        junk=kinds[Kind.JUNK],
         unreadable=len(rows) - len(readable),
         duplicates=len(readable) - len({row.image_id for row in readable}),
     )
@@ -102,7 +136,7 @@ def _known(name: str, path: Path) -> dict[tuple[str, int, int], ManifestRow]:
 
 
 def _row(name: str, root: Path, record: FileRecord, known: dict[tuple[str, int, int], ManifestRow]) -> ManifestRow:
-    labels = {"split": record.split, "identity": record.identity, "camera": record.camera}
+    labels = {"split": record.split, "kind": record.kind, "identity": record.identity, "camera": record.camera}
     path = root / record.path
     size, modified = _size_and_time(path)
     if before := known.get((record.path, size, modified)):
@@ -116,7 +150,7 @@ def _row(name: str, root: Path, record: FileRecord, known: dict[tuple[str, int, 
     return ManifestRow(
         dataset=name,
         path=record.path,
-        image_id=image_id_of(content),
+        image_id=image_id_of(content) if content else _id_without_content(name, record.path),
         width=width,
         height=height,
         status=ImageStatus.UNREADABLE if reason else ImageStatus.OK,
@@ -125,6 +159,11 @@ def _row(name: str, root: Path, record: FileRecord, known: dict[tuple[str, int, 
         modified_ns=modified,
         **labels,
     )
+
+
+def _id_without_content(dataset: str, path: str) -> str:
+    """The image_id of a file that is empty or could not be read: its own, and never that of any content."""
+    return f"path:{hashlib.sha256(f'{dataset}/{path}'.encode(errors='surrogateescape')).hexdigest()[:11]}"
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

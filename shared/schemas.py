@@ -2,21 +2,27 @@
 
 import enum
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 2
+MANIFEST_VERSION = 3  # before 3, identity 0 and -1 and camera 0 had meanings of their own
+LABEL_VERSION = 2
 
 # Order matters: part tokens, prompts, masks and label rows all use it.
 PARTS: tuple[str, ...] = ("head", "upper_body", "legs")
 PART_WORDS: dict[str, str] = {"head": "head", "upper_body": "upper body", "legs": "legs"}
 
-DISTRACTOR_IDENTITY = 0  # a person without a match: kept in the gallery, never a query, never trained on
-JUNK_IDENTITY = -1  # neither right nor wrong: dropped before ranking, never trained on
-
 Split = Literal["train", "query", "gallery", "all"]
+
+
+class Kind(enum.StrEnum):
+    """What an image shows, as far as scores and training are concerned."""
+
+    PERSON = "person"  # somebody with an identity
+    DISTRACTOR = "distractor"  # right for nobody: kept in the gallery, never a query, never trained on
+    JUNK = "junk"  # neither right nor wrong: dropped before ranking, never trained on
 
 
 class ImageStatus(enum.StrEnum):
@@ -51,12 +57,26 @@ class ManifestRow(BaseModel):
     image_id: str = Field(min_length=16, max_length=16)  # first 16 hex digits of the file's SHA-256
     width: int  # pixels; 0 when unreadable
     height: int
-    identity: int  # > 0 a person, 0 distractor, -1 junk; unique within the data set
-    camera: int  # 1-based; 0 when the data set does not say
+    kind: Kind = Kind.PERSON
+    identity: int | None  # any number, unique within the data set; None: no person, see `kind`
+    camera: int | None  # any number; None: the data set does not say
     status: ImageStatus = ImageStatus.OK
     reason: str = ""  # why the file is unreadable
     size_bytes: int  # with modified_ns: lets a later scan skip files that did not change
     modified_ns: int
+
+    @model_validator(mode="after")
+    def _only_people_have_an_identity(self) -> Self:
+        if (self.identity is None) == (self.kind == Kind.PERSON):
+            raise ValueError(f"{self.path}: a {self.kind} with identity {self.identity}")
+        return self
+
+    @property
+    def person(self) -> int:
+        """Whose image it is. Raises ValueError for a distractor or junk."""
+        if self.identity is None:
+            raise ValueError(f"{self.path} is a {self.kind}, not a person")
+        return self.identity
 
 
 class LabelRow(BaseModel):
@@ -100,14 +120,15 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
-        pa.field("identity", pa.int64(), nullable=False),
-        pa.field("camera", pa.int32(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("identity", pa.int64()),
+        pa.field("camera", pa.int32()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("modified_ns", pa.int64(), nullable=False),
     ],
-    metadata={"dgreid.schema": "manifest", "dgreid.version": str(SCHEMA_VERSION)},
+    metadata={"dgreid.schema": "manifest", "dgreid.version": str(MANIFEST_VERSION)},
 )
 
 LABEL_SCHEMA = pa.schema(
@@ -137,5 +158,5 @@ LABEL_SCHEMA = pa.schema(
         pa.field("attempts", pa.int32(), nullable=False),
         pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
     ],
-    metadata={"dgreid.schema": "labels", "dgreid.version": str(SCHEMA_VERSION)},
+    metadata={"dgreid.schema": "labels", "dgreid.version": str(LABEL_VERSION)},
 )

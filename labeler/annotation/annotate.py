@@ -18,13 +18,14 @@ from pydantic import SecretStr
 
 from labeler.annotation.backlog import Backlog, Batch, Item, batches
 from labeler.annotation.client import GroundingClient, HttpClient, InProcessClient
-from labeler.annotation.label_run import default_label_run, finished_parts, open_label_run, writer_lock
+from labeler.annotation.label_run import default_label_run, finished_parts, open_label_run
 from labeler.annotation.writer import LabelWriter
 from labeler.grounding.answers import ImageAnswer, ServiceInfo
 from labeler.grounding.rows import answered_rows, unreadable_rows
 from labeler.service.grounding_service import limit_image_threads
 from labeler.settings import Settings, load_settings
 from shared.errors import DataError, DgreidError
+from shared.labels import writer_lock
 from shared.progress import Progress
 from shared.schemas import LabelStatus, ManifestRow
 

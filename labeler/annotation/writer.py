@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from shared.labels import label_folder, to_table, write_label_table
+from shared.labels import label_folder, write_label_table
+from shared.parquet import to_table
 from shared.schemas import LABEL_SCHEMA, LabelRow, Split
 
 ROWS_AS_OBJECTS = 512  # beyond these, rows are kept as columns in a fifth of the memory

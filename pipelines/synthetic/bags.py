@@ -1,16 +1,13 @@
 """Bags: on the back, on the hip, in the hand. Straps are part of the garment's picture (see cloth)."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.synthetic.colours import mixed
 from pipelines.synthetic.layer import CARRIED, Layer
+from pipelines.synthetic.placement import Placed
 from pipelines.synthetic.skeleton import HAND_ROW, HIP_ROW, TRUNK_ROWS, Floats, half_width, xy
-
-if TYPE_CHECKING:
-    from pipelines.synthetic.figure import Placed
 
 # A rectangle with rounded corners, half axes 1.
 _ANGLES = np.linspace(0, 2 * np.pi, 25)[:-1]
@@ -18,7 +15,7 @@ _OVAL: Floats = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 _BLOCK: Floats = np.sign(_OVAL) * np.abs(_OVAL) ** 0.4
 
 
-def backpack(layer: Layer, placed: "Placed") -> None:
+def backpack(layer: Layer, placed: Placed) -> None:
     """A backpack: a block behind the trunk, whole from behind, its edge from the side."""
     who, yaw, unit = placed.who, placed.pose.yaw, placed.unit
     if who.bag != "backpack":
@@ -34,7 +31,7 @@ def backpack(layer: Layer, placed: "Placed") -> None:
         layer.line(centre + across, mixed(who.bag_rgb, (255, 255, 255), 0.25), round(0.008 * unit))
 
 
-def hand_held(layer: Layer, placed: "Placed") -> None:
+def hand_held(layer: Layer, placed: Placed) -> None:
     """A messenger bag on the hip, or a bag in the hand; on the far side the body hides most of it."""
     who, yaw, unit = placed.who, placed.pose.yaw, placed.unit
     side = 0 if who.bag_side > 0 else 1

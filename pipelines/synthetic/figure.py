@@ -1,7 +1,6 @@
 """Drawing one person: limbs from far to near, clothes over them, head and bag, on a sheet of the person's size."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,11 +9,11 @@ from pipelines.synthetic.cloth import patterned, sleeve_rgb, upper_turn, visible
 from pipelines.synthetic.colours import Rgb, mixed
 from pipelines.synthetic.layer import LEGS, UPPER, Layer, Texture, tube
 from pipelines.synthetic.people import Person
+from pipelines.synthetic.placement import Placed
 from pipelines.synthetic.skeleton import (
     ANKLE_ROW,
     ELBOW_ROW,
     HAND_ROW,
-    HEAD_ROW,
     HEEL_ROW,
     HIP_ROW,
     KNEE_ROW,
@@ -23,11 +22,7 @@ from pipelines.synthetic.skeleton import (
     TRUNK_ROWS,
     WRIST_ROW,
     Floats,
-    Pose,
-    View,
     half_width,
-    joints,
-    project,
     xy,
 )
 from pipelines.synthetic.wardrobe import LOWERS, UPPERS
@@ -35,32 +30,6 @@ from pipelines.synthetic.wardrobe import LOWERS, UPPERS
 # Half axes (across, deep) of the trunk at the heights of skeleton.TRUNK_ROWS, in statures.
 _TRUNK = ((0.036, 0.036), (0.094, 0.050), (0.100, 0.064), (0.084, 0.058), (0.094, 0.068))
 _STRIPES = frozenset({"thin_stripes", "thick_stripes", "plaid", "dots"})
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Everything the drawing functions need: the person, the pose and joints in super-sampled crop pixels."""
-
-    who: Person
-    pose: Pose
-    points: Floats  # [JOINTS, 2]: x right, y down
-    depth: Floats  # [JOINTS]: towards the camera, statures
-    unit: float  # pixels per stature
-    hip_line: float  # crop row just below the hips
-
-
-def place(who: Person, pose: Pose, view: View, top: float, bottom: float, centre_x: float) -> Placed:
-    """Project a posed person so that the crown is at row `top`, the lowest sole at `bottom` (super-sampled pixels)."""
-    table = joints(who.body, pose)
-    seen = project(table, pose.yaw, view)
-    crown = seen[HEAD_ROW, 1] + 0.07 * who.body.stature * seen[HEAD_ROW, 3]
-    soles = seen[HEEL_ROW : TOE_ROW + 2, 1].min() - 0.018
-    unit = (bottom - top) / (crown - soles)
-    middle = 0.5 * (seen[HIP_ROW, 0] + seen[HIP_ROW + 1, 0])
-    points = np.stack([centre_x + (seen[:, 0] - middle) * unit, top + (crown - seen[:, 1]) * unit], axis=1)
-    hip = points[TRUNK_ROWS.stop - 1]
-    knees = 0.5 * (points[KNEE_ROW] + points[KNEE_ROW + 1])
-    return Placed(who, pose, points, seen[:, 2], unit, float(hip[1] + 0.10 * (knees[1] - hip[1])))
 
 
 def draw(placed: Placed, light: tuple[float, float], grid: int) -> Layer:

@@ -1,24 +1,21 @@
 """Heads: skull, face, hair, hats, scarf; what shows follows from where the head looks."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.synthetic.colours import Rgb, mixed
 from pipelines.synthetic.layer import HEAD, UPPER, Layer
 from pipelines.synthetic.people import Person
+from pipelines.synthetic.placement import Placed
 from pipelines.synthetic.skeleton import HEAD_HALF, HEAD_ROW, NECK_ROW, TRUNK_ROWS, Floats, half_width, xy
-
-if TYPE_CHECKING:
-    from pipelines.synthetic.figure import Placed
 
 _ANGLES = np.linspace(0, 2 * np.pi, 25)[:-1]
 _OVAL = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 _EGG = _OVAL * np.stack([1 - 0.22 * np.maximum(_OVAL[:, 1], 0.0) ** 2, np.ones(len(_OVAL))], axis=1)  # a narrow jaw
 
 
-def _frame(placed: "Placed") -> tuple[Floats, float, float, float]:
+def _frame(placed: Placed) -> tuple[Floats, float, float, float]:
     """Centre of the head, half width and half height (pixels), and the yaw it looks with."""
     body = placed.who.body
     yaw = placed.pose.yaw + placed.pose.head_turn
@@ -26,7 +23,7 @@ def _frame(placed: "Placed") -> tuple[Floats, float, float, float]:
     return placed.points[HEAD_ROW], half_width(0.050, 0.060, yaw) * unit, HEAD_HALF * unit, yaw
 
 
-def hair_behind(layer: Layer, placed: "Placed") -> None:
+def hair_behind(layer: Layer, placed: Placed) -> None:
     """Hair that hangs below the skull: drawn before the trunk from the front, after it from behind."""
     who = placed.who
     if who.hair not in {"long", "medium", "ponytail", "bun"} or who.headwear == "hood":
@@ -51,7 +48,7 @@ def hair_behind(layer: Layer, placed: "Placed") -> None:
     layer.limb(centre + xy(shift, -0.1 * half_y), end, (wide, wide * 0.95), rgb, HEAD)
 
 
-def head(layer: Layer, placed: "Placed") -> None:
+def head(layer: Layer, placed: Placed) -> None:
     """Neck, skull, face and everything worn on the head."""
     who = placed.who
     centre, half_x, half_y, yaw = _frame(placed)
@@ -96,7 +93,7 @@ def _shadowed(rgb: Rgb) -> Rgb:
     return mixed(rgb, (0, 0, 0), 0.22)
 
 
-def _face(layer: Layer, placed: "Placed", centre: Floats, half_x: float, half_y: float, yaw: float) -> None:
+def _face(layer: Layer, placed: Placed, centre: Floats, half_x: float, half_y: float, yaw: float) -> None:
     who = placed.who
     front = math.cos(yaw)
     unit = placed.unit * who.body.stature * who.body.head
@@ -133,7 +130,7 @@ def _face(layer: Layer, placed: "Placed", centre: Floats, half_x: float, half_y:
     layer.crease(np.stack([nose - xy(0, 0.2 * half_y), nose]), 104, thick)
 
 
-def _hat(layer: Layer, placed: "Placed", centre: Floats, half_x: float, half_y: float, yaw: float) -> None:
+def _hat(layer: Layer, placed: Placed, centre: Floats, half_x: float, half_y: float, yaw: float) -> None:
     who = placed.who
     crown = _OVAL[12:] if who.headwear == "cap" else _OVAL[11:]
     top = np.concatenate([crown, _OVAL[:1]]) * (1.10 * half_x, 1.14 * half_y)

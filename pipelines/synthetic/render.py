@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from pipelines.synthetic.camera import Camera, camera_of, photograph
 from pipelines.synthetic.domains import Domain, domain_called
-from pipelines.synthetic.figure import Placed, draw, place
+from pipelines.synthetic.figure import draw
 from pipelines.synthetic.layer import NOTHING, Image
 from pipelines.synthetic.occluders import occlude
 from pipelines.synthetic.people import person
+from pipelines.synthetic.placement import Placed, place
 from pipelines.synthetic.scene import panorama
 from pipelines.synthetic.seeds import IMAGE, TRACK, between, pick, stream
 from pipelines.synthetic.skeleton import HIP_ROW, TOE_ROW, Pose, View

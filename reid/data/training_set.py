@@ -18,9 +18,10 @@ from shared.body_prior import PROPORTIONS, prior_box
 from shared.datasets import locate
 from shared.errors import ConfigError, DataError
 from shared.geometry import Box
-from shared.label_runs import corrected_runs
 from shared.schemas import FINAL_STATUSES, MANIFEST_SCHEMA, ImageStatus, ManifestRow
-from shared.labels import connect, label_shards, read_manifest, to_table
+from shared.labels import choose_label_run, connect, label_runs, label_shards
+from shared.manifest import read_manifest
+from shared.parquet import to_table
 from shared.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ class TrainingSet:
     """N training images of K identities, ordered by data set and path.
 
     boxes: float64 [N, R, 4] in pixels of the original images, XYXY, maxima exclusive; NaN where a part has no box.
-    labels: int64 [N] in 0..K-1; label k is identities[k], a (data set, identity) pair. cameras: int64 [N].
+    labels: int64 [N] in 0..K-1; label k is identities[k], a (data set, identity) pair.
+    cameras: [N], None where not labelled.
     dropped: how many images were left out, by reason. label_run: None when no labels were needed. filled: how many
     boxes are where the part usually is, because nobody has answered, by data set.
     """
@@ -43,7 +45,7 @@ class TrainingSet:
     datasets: tuple[str, ...]
     paths: tuple[str, ...]  # relative to the data set's folder
     labels: np.ndarray
-    cameras: np.ndarray
+    cameras: tuple[int | None, ...]
     boxes: np.ndarray
     identities: tuple[tuple[str, int], ...]
     sources: tuple[str, ...]
@@ -72,7 +74,7 @@ class TrainingSet:
 
     def record(self) -> dict[str, Any]:
         """The run folder's training_set.json."""
-        pairs = {(name, int(camera)) for name, camera in zip(self.datasets, self.cameras, strict=True)}
+        pairs = {pair for pair in zip(self.datasets, self.cameras, strict=True) if pair[1] is not None}
         return {
             "sources": list(self.sources),
             "label_run": self.label_run,
@@ -100,16 +102,16 @@ def build_training_set(
     chosen = [row for name in protocol.sources for row in _source_rows(protocol, name, workspace)]
     dropped = Counter({UNREADABLE: sum(row.status == ImageStatus.UNREADABLE for row in chosen)})
     rows = sorted(
-        (row for row in chosen if row.status == ImageStatus.OK and row.identity > 0),
+        (row for row in chosen if row.status == ImageStatus.OK),
         key=lambda row: (row.dataset, row.path),
     )
     if config.max_images_per_identity is not None:
         kept_rows = _evenly_spaced(rows, config.max_images_per_identity)
         dropped[OVER_THE_CAP], rows = len(rows) - len(kept_rows), kept_rows
     fill = config.missing_labels == "prior"
-    label_run = (
-        choose_label_run(config.label_run, protocol.sources, workspace.labels, needed=not fill) if parts else None
-    )
+    asked, sources = config.label_run, protocol.sources
+    needed = bool(parts) and (not fill or asked is not None or bool(label_runs(workspace.labels, sources)))
+    label_run = choose_label_run(asked, sources, workspace.labels) if needed else None
     boxes, reasons = _boxes(rows, parts, label_run, workspace)
     missing = np.array([[bool(reason) for reason in row] for row in reasons], dtype=bool).reshape(len(rows), len(parts))
     why = [next(filter(None, row), "") for row in reasons]
@@ -128,43 +130,12 @@ def build_training_set(
     return _numbered([rows[index] for index in kept], boxes[kept], protocol, label_run, dropped, {})
 
 
-def choose_label_run(
-    asked: str | None, sources: Sequence[str], labels_root: Path, *, needed: bool = True
-) -> str | None:
-    """The label run to train with: the one asked for, or the only one that has labels of the sources.
-
-    A run that another one corrects is not in question unless it is asked for. None: there are no labels and none are
-    `needed`. Raises ConfigError for an unknown or ambiguous choice, DataError when there are no labels at all.
-    """
-    shards = [shard for name in sources for shard in label_shards(labels_root, dataset=name)]
-    runs = sorted({shard.parents[2].name.removeprefix("label_run=") for shard in shards})
-    if asked is None:
-        replaced = corrected_runs(labels_root, runs)
-        runs = [run for run in runs if run not in replaced]
-    if not runs and asked is None and not needed:
-        return None
-    if not runs:
-        raise DataError(
-            f"there are no part labels of {', '.join(sources)} yet",
-            path=labels_root,
-            fix="; ".join(f"make label DATASET={name}" for name in sources),
-        )
-    if asked is None and len(runs) > 1:
-        raise ConfigError(f"there are several label runs: {', '.join(runs)}", fix="choose one with LABELS=<run>")
-    if asked is not None and asked not in runs:
-        raise ConfigError(
-            f"there is no label run {asked!r} of {', '.join(sources)}",
-            fix=f"choose one of LABELS={' or LABELS='.join(runs)}",
-        )
-    return asked or runs[0]
-
-
 def _evenly_spaced(rows: Sequence[ManifestRow], most: int) -> list[ManifestRow]:
     """At most `most` images of every identity, spread over all of its images in their order: the neighbours in a
     tracklet are near-duplicates."""
     own: dict[tuple[str, int], list[int]] = {}
     for place, row in enumerate(rows):
-        own.setdefault((row.dataset, row.identity), []).append(place)
+        own.setdefault((row.dataset, row.person), []).append(place)
     kept = {places[round(step)] for places in own.values() for step in np.linspace(0, len(places) - 1, most)}
     return [row for place, row in enumerate(rows) if place in kept]
 
@@ -242,7 +213,7 @@ def _numbered(
     dropped: Counter[str],
     filled: dict[str, int],
 ) -> TrainingSet:
-    identities = tuple(sorted({(row.dataset, row.identity) for row in rows}))
+    identities = tuple(sorted({(row.dataset, row.person) for row in rows}))
     if len(identities) < 2:
         told = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none left out"
         raise DataError(
@@ -254,8 +225,8 @@ def _numbered(
     return TrainingSet(
         datasets=tuple(row.dataset for row in rows),
         paths=tuple(row.path for row in rows),
-        labels=np.array([label_of[row.dataset, row.identity] for row in rows], dtype=np.int64),
-        cameras=np.array([row.camera for row in rows], dtype=np.int64),
+        labels=np.array([label_of[row.dataset, row.person] for row in rows], dtype=np.int64),
+        cameras=tuple(row.camera for row in rows),
         boxes=boxes,
         identities=identities,
         sources=tuple(protocol.sources),

@@ -1,6 +1,7 @@
 """What stands behind a score: how sure it is, which cameras and parts it comes from, how distances are spread."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from reid.evaluation.ranking import Ranking, Side
 from reid.metrics.scores import SCORE_NAMES, Scores
 from shared.errors import DgreidError
-from shared.schemas import JUNK_IDENTITY
 
 LEVEL = 0.95  # of the confidence intervals
 RESAMPLES = 1000
@@ -62,10 +62,12 @@ def camera_pairs(ranking: Ranking) -> list[dict[str, Any]]:
     Each has query_camera, gallery_camera, queries (valid ones), mean_ap, rank_1. Nothing where cameras are unknown.
     """
     pairs = []
-    for asking in np.unique(ranking.query.cameras[ranking.query.cameras > 0]):
-        for searched in np.unique(ranking.gallery.cameras[ranking.gallery.cameras > 0]):
-            one = ranking.only(ranking.query.cameras == asking, ranking.gallery.cameras == searched)
-            if asking == searched or not set(one.query.identities) & set(one.gallery.identities) - {0, JUNK_IDENTITY}:
+    asked, found_in = ranking.query.cameras, ranking.gallery.cameras
+    for asking in np.unique(asked.compressed()):
+        for searched in np.unique(found_in.compressed()):
+            one = ranking.only((asked == asking).filled(False), (found_in == searched).filled(False))
+            people = np.intersect1d(one.query.identities.compressed(), one.gallery.identities.compressed())
+            if asking == searched or not people.size:
                 continue
             found = one.scores(max_rank=10)
             names = {"query_camera": int(asking), "gallery_camera": int(searched), "queries": found.num_valid_queries}
@@ -104,14 +106,12 @@ def distance_histogram(ranking: Ranking, scores: Scores) -> dict[str, list[float
     valid = np.flatnonzero(scores.per_query_rank > 0)
     chosen = valid[np.unique(np.linspace(0, len(valid) - 1, HISTOGRAM_QUERIES).round().astype(int))]
     distances = ranking.distances_of(chosen)
-    query, gallery = ranking.query.only(chosen), ranking.gallery
-    same = query.identities[:, None] == gallery.identities
-    own_camera = (query.cameras[:, None] == gallery.cameras) & (query.cameras[:, None] != 0)
-    other = ~same & (gallery.identities != JUNK_IDENTITY)
+    same = ranking.same_person(chosen)
+    other = ~same & ~ranking.gallery.junk
     edges = np.linspace(float(distances.min()), max(float(distances.max()), 1e-6), BINS + 1)
     return {
         "edges": edges.tolist(),
-        "same": _shares(distances[same & ~own_camera], edges),
+        "same": _shares(distances[same & ~ranking.same_camera(chosen)], edges),
         "other": _shares(distances[other], edges),
     }
 
@@ -124,4 +124,4 @@ def _shares(values: NDArray[np.float32], edges: NDArray[np.float64]) -> list[flo
 def _block(side: Side, block: slice) -> Side:
     features = side.features[:, block]
     lengths = np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return Side(features / lengths, side.identities, side.cameras)
+    return replace(side, features=features / lengths)

@@ -7,30 +7,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.metrics.ground_truth import Numbers, as_numbers
 from reid.metrics.rerank import k_reciprocal
 from reid.metrics.retrieval import evaluate, evaluate_distances
 from reid.metrics.scores import Scores
 from reid.protocols.splits import EvaluationSplit
-from shared.schemas import ManifestRow
+from shared.schemas import Kind, ManifestRow
 
 Features = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Side:
-    """features [N, F], identities [N], cameras [N]."""
+    """features [N, F]; identities [N], masked where there is no person; cameras [N], masked where not labelled;
+    junk bool [N]."""
 
     features: Features
-    identities: NDArray[np.int64]
-    cameras: NDArray[np.int64]
+    identities: Numbers
+    cameras: Numbers
+    junk: NDArray[np.bool_]
 
     @classmethod
     def of(cls, rows: Sequence[ManifestRow], features: Features) -> "Side":
-        return cls(features, np.array([row.identity for row in rows]), np.array([row.camera for row in rows]))
+        return cls(
+            features,
+            as_numbers([row.identity for row in rows]),
+            as_numbers([row.camera for row in rows]),
+            np.array([row.kind == Kind.JUNK for row in rows]),
+        )
+
+    @property
+    def distractor(self) -> NDArray[np.bool_]:
+        """bool [N]."""
+        return np.ma.getmaskarray(self.identities) & ~self.junk
 
     def only(self, wanted: NDArray[Any]) -> "Side":
         """The rows of a bool [N] or an index array."""
-        return Side(self.features[wanted], self.identities[wanted], self.cameras[wanted])
+        return Side(self.features[wanted], self.identities[wanted], self.cameras[wanted], self.junk[wanted])
 
 
 @dataclass(frozen=True)
@@ -53,24 +66,29 @@ class Ranking:
     def scores(self, max_rank: int) -> Scores:
         """Scores under the Market-1501 rule. Raises as reid.metrics.retrieval.evaluate."""
         query, gallery = self.query, self.gallery
+        asking = query.identities, query.cameras
+        searched = gallery.identities, gallery.cameras
+        options: dict[str, Any] = {
+            "gallery_distractor": gallery.distractor,
+            "gallery_junk": gallery.junk,
+            "max_rank": max_rank,
+        }
         if self.distances is None:
-            return evaluate(
-                query.features,
-                query.identities,
-                query.cameras,
-                gallery.features,
-                gallery.identities,
-                gallery.cameras,
-                max_rank=max_rank,
-            )
-        return evaluate_distances(
-            self.distances, query.identities, query.cameras, gallery.identities, gallery.cameras, max_rank=max_rank
-        )
+            return evaluate(query.features, *asking, gallery.features, *searched, **options)
+        return evaluate_distances(self.distances, *asking, *searched, **options)
 
     def only(self, queries: NDArray[Any], gallery: NDArray[Any]) -> "Ranking":
         """The test of some queries against a part of the gallery; bool [Q], bool [G]."""
         distances = None if self.distances is None else self.distances[np.ix_(queries, gallery)]
         return Ranking(self.query.only(queries), self.gallery.only(gallery), distances)
+
+    def same_person(self, queries: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """bool [len(queries), G]: the gallery image shows the query's identity."""
+        return _equal(self.query.identities[queries], self.gallery.identities)
+
+    def same_camera(self, queries: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """bool [len(queries), G]: one camera took both; never where one of them is not labelled."""
+        return _equal(self.query.cameras[queries], self.gallery.cameras)
 
     def distances_of(self, queries: NDArray[np.int64]) -> NDArray[np.float32]:
         """Distances [len(queries), G] in float32: the re-ranked ones, or Euclidean."""
@@ -88,3 +106,10 @@ class Ranking:
             return np.asarray(self.distances[query], np.float64)
         difference = self.gallery.features.astype(np.float64) - self.query.features[query].astype(np.float64)
         return np.asarray(np.square(difference).sum(axis=1))
+
+
+def _equal(ones: Numbers, others: Numbers) -> NDArray[np.bool_]:
+    """bool [N, M]: equal and both known."""
+    known = ~np.ma.getmaskarray(ones)[:, None] & ~np.ma.getmaskarray(others)
+    equal: NDArray[np.bool_] = (ones.data[:, None] == others.data) & known
+    return equal

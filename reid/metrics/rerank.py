@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
-from reid.metrics.retrieval import as_numpy
+from reid.metrics.ground_truth import as_numpy
 from shared.errors import DgreidError, UsageError
 
 Floats = NDArray[np.float32]

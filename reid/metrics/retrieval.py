@@ -7,108 +7,111 @@ explain are compared again in float64, so the scores depend neither on the chunk
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reid.metrics.ground_truth import GroundTruth, as_numpy, ground_truth
 from reid.metrics.scores import Scores, scores_of_ranks
 from shared.errors import DgreidError, UsageError
-from shared.schemas import JUNK_IDENTITY
 
 UNIT_ROUNDOFF = 2.0**-24  # float32
 SMALLEST = float(np.finfo(np.float32).tiny)  # products below it may vanish
 BLOCK_ROWS = 64  # feature rows gone through several times at once: they stay in the cache
 CENTRE_ROWS = 1024  # gallery rows whose mean is the origin; any point among the features would do
 
-__all__ = ["Scores", "as_numpy", "evaluate", "evaluate_distances"]
-
-
-@dataclass(frozen=True)
-class _Side:
-    """Features [N, D] as given, finite; identities and cameras [N]."""
-
-    features: NDArray[Any]
-    identities: NDArray[np.int64]
-    cameras: NDArray[np.int64]
+__all__ = ["Scores", "evaluate", "evaluate_distances"]
 
 
 def evaluate(
     query_features: ArrayLike,
     query_ids: ArrayLike,
-    query_cameras: ArrayLike,
+    query_cameras: ArrayLike | None,
     gallery_features: ArrayLike,
     gallery_ids: ArrayLike,
-    gallery_cameras: ArrayLike,
+    gallery_cameras: ArrayLike | None,
     *,
+    gallery_distractor: ArrayLike | None = None,
+    gallery_junk: ArrayLike | None = None,
     max_rank: int = 50,
     chunk: int = 512,
 ) -> Scores:
     """Score a ranking by Euclidean distance of the features as they are given (normalise them yourself).
 
     Rule of Zheng et al. 2015 (Market-1501), single query: gallery images of the query's identity and camera are
-    removed; identity -1 is junk and dropped; identity 0 is a distractor, right for nobody; queries of identity 0 or -1
-    and queries without a match left are skipped. Camera 0 means "not labelled" and never counts as the same camera.
-    AP is the mean over correct ranks r of (hits up to r) / r.
+    removed; junk is dropped; a distractor is right for nobody; queries without a match left are skipped. An image
+    whose camera is not labelled was taken by no other image's camera. AP is the mean over correct ranks r of
+    (hits up to r) / r.
+
+    Every number is somebody's identity or some camera, 0 and negative ones too. In the file names of Market-1501
+    gallery identity 0 is a distractor and -1 junk: give gallery_distractor=ids == 0 and gallery_junk=ids == -1.
+    A gallery with identity -1 is refused until `gallery_junk` says what it is (False: nothing is junk).
 
     Extra memory: one float32 copy of the features, and chunk x gallery float32 values (MSMT17 in 2,048 dimensions:
     0.8 + 0.2 GB).
 
     Args:
         query_features: [Q, D] numbers, a NumPy array or a torch tensor on any device.
-        query_ids: [Q] integers.
-        query_cameras: [Q] integers.
+        query_ids: [Q] integers; leave out what is not to be asked for.
+        query_cameras: [Q] integers; None, NaN or masked (np.ma) where not labelled. None: no camera is labelled.
         gallery_features: [G, D].
-        gallery_ids: [G].
-        gallery_cameras: [G].
+        gallery_ids: [G]; of distractors and junk they are not read, and may be missing.
+        gallery_cameras: [G], as for the queries.
+        gallery_distractor: bool [G], or one for all; None: there are none.
+        gallery_junk: the same.
         max_rank: length of the CMC curve; may exceed the gallery.
         chunk: queries compared at once.
 
-    Raises UsageError for shapes that do not fit and numbers below 1, DgreidError for features that are not finite
-    or beyond float32, and when no query is valid.
+    Raises UsageError for shapes that do not fit, for identities and cameras that are no whole numbers, for identities
+    that are missing or -1 with nothing said about them, and for numbers below 1; DgreidError for features that are not
+    finite or beyond float32, and when no query is valid.
     """
     if max_rank < 1 or chunk < 1:
         raise UsageError(f"max_rank={max_rank}, chunk={chunk}", fix="give numbers of at least 1")
-    query = _side("query", query_features, query_ids, query_cameras)
-    gallery = _side("gallery", gallery_features, gallery_ids, gallery_cameras)
-    if query.features.shape[1] != gallery.features.shape[1]:
+    query, gallery = _features("query", query_features), _features("gallery", gallery_features)
+    asking = ground_truth("query", len(query), query_ids, query_cameras)
+    searched = ground_truth("gallery", len(gallery), gallery_ids, gallery_cameras, gallery_distractor, gallery_junk)
+    if query.shape[1] != gallery.shape[1]:
         raise UsageError(
-            f"query features have {query.features.shape[1]} dimensions, gallery features {gallery.features.shape[1]}",
+            f"query features have {query.shape[1]} dimensions, gallery features {gallery.shape[1]}",
             fix="embed both with the same checkpoint",
         )
 
-    return scores_of_ranks(_ranks_of_matches(query, gallery, chunk), len(query.identities), max_rank)
+    return scores_of_ranks(_ranks_of_matches(query, asking, gallery, searched, chunk), len(query), max_rank)
 
 
 def evaluate_distances(
     distances: ArrayLike,
     query_ids: ArrayLike,
-    query_cameras: ArrayLike,
+    query_cameras: ArrayLike | None,
     gallery_ids: ArrayLike,
-    gallery_cameras: ArrayLike,
+    gallery_cameras: ArrayLike | None,
     *,
+    gallery_distractor: ArrayLike | None = None,
+    gallery_junk: ArrayLike | None = None,
     max_rank: int = 50,
 ) -> Scores:
-    """Score a ranking by distances [Q, G] of any kind (re-ranked ones), by the same rule as `evaluate`.
+    """Score a ranking by distances [Q, G] of any kind (re-ranked ones), by the same rule as `evaluate`, and with its
+    identities, cameras and masks.
 
-    Equal distances rank in gallery order. Raises UsageError for shapes that do not fit and max_rank below 1,
-    DgreidError for distances that are not finite and when no query is valid.
+    Equal distances rank in gallery order. Raises UsageError for shapes that do not fit, max_rank below 1 and labels
+    that `evaluate` refuses, DgreidError for distances that are not finite and when no query is valid.
     """
     table = as_numpy(distances)
-    ids, cameras, others, other_cameras = map(as_numpy, (query_ids, query_cameras, gallery_ids, gallery_cameras))
-    fits = ids.shape == cameras.shape and others.shape == other_cameras.shape
-    if table.shape != (*ids.shape, *others.shape) or not fits or table.ndim != 2 or max_rank < 1:
+    if table.ndim != 2 or max_rank < 1:
         raise UsageError(
-            f"shapes do not fit: distances {table.shape}, queries {ids.shape}, gallery {others.shape}",
-            fix="give distances [Q, G], identities and cameras [Q] and [G], and max_rank of at least 1",
+            f"shapes do not fit: distances {table.shape}, max_rank={max_rank}",
+            fix="give distances [Q, G], and max_rank of at least 1",
         )
-    kept = np.flatnonzero(others != JUNK_IDENTITY)
+    asking = ground_truth("query", len(table), query_ids, query_cameras)
+    searched = ground_truth("gallery", table.shape[1], gallery_ids, gallery_cameras, gallery_distractor, gallery_junk)
+    kept = np.flatnonzero(~searched.junk)
 
     def found() -> Iterator[tuple[int, NDArray[np.int64]]]:
-        for index in np.flatnonzero(ids > 0):
-            own = others[kept] == ids[index]
-            seen_by_it = own & (other_cameras[kept] == cameras[index]) & (cameras[index] != 0)
+        for index, identity in enumerate(asking.identities):
+            own = (searched.identities[kept] == identity) & searched.person[kept]
+            seen_by_it = own & searched.seen_by_camera_of(asking, index, kept)
             row, right = table[index, kept[~seen_by_it]], np.flatnonzero(own[~seen_by_it])
             if not np.isfinite(row).all():
                 raise DgreidError(f"distances of query {index} are not finite", fix="use an earlier checkpoint")
@@ -118,38 +121,40 @@ def evaluate_distances(
             if nearer:
                 yield int(index), np.sort(np.array(nearer)) + 1
 
-    return scores_of_ranks(found(), len(ids), max_rank)
+    return scores_of_ranks(found(), len(table), max_rank)
 
 
-def _ranks_of_matches(query: _Side, gallery: _Side, chunk: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _ranks_of_matches(
+    query: NDArray[Any], asking: GroundTruth, gallery: NDArray[Any], searched: GroundTruth, chunk: int
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Yield (query index, ascending 1-based ranks of its matches) for every valid query."""
-    by_identity = np.argsort(gallery.identities, kind="stable")
-    sorted_ids = gallery.identities[by_identity]
-    first = np.searchsorted(sorted_ids, query.identities, "left")
-    last = np.searchsorted(sorted_ids, query.identities, "right")
-    askable = np.flatnonzero((query.identities > 0) & (last > first))
+    people = np.flatnonzero(searched.person)
+    by_identity = people[np.argsort(searched.identities[people], kind="stable")]
+    sorted_ids = searched.identities[by_identity]
+    first = np.searchsorted(sorted_ids, asking.identities, "left")
+    last = np.searchsorted(sorted_ids, asking.identities, "right")
+    askable = np.flatnonzero(last > first)
     if not askable.size:
         return
-    step = -(-len(gallery.features) // CENTRE_ROWS)
-    origin = gallery.features[::step].mean(axis=0, dtype=np.float64).astype(gallery.features.dtype)
-    centred, squares = _centred(gallery.features, origin)
-    kept = gallery.identities != JUNK_IDENTITY
-    comparison = _Comparison(gallery.features, squares[kept])
+    step = -(-len(gallery) // CENTRE_ROWS)
+    origin = gallery[::step].mean(axis=0, dtype=np.float64).astype(gallery.dtype)
+    centred, squares = _centred(gallery, origin)
+    kept = ~searched.junk
+    comparison = _Comparison(gallery, squares[kept])
     offsets = np.where(kept, squares, np.inf).astype(np.float32)  # junk is infinitely far from everybody
     for start in range(0, len(askable), chunk):
         block = askable[start : start + chunk]
-        asking, own_squares = _centred(query.features[block], origin)
-        asking *= -2
-        distances = asking @ centred.T  # [chunk, G]
+        moved, own_squares = _centred(query[block], origin)
+        moved *= -2
+        distances = moved @ centred.T  # [chunk, G]
         distances += offsets  # squared distances less the query's own square
         for row, length, index in zip(distances, np.sqrt(own_squares), block, strict=True):
             same = by_identity[first[index] : last[index]]
-            camera = query.cameras[index]
-            seen_by_it = (gallery.cameras[same] == camera) & (camera != 0)
+            seen_by_it = searched.seen_by_camera_of(asking, index, same)
             matches = same[~seen_by_it]
             if matches.size:
                 row[same[seen_by_it]] = np.inf
-                yield int(index), comparison.ranks(query.features[index], float(length), row, matches)
+                yield int(index), comparison.ranks(query[index], float(length), row, matches)
 
 
 class _Comparison:
@@ -215,15 +220,14 @@ class _Comparison:
         return exact
 
 
-def _side(name: str, features: ArrayLike, identities: ArrayLike, cameras: ArrayLike) -> _Side:
+def _features(name: str, features: ArrayLike) -> NDArray[Any]:
+    """Features [N, D] as given, float32 or float64, finite."""
     values = as_numpy(features)
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
-    ids, cams = as_numpy(identities), as_numpy(cameras)
-    if values.ndim != 2 or not values.size or ids.shape != (len(values),) or cams.shape != (len(values),):
+    if values.ndim != 2 or not values.size:
         raise UsageError(
-            f"{name} shapes do not fit: features {values.shape}, identities {ids.shape}, cameras {cams.shape}",
-            fix="give features [N, D] with N and D at least 1, identities [N] and cameras [N]",
+            f"{name} shapes do not fit: features {values.shape}", fix="give features [N, D] with N and D at least 1"
         )
     rows = np.flatnonzero(
         ~np.concatenate(
@@ -235,15 +239,7 @@ def _side(name: str, features: ArrayLike, identities: ArrayLike, cameras: ArrayL
             f"{len(rows)} {name} features are not finite (first: row {rows[0]})",
             fix="the model diverged or overflowed in half precision: embed in float32 or use an earlier checkpoint",
         )
-    return _Side(values, ids.astype(np.int64), cams.astype(np.int64))
-
-
-def as_numpy(values: Any) -> NDArray[Any]:
-    """An array, or a torch tensor on any device and of any precision, as a NumPy array."""
-    if hasattr(values, "detach"):  # a torch tensor; NumPy has no bfloat16
-        values = values.detach().cpu()
-        values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
-    return np.asarray(values)
+    return values
 
 
 def _centred(features: NDArray[Any], origin: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -51,8 +51,8 @@ def scores_of_ranks(found: Iterable[tuple[int, NDArray[np.int64]]], queries: int
     if not valid:
         raise DgreidError(
             f"none of {queries} queries has a correct match in the gallery",
-            fix="a match needs the query's identity (above 0) and another camera; leave cameras that nobody "
-            "labelled at 0 and look at the manifest's splits",
+            fix="a match is a person of the query's identity from another camera; leave cameras that nobody labelled "
+            "empty and look at the manifest's splits",
         )
     first_hits = np.bincount(first_rank[(first_rank > 0) & (first_rank <= max_rank)], minlength=max_rank + 1)[1:]
     return Scores(

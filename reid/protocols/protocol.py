@@ -15,8 +15,8 @@ from pathlib import Path
 from reid.protocols.published_folds import Folds, read_folds
 from reid.protocols.splits import EvaluationSplit, make_splits
 from shared.datasets import known_datasets, listed, locate, name_key, names_by_key
-from shared.errors import ConfigError, DataError
-from shared.schemas import ManifestRow
+from shared.errors import ConfigError, DataError, did_you_mean
+from shared.schemas import Kind, ManifestRow
 
 __all__ = ["EvaluationSplit", "Protocol", "evaluation_splits", "parse_protocol", "training_rows"]
 
@@ -109,9 +109,9 @@ def parse_protocol(text: str, data_root: Path) -> Protocol:
 
 
 def training_rows(protocol: Protocol, source: str, rows: Sequence[ManifestRow]) -> list[ManifestRow]:
-    """The people a source teaches: its train split if it has one, otherwise all its images; identity above 0.
+    """The people a source teaches: its train split if it has one, otherwise all its images.
 
-    With `all_images` it is all images of every source.
+    With `all_images` it is all images of every source. Distractors and junk are left out.
 
     Unreadable images stay in, with their status, so that the caller can count them.
 
@@ -123,7 +123,7 @@ def training_rows(protocol: Protocol, source: str, rows: Sequence[ManifestRow]) 
             f"{source} has no train split of its own, so its test images would be trained on",
             fix="use it as a target of other sources",
         )
-    return [row for row in (rows if protocol.all_images else train or rows) if row.identity > 0]
+    return [row for row in (rows if protocol.all_images else train or rows) if row.kind == Kind.PERSON]
 
 
 def evaluation_splits(
@@ -157,7 +157,9 @@ def _unknown(name: str, sides: Sequence[tuple[str, str]], data_root: Path, known
     strangers = [
         [part for part in f"{left}+{right}".split("+") if name_key(part) not in known] for left, right in sides
     ]
-    return ConfigError(f"protocol {name!r}: unknown data set {min(strangers, key=len)[0]!r}", fix=fix)
+    stranger = min(strangers, key=len)[0]
+    near = did_you_mean(stranger, {*known, *known.values()})
+    return ConfigError(f"protocol {name!r}: unknown data set {stranger!r}{near}", fix=fix)
 
 
 def _published_folds(targets: Sequence[str], data_root: Path) -> dict[str, Folds]:

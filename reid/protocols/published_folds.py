@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 from shared.datasets.records import FOLDS_FILE, GRID_PARTITIONS
 from shared.errors import DataError
@@ -41,7 +40,7 @@ def _checked(path: Path, read: Callable[[Path], Iterable[Iterable[Any]]]) -> Fol
     except Exception as err:  # hostile MATLAB files raise what they like
         told = " ".join(f"{type(err).__name__}: {err}".split())[:200]
         raise DataError(f"not a list of folds ({told})", path=path, fix=fix) from err
-    if not folds or not all(fold and min(fold) > 0 for fold in folds):
+    if not folds or not all(folds):
         raise DataError("a list without folds, or a fold without people", path=path, fix=fix)
     return folds
 
@@ -51,5 +50,7 @@ def _listed(path: Path) -> Iterable[Iterable[Any]]:
 
 
 def _partitions(path: Path) -> Iterable[Iterable[Any]]:
+    from scipy.io import loadmat  # slow to import, and rarely needed
+
     cells = loadmat(path, variable_names=["trainIdxAll"])["trainIdxAll"]
     return [np.ravel(cell[0, 0][PEOPLE_FIELD]).tolist() for cell in np.ravel(cells)]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.errors import DataError
-from shared.schemas import ImageStatus, ManifestRow
+from shared.schemas import ImageStatus, Kind, ManifestRow
 
 FIXED = "fixed query and gallery"
 HALVED = frozenset({"viper", "prid", "grid"})  # query and gallery hold everybody; half of them are for training
@@ -24,7 +24,7 @@ HALVED = frozenset({"viper", "prid", "grid"})  # query and gallery hold everybod
 
 @dataclass(frozen=True)
 class EvaluationSplit:
-    """Rows of one test, ordered by path. Junk and distractors are in the gallery; queries are people (identity > 0)."""
+    """Rows of one test, ordered by path. Junk and distractors are in the gallery; queries are people."""
 
     query: tuple[ManifestRow, ...]
     gallery: tuple[ManifestRow, ...]
@@ -44,9 +44,9 @@ def make_splits(
     Raises DataError when there is nobody to ask for.
     """
     readable = sorted((row for row in rows if row.status == ImageStatus.OK), key=lambda row: (row.path, row.split))
-    query = [row for row in readable if row.split == "query" and row.identity > 0]
+    query = [row for row in readable if row.split == "query" and row.kind == Kind.PERSON]
     gallery = [row for row in readable if row.split == "gallery"]
-    loose = [row for row in readable if row.split == "all" and row.identity > 0]
+    loose = [row for row in readable if row.split == "all" and row.kind == Kind.PERSON]
     generators = [np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(count)]
     if folds:
         splits = [_without(query, gallery, ids, "published fold") for ids in folds[:count]]
@@ -79,7 +79,7 @@ def _without(
 def _random_half(
     query: Sequence[ManifestRow], gallery: Sequence[ManifestRow], generator: np.random.Generator, seed: int
 ) -> EvaluationSplit:
-    people = sorted({row.identity for row in query} & {row.identity for row in gallery})
+    people = sorted({row.person for row in query} & {row.identity for row in gallery})
     test = generator.permutation(len(people))[: _half(len(people))]
     train_ids = frozenset(people) - {people[place] for place in test}
     return _without(query, gallery, train_ids, f"random half of the identities, seed {seed}")
@@ -88,7 +88,7 @@ def _random_half(
 def _single_shot(rows: Sequence[ManifestRow], generator: np.random.Generator, seed: int) -> EvaluationSplit:
     images: dict[int, list[ManifestRow]] = defaultdict(list)
     for row in rows:
-        images[row.identity].append(row)
+        images[row.person].append(row)
     people = sorted(identity for identity, own in images.items() if any(_partners(row, own) for row in own))
     query, gallery = [], []
     for place in sorted(generator.permutation(len(people))[: _half(len(people))]):
@@ -103,7 +103,7 @@ def _single_shot(rows: Sequence[ManifestRow], generator: np.random.Generator, se
 
 def _partners(query: ManifestRow, own: Sequence[ManifestRow]) -> list[ManifestRow]:
     """Images of the same person that the Market-1501 rule does not remove for this query."""
-    return [row for row in own if row is not query and (query.camera == 0 or row.camera != query.camera)]
+    return [row for row in own if row is not query and (query.camera is None or row.camera != query.camera)]
 
 
 def _half(count: int) -> int:

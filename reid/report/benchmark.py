@@ -58,7 +58,7 @@ def write_benchmark(summary: Mapping[str, Any], folder: Path) -> None:
     notes = _notes(summary)
     write_text(folder / "dg.md", "\n\n".join([benchmark_table(summary), *notes, RESPONSIBLE_USE]) + "\n")
     environment = Environment(
-        loader=PackageLoader("reid.report"),
+        loader=PackageLoader("reid.report.write"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

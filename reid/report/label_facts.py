@@ -11,7 +11,7 @@ from reid.report.run_record import RunRecord
 from shared import labels as shards
 from shared.errors import DgreidError
 from shared.geometry import Box
-from shared.labels import read_manifest
+from shared.manifest import read_manifest
 from shared.schemas import PARTS, ImageStatus, ManifestRow
 from shared.workspace import Workspace
 
@@ -79,7 +79,7 @@ def read_label_facts(record: RunRecord, workspace: Workspace) -> LabelFacts:
 def _trained_on(record: RunRecord, source: str, workspace: Workspace) -> list[ManifestRow]:
     protocol = parse_protocol(str(record.config.get("protocol", "")), workspace.data_root)
     rows = training_rows(protocol, source, read_manifest(workspace.manifest(source)))
-    return [row for row in rows if row.identity > 0 and row.status == ImageStatus.OK]
+    return [row for row in rows if row.status == ImageStatus.OK]
 
 
 def _made_by(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ def render_page(
     colours = part_colours(parts)
     masks = {target: read_masks(record.folder, target) for target in record.targets} if album else {}
     environment = Environment(
-        loader=PackageLoader("reid.report"),
+        loader=PackageLoader("reid.report.write"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -191,4 +191,4 @@ def _strip(ranked: RankedQuery, tile: Callable[..., Tile]) -> dict[str, Any]:
 
 
 def _camera(row: ManifestRow) -> str:
-    return f"camera {row.camera}" if row.camera else "camera unknown"
+    return "camera unknown" if row.camera is None else f"camera {row.camera}"

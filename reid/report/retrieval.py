@@ -13,8 +13,8 @@ from reid.protocols.protocol import EvaluationSplit, evaluation_splits, parse_pr
 from reid.protocols.stored_splits import stored_splits
 from reid.report.run_record import STATES, RunRecord
 from shared.errors import DataError, DgreidError
-from shared.labels import read_manifest
-from shared.schemas import JUNK_IDENTITY, ManifestRow
+from shared.manifest import read_manifest
+from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 
 CMC_RANKS = 20
@@ -114,18 +114,11 @@ def _telling_queries(split: EvaluationSplit, ranking: Ranking, average_precision
 
 def _ranked(name: str, average_precision: float, split: EvaluationSplit, ranking: Ranking, index: int) -> RankedQuery:
     """One query's gallery under the Market-1501 rule, ordered as the scores order it."""
-    query = split.query[index]
-    kept = [
-        place
-        for place, row in enumerate(split.gallery)
-        if row.identity != JUNK_IDENTITY and not _seen_by_own_camera(query, row)
-    ]
-    ordered = [split.gallery[kept[place]] for place in np.argsort(ranking.exact(index)[kept], kind="stable")]
-    right = [row.identity == query.identity for row in ordered]
+    here = np.array([index])
+    same = ranking.same_person(here)[0]
+    kept = np.flatnonzero(~ranking.gallery.junk & ~(same & ranking.same_camera(here)[0]))
+    order = kept[np.argsort(ranking.exact(index)[kept], kind="stable")]
+    ordered, right = [split.gallery[place] for place in order], same[order].tolist()
     title = f"{name}: average precision {100 * average_precision:.1f} %, first right answer at rank"
     nearest = list(zip(ordered, right, strict=True))[:STRIP_LENGTH]
-    return RankedQuery(f"{title} {right.index(True) + 1:,}", query, nearest)
-
-
-def _seen_by_own_camera(query: ManifestRow, row: ManifestRow) -> bool:
-    return row.identity == query.identity and row.camera == query.camera and query.camera != 0
+    return RankedQuery(f"{title} {right.index(True) + 1:,}", split.query[index], nearest)

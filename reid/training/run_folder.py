@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from reid.config import different_settings
 from shared.errors import ConfigError
 from shared.files import make_folder, write_text
 
@@ -26,26 +27,42 @@ PACKAGES = (
 )
 
 
-def open_run(folder: Path, config: dict[str, Any]) -> Path:
+# Any of them shows that a run has trained and can be continued or scored.
+_TRAINED = ("stage1/latest.pt", "stage1/prompts.safetensors", "stage2/latest.pt", "stage2/best.pt")
+
+
+def trained_at(folder: Path) -> float | None:
+    """When a run last wrote something that training continues from, in seconds since 1970; None: it has not trained."""
+    times = [path.stat().st_mtime for name in _TRAINED if (path := folder / name).is_file()]
+    return max(times, default=None)
+
+
+def check_run(folder: Path, config: dict[str, Any]) -> None:
+    """Raises ConfigError when a run of another configuration has trained in the folder, naming the keys that differ."""
+    frozen = folder / "config.yaml"
+    if trained_at(folder) is None or not frozen.is_file():
+        return
+    before = yaml.safe_load(frozen.read_text(encoding="utf-8")) or {}
+    if differing := different_settings(before, json.loads(json.dumps(config))):
+        raise ConfigError(
+            f"this run was started with another configuration ({', '.join(differing)} differ)",
+            path=folder,
+            fix="repeat the first command to continue it, delete the folder, or name another with RUN=<name>",
+        )
+
+
+def open_run(folder: Path, config: dict[str, Any]) -> None:
     """Create a run folder, or continue in one that was made with the same configuration.
 
-    Writes `config.yaml` and `versions.json` once. Raises ConfigError when the folder holds a run of another
-    configuration (naming the keys that differ), DgreidError when it cannot be written.
+    Writes `config.yaml` and `versions.json`, again if nothing has trained in the folder yet. Raises as `check_run`, and
+    DgreidError when the folder cannot be written.
     """
+    check_run(folder, config)
     make_folder(folder)
-    frozen = folder / "config.yaml"
-    if frozen.is_file():
-        before = yaml.safe_load(frozen.read_text(encoding="utf-8")) or {}
-        if differing := sorted(_differences(before, json.loads(json.dumps(config)))):
-            raise ConfigError(
-                f"this run was started with another configuration ({', '.join(differing)} differ)",
-                path=folder,
-                fix="repeat the first command to continue it, delete the folder, or name another with RUN=<name>",
-            )
-        return folder
+    if trained_at(folder) is not None and (folder / "config.yaml").is_file():
+        return
     write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
-    write_text(frozen, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
-    return folder
+    write_text(folder / "config.yaml", yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
 
 
 def versions() -> dict[str, Any]:
@@ -78,12 +95,3 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None if found.returncode == 0 else None
-
-
-def _differences(before: Any, now: Any, prefix: str = "") -> set[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        found: set[str] = set()
-        for key in before.keys() | now.keys():
-            found |= _differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return set() if before == now else {prefix}

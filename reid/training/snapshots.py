@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from reid.config import RunConfig
 from reid.model.checkpoint import load_checkpoint, save_checkpoint
 from reid.model.muva import Muva
 from reid.training.job import require_same
-from reid.training.weight_average import WeightAverage
 
 VALIDATED = "validation_map"  # column of metrics.csv: mAP in percent of held-out source identities
 LATEST, BEST = "latest.pt", "best.pt"
@@ -34,7 +34,7 @@ class Snapshots:
         model: Muva,
         optimizer: torch.optim.Optimizer,
         fabric: Fabric,
-        averaged: WeightAverage | None,
+        averaged: AveragedModel | None,
     ) -> None:
         self.folder, self.marks = folder, dict(marks)
         self._model, self._optimizer, self._fabric, self._averaged = model, optimizer, fabric, averaged
@@ -52,7 +52,7 @@ class Snapshots:
         self._optimizer.load_state_dict(state["optimizer"])
         self._fabric.strategy.precision.load_state_dict(state["precision"])
         if self._averaged:
-            self._averaged.load(state["averaged"])
+            self._averaged.module.load_state_dict(final_weights(state))
         torch.set_rng_state(state["random"])
         history: list[dict[str, float]] = meta["history"]
         return history
@@ -70,7 +70,7 @@ class Snapshots:
             self._write(LATEST, self._state(), history)
 
     def _state(self) -> dict[str, Any]:
-        averaged = {"averaged": self._averaged.values} if self._averaged else {}
+        averaged = {"averaged": self._averaged.module.state_dict()} if self._averaged else {}
         return {
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),

@@ -3,14 +3,14 @@
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from reid.config import Stage2Config
 from reid.data.person_images import Batch, load_batches
@@ -19,7 +19,6 @@ from reid.data.transforms import normalised
 from reid.inference.embed import bank_features, identity_means, retrieval_features
 from reid.inference.parallel import gathered, mean_over_processes, processes, share_of
 from reid.model.muva import Muva
-from reid.training.cost import epoch_cost
 from reid.training.curves import Curves, require_finite
 from reid.training.job import Job, describe_training
 from reid.training.losses import identity_loss, mask_bce_loss, mask_dice_loss, seen_features, text_loss
@@ -27,7 +26,6 @@ from reid.training.memory import IdentityMemory
 from reid.training.optimizer import image_optimizer, set_learning_rate, stage2_lr
 from reid.training.snapshots import LATEST, VALIDATED, Snapshots
 from reid.training.stage1 import load_prompts
-from reid.training.weight_average import WeightAverage
 from shared.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -115,23 +113,31 @@ def train_images(model: Muva, job: Job, prompts: Path) -> Path:
     text = text_prototypes(model, job.config.data.embed_batch)
     step = ImageStep(model, text, config, leave_out_absent_parts=job.config.data.leave_out_absent_parts)
     module, fabric_optimizer = fabric.setup(step, optimizer)
-    averaged = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+    averaged = averaged_model(model, config.ema_decay) if config.ema_decay else None
     snapshots = Snapshots(folder, marks, model, optimizer, fabric, averaged)
     history = snapshots.restore()
     curves, batches = Curves(folder, history, written=fabric.is_global_zero), job.batches(config)
-    if len(history) < config.epochs:
-        trained = sum(len(batch) for batch in batches.epoch(len(history) + 1))
-        cost = epoch_cost(model, fabric, bank_images=len(job.data), trained_images=trained)
-        log.info("stage 2 encodes %d and trains on %d images per epoch: %s", len(job.data), trained, cost)
     for epoch in range(len(history) + 1, config.epochs + 1):
         row = _epoch(step, module, fabric_optimizer, averaged, batches, job, epoch)
-        curves.add({**row, **_validate(model, averaged, job)})
+        curves.add({**row, **_validate(cast(Muva, averaged.module) if averaged else model, job)})
         if epoch == len(history) + 1:
-            _tell_cost(row["seconds"], config.epochs - epoch)
+            left = row["seconds"] * (config.epochs - epoch) / 60
+            log.info("stage 2: %.1f s per epoch as measured, about %.1f min left", row["seconds"], left)
         snapshots.save(curves.history, job.config)
     curves.close()
     fabric.barrier()
     return folder / LATEST
+
+
+def averaged_model(model: Muva, decay: float) -> AveragedModel:
+    """Exponential moving average of weights and batch statistics: average <- decay * average + (1 - decay) * value.
+
+    The first average is the model as it is now. decay: in (0, 1).
+    """
+    rule = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(model, multi_avg_fn=rule, use_buffers=True)
+    averaged.n_averaged += 1  # at 0 the first update would replace the average
+    return averaged
 
 
 @torch.no_grad()
@@ -145,7 +151,7 @@ def _epoch(
     step: ImageStep,
     module: _FabricModule,
     optimizer: _FabricOptimizer,
-    averaged: WeightAverage | None,
+    averaged: AveragedModel | None,
     batches: IdentityBatches,
     job: Job,
     epoch: int,
@@ -177,7 +183,7 @@ def _epoch(
                 optimizer.step()
                 optimizer.zero_grad()
                 if averaged:
-                    averaged.update(model)
+                    averaged.update_parameters(model)
             means += (values - means) / number
             progress.advance(len(plan[number - 1]), note=_note(dict(zip(step.measures, means.tolist(), strict=True))))
     size = torch.stack([parameter.detach().norm() for parameter in model.parameters()]).norm().item()
@@ -202,18 +208,17 @@ def _stop_unless_finite(
     )
 
 
-def _validate(model: Muva, averaged: WeightAverage | None, job: Job) -> dict[str, float]:
-    """The score on held-out identities after an epoch, if there are any, with the weights that would be scored."""
+def _validate(model: Muva, job: Job) -> dict[str, float]:
+    """The score on held-out source identities after an epoch, if there are any. model: with the weights to score."""
     if job.held_out is None or job.held_out_images is None:
         return {}
-    with averaged.applied(model) if averaged else nullcontext():
-        features = retrieval_features(
-            model,
-            job.held_out_images,
-            job.fabric,
-            batch_size=job.config.data.embed_batch,
-            workers=job.config.data.workers,
-        )
+    features = retrieval_features(
+        model,
+        job.held_out_images,
+        job.fabric,
+        batch_size=job.config.data.embed_batch,
+        workers=job.config.data.workers,
+    )
     return {VALIDATED: job.held_out.mean_ap(features)}
 
 
@@ -234,7 +239,3 @@ def _memory_rows(model: Muva, job: Job) -> Tensor:
 
 def _note(values: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.3f}" for name, value in values.items())
-
-
-def _tell_cost(seconds: float, epochs_left: int) -> None:
-    log.info("stage 2: %.1f s per epoch as measured, about %.1f min left", seconds, seconds * epochs_left / 60)

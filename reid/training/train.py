@@ -9,7 +9,7 @@ from reid.data.training_set import build_training_set
 from reid.model.muva import build_model
 from reid.protocols.protocol import parse_protocol
 from reid.training.job import make_job
-from reid.training.run_folder import open_run
+from reid.training.run_folder import check_run, open_run
 from reid.training.stage1 import learn_prompts
 from reid.training.stage2 import train_images
 from reid.training.validation import hold_out
@@ -35,9 +35,7 @@ def train(config: RunConfig, workspace: Workspace, run_folder: Path) -> None:
     data, held_out = build_training_set(protocol, config.data, config.model.parts, workspace), None
     if config.data.validation_share:
         data, held_out = hold_out(data, config.data.validation_share, config.seed)
-    open_run(run_folder, config.model_dump(mode="json"))
-    record = {**data.record(), "held_out_identities": len(held_out.data.identities) if held_out else 0}
-    write_text(run_folder / "training_set.json", json.dumps(record, indent=2) + "\n")
+    check_run(run_folder, config.model_dump(mode="json"))
     log.info("%d images of %d identities from %s", len(data), len(data.identities), ", ".join(data.sources))
     if strangers := sorted(set(config.model.domain_contexts) - set(data.sources)):
         raise ConfigError(
@@ -47,6 +45,10 @@ def train(config: RunConfig, workspace: Workspace, run_folder: Path) -> None:
     datasets = [name for name, _ in data.identities]
     model = build_model(config.model, len(datasets), seed=config.seed, datasets=datasets)
     job = make_job(config, data, workspace.data_root, run_folder, model.grid, held_out)
+    if job.fabric.is_global_zero:  # nothing is written before everything that training needs is there
+        open_run(run_folder, config.model_dump(mode="json"))
+        record = {**data.record(), "held_out_identities": len(held_out.data.identities) if held_out else 0}
+        write_text(run_folder / "training_set.json", json.dumps(record, indent=2) + "\n")
     model.to(job.fabric.device)
     if config.compile:
         model.image_encoder.compile()

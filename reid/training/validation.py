@@ -1,10 +1,12 @@
 """Identities of the sources that are not trained on, to choose the epoch by; targets are never looked at."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from reid.data.training_set import TrainingSet
+from reid.metrics.ground_truth import as_numbers
 from reid.metrics.retrieval import evaluate
 from shared.errors import DataError
 
@@ -18,13 +20,13 @@ class HeldOut:
 
     def mean_ap(self, features: np.ndarray) -> float:
         """Features [N, F] of the images -> mean average precision in percent, the mean over the sources."""
-        scores = []
+        scores, cameras = [], as_numbers(self.data.cameras)
         for source in sorted(set(self.data.datasets)):
             here = np.array(self.data.datasets) == source
             sides = [
                 column[here & side]
                 for side in (self.asks, ~self.asks)
-                for column in (features, self.data.labels + 1, self.data.cameras)  # the evaluation's people are above 0
+                for column in (features, self.data.labels, cameras)
             ]
             scores.append(evaluate(*sides).summary()["mean_ap"])
         return float(np.mean(scores))
@@ -58,12 +60,12 @@ def hold_out(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, H
 
 
 def _findable(data: TrainingSet, label: int) -> np.ndarray:
-    """Indices of an identity's images that have a match after those of the same camera are removed; camera 0 is
-    "not labelled"."""
+    """Indices of an identity's images that have a match after those of the same camera are removed."""
     indices = np.flatnonzero(data.labels == label)
-    cameras = data.cameras[indices]
-    others = np.array([np.sum((cameras != camera) | (camera == 0)) - (camera == 0) for camera in cameras])
-    return indices[others > 0]
+    cameras = [data.cameras[index] for index in indices]
+    own_camera = Counter(cameras)
+    others = [len(cameras) - (1 if camera is None else own_camera[camera]) for camera in cameras]
+    return indices[np.array(others) > 0]
 
 
 def _subset(data: TrainingSet, kept: np.ndarray) -> TrainingSet:
@@ -74,7 +76,7 @@ def _subset(data: TrainingSet, kept: np.ndarray) -> TrainingSet:
         datasets=tuple(data.datasets[index] for index in indices),
         paths=tuple(data.paths[index] for index in indices),
         labels=renumbered.astype(np.int64),
-        cameras=data.cameras[indices],
+        cameras=tuple(data.cameras[index] for index in indices),
         boxes=data.boxes[indices],
         identities=tuple(data.identities[label] for label in labels),
     )

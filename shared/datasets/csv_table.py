@@ -1,10 +1,12 @@
 """Any folder with a table of its images, declared in its dataset.yaml as `layout: csv` and `csv: images.csv`.
 
 The columns are path, identity, split (train, query, gallery or all) and, where it is known, camera. Paths are relative
-to the data set's folder. An empty camera is "not labelled".
+to the data set's folder. An empty camera is "not labelled". Identity -1 is junk unless `junk:` says otherwise; 0 is a
+person unless it is among `distractors:`.
 """
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast, get_args
 
@@ -20,14 +22,14 @@ from shared.datasets.records import (
     number_identities,
 )
 from shared.errors import DataError
-from shared.schemas import Split
+from shared.schemas import Kind, Split
 
 REQUIRED, OPTIONAL = ("path", "identity", "split"), ("camera",)
 SPLITS: tuple[str, ...] = get_args(Split)
 
 
-def scan(root: Path, table: str) -> Scan:
-    """Read `table` (a CSV file relative to `root`).
+def scan(root: Path, table: str, kinds: Mapping[str, Kind]) -> Scan:
+    """Read `table` (a CSV file relative to `root`). kinds: identities that stand for no person.
 
     Raises DataError for a table that is missing or not UTF-8, for columns that are missing or unknown, and for a line
     with an empty field, an unknown split, a path that leaves the folder or the same image twice in one split.
@@ -36,11 +38,12 @@ def scan(root: Path, table: str) -> Scan:
     images, skipped = images_in(root, ("",))
     present = {name for _, name in images}
     skipped[NOT_AN_IMAGE] = [path for path in skipped.get(NOT_AN_IMAGE, []) if path != table]
-    identities = number_identities([line["identity"] for line in lines])
+    people = number_identities([line["identity"] for line in lines], kinds)
     cameras = number_cameras([line["camera"] for line in lines])
     files = [
-        FileRecord(line["path"], cast(Split, line["split"]), identities[line["identity"]], cameras[line["camera"]])
+        FileRecord(line["path"], cast(Split, line["split"]), identity, cameras[line["camera"]], kind)
         for line in lines
+        for identity, kind in [people[line["identity"]]]
         if line["path"] in present
     ]
     skipped[NOT_THERE] = [line["path"] for line in lines if line["path"] not in present]

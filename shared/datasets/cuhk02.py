@@ -6,7 +6,7 @@ Identities become 10,000 times the pair plus the number, cameras 1 to 10, so tha
 import re
 from pathlib import Path
 
-from shared.datasets.records import Scan, scan_folders
+from shared.datasets.records import Labels, Scan, scan_folders
 from shared.schemas import Split
 
 PAIRS = ("P1", "P2", "P3", "P4", "P5")
@@ -20,7 +20,7 @@ def scan(root: Path) -> Scan:
     return scan_folders(root, FOLDERS, _read_name)
 
 
-def _read_name(folder: str, name: str) -> tuple[int, int] | None:
+def _read_name(folder: str, name: str) -> Labels | None:
     found = NAME.fullmatch(name)
     pair, side = int(folder[1]), int(folder[-1])
-    return (pair * PEOPLE_PER_PAIR + int(found[1]), 2 * (pair - 1) + side) if found else None
+    return Labels(pair * PEOPLE_PER_PAIR + int(found[1]), 2 * (pair - 1) + side) if found else None

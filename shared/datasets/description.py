@@ -6,19 +6,21 @@ title: My set               # for tables
 aliases: [my]
 pattern, split, splits      # layout: pattern, see shared.datasets.pattern
 csv: images.csv             # layout: csv, see shared.datasets.csv_table
+junk: [-1]                  # of both: identities that stand for junk; this is the default, [] means none
+distractors: [0]            # of both: identities that stand for distractors; none unless they are named here
 """
 
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.datasets.pattern import compile_pattern
 from shared.datasets.records import is_safe
 from shared.errors import DataError
-from shared.schemas import Split
+from shared.schemas import Kind, Split
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 LayoutName = Literal[
@@ -36,6 +38,9 @@ LayoutName = Literal[
 ]
 
 
+Word = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
+
+
 class Description(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,6 +52,8 @@ class Description(BaseModel):
     split: Split | None = None
     splits: dict[str, Split] = {}
     csv: str | None = None
+    junk: tuple[Word, ...] = ("-1",)
+    distractors: tuple[Word, ...] = ()
     synthetic: bool = False
     generator: dict[str, Any] = {}
 
@@ -57,6 +64,10 @@ class Description(BaseModel):
                 raise ValueError(f"`{key}:` and `layout: {key}` belong together")
         if self.layout != "pattern" and (self.split or self.splits):
             raise ValueError("`split:` and `splits:` belong to `layout: pattern`")
+        if self.layout not in ("pattern", "csv") and self.model_fields_set & {"junk", "distractors"}:
+            raise ValueError("`junk:` and `distractors:` belong to `layout: pattern` and `layout: csv`")
+        if both := sorted(set(self.junk) & set(self.distractors)):
+            raise ValueError(f"{', '.join(both)} cannot be junk and a distractor")
         if self.split and self.splits:
             raise ValueError("give `split:` or `splits:`, not both")
         for path in (*self.splits, *([self.csv] if self.csv is not None else [])):
@@ -73,6 +84,11 @@ class Description(BaseModel):
     def folder_splits(self) -> dict[str, Split]:
         """Of a pattern: folder -> split, "" for the data set's folder itself."""
         return {key.strip("/"): split for key, split in self.splits.items()} or {"": self.split or "all"}
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """Identity words that stand for no person, and what they stand for."""
+        return dict.fromkeys(self.distractors, Kind.DISTRACTOR) | dict.fromkeys(self.junk, Kind.JUNK)
 
 
 def read_description(path: Path) -> Description:

@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-from shared.schemas import DISTRACTOR_IDENTITY, JUNK_IDENTITY
+from shared.schemas import Kind
 
 
 class Counts(NamedTuple):
     images: int  # all files of the split
     identities: int  # people; neither distractors nor junk
     cameras: int  # 0: not labelled
-    distractors: int = 0  # images of identity 0
-    junk: int = 0  # images of identity -1
+    distractors: int = 0  # images
+    junk: int = 0  # images
 
 
 class Labelled(Protocol):
@@ -20,9 +20,11 @@ class Labelled(Protocol):
     @property
     def split(self) -> str: ...
     @property
-    def identity(self) -> int: ...
+    def kind(self) -> Kind: ...
     @property
-    def camera(self) -> int: ...
+    def identity(self) -> int | None: ...
+    @property
+    def camera(self) -> int | None: ...
 
 
 _MSMT17 = {
@@ -62,10 +64,10 @@ def count_splits(rows: Iterable[Labelled]) -> dict[str, Counts]:
     return {
         split: Counts(
             images=len(found),
-            identities=len({row.identity for row in found if row.identity > 0}),
-            cameras=len({row.camera for row in found if row.camera > 0}),
-            distractors=sum(row.identity == DISTRACTOR_IDENTITY for row in found),
-            junk=sum(row.identity == JUNK_IDENTITY for row in found),
+            identities=len({row.identity for row in found} - {None}),
+            cameras=len({row.camera for row in found} - {None}),
+            distractors=sum(row.kind == Kind.DISTRACTOR for row in found),
+            junk=sum(row.kind == Kind.JUNK for row in found),
         )
         for split, found in by_split.items()
     }

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from shared.datasets.records import Scan, scan_folders
-from shared.schemas import Split
+from shared.datasets.records import Labels, Scan, scan_folders
+from shared.schemas import Kind, Split
 
 FOLDERS: dict[str, Split] = {"probe": "query", "gallery": "gallery"}
 NAME = re.compile(r"(\d{4})_(\d+)_.*")
@@ -15,6 +15,9 @@ def scan(root: Path) -> Scan:
     return scan_folders(root, FOLDERS, _read_name)
 
 
-def _read_name(folder: str, name: str) -> tuple[int, int] | None:
+def _read_name(folder: str, name: str) -> Labels | None:
     found = NAME.fullmatch(name)
-    return (int(found[1]), int(found[2])) if found else None
+    if not found:
+        return None
+    person, camera = int(found[1]), int(found[2])
+    return Labels(person, camera) if person else Labels(None, camera, Kind.DISTRACTOR)

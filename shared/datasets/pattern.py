@@ -6,6 +6,7 @@
     splits: {train: train, probe: query, gallery: gallery}
 
 A pattern may name folders: "{identity}/{*}.jpg" reads one folder per person. Without split and splits it is `all`.
+Identity -1 is junk unless `junk:` says otherwise; 0 is a person unless it is among `distractors:`.
 """
 
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from shared.datasets.records import FOREIGN_NAME, FileRecord, Scan, images_in, number_cameras, number_identities
 from shared.errors import DataError
-from shared.schemas import Split
+from shared.schemas import Kind, Split
 
 FIELDS = {
     "{identity}": r"(?P<identity>[^/]+?)",
@@ -40,21 +41,22 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(FIELDS.get(piece, re.escape(piece)) for piece in pieces))
 
 
-def scan(root: Path, pattern: str, splits: Mapping[str, Split]) -> Scan:
+def scan(root: Path, pattern: str, splits: Mapping[str, Split], kinds: Mapping[str, Kind]) -> Scan:
     """Read the names under `root`. Raises DataError for a malformed pattern.
 
     Args:
         pattern: as described above.
         splits: folder -> split; {"": split} when all images are of one split.
+        kinds: identities that stand for no person.
     """
     expression = compile_pattern(pattern)
     images, skipped = images_in(root, splits)
     found = [(folder, name, expression.fullmatch(name)) for folder, name in images]
     labels = [(folder, name, _labels(match)) for folder, name, match in found if match]
-    identities = number_identities([identity for *_, (identity, _) in labels])
+    people = number_identities([identity for *_, (identity, _) in labels], kinds)
     cameras = number_cameras([camera for *_, (_, camera) in labels])
     files = [
-        FileRecord(_join(folder, name), splits[folder], identities[identity], cameras[camera])
+        FileRecord(_join(folder, name), splits[folder], people[identity][0], cameras[camera], people[identity][1])
         for folder, name, (identity, camera) in labels
     ]
     if foreign := [_join(folder, name) for folder, name, match in found if not match]:

@@ -1,14 +1,14 @@
 """PRID2011, single shot: `single_shot/cam_a/person_0001.png` and the same in `cam_b`.
 
 Persons 1 to 200 were seen by both cameras. Higher numbers mean different people in the two folders, each seen once:
-distractors (identity 0).
+distractors.
 """
 
 import re
 from pathlib import Path
 
-from shared.datasets.records import Scan, scan_folders
-from shared.schemas import DISTRACTOR_IDENTITY, Split
+from shared.datasets.records import Labels, Scan, scan_folders
+from shared.schemas import Kind, Split
 
 FOLDERS: dict[str, Split] = {"single_shot/cam_a": "query", "single_shot/cam_b": "gallery"}
 CAMERAS = {"single_shot/cam_a": 1, "single_shot/cam_b": 2}
@@ -21,9 +21,11 @@ def scan(root: Path) -> Scan:
     return scan_folders(root, FOLDERS, _read_name)
 
 
-def _read_name(folder: str, name: str) -> tuple[int, int] | None:
+def _read_name(folder: str, name: str) -> Labels | None:
     found = NAME.fullmatch(name)
     if not found:
         return None
     person = int(found[1])
-    return (person if person <= SHARED_PERSONS else DISTRACTOR_IDENTITY), CAMERAS[folder]
+    if person > SHARED_PERSONS:
+        return Labels(None, CAMERAS[folder], Kind.DISTRACTOR)
+    return Labels(person, CAMERAS[folder])

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from shared.schemas import DISTRACTOR_IDENTITY, JUNK_IDENTITY, Split
+from shared.schemas import Kind, Split
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 DESCRIPTION_FILE = "dataset.yaml"
@@ -25,14 +26,23 @@ NOT_LISTED = "image that no list names"
 NOT_THERE = "listed file that is not there"
 
 
+class Labels(NamedTuple):
+    """What a file name says; see shared.schemas.ManifestRow for the fields."""
+
+    identity: int | None
+    camera: int | None
+    kind: Kind = Kind.PERSON
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """One image as its name describes it; see shared.schemas.ManifestRow for the fields."""
 
     path: str
     split: Split
-    identity: int
-    camera: int
+    identity: int | None
+    camera: int | None
+    kind: Kind = Kind.PERSON
 
 
 @dataclass(frozen=True)
@@ -89,14 +99,12 @@ def images_in(root: Path, folders: Iterable[str]) -> tuple[list[tuple[str, str]]
     return images, skipped
 
 
-def scan_folders(
-    root: Path, splits: Mapping[str, Split], read_name: Callable[[str, str], tuple[int, int] | None]
-) -> Scan:
+def scan_folders(root: Path, splits: Mapping[str, Split], read_name: Callable[[str, str], Labels | None]) -> Scan:
     """Scan a layout whose folders decide the split and whose names decide the rest.
 
     Args:
         splits: folder -> split.
-        read_name: (folder, path inside it) -> (identity, camera), or None for a name that does not fit.
+        read_name: (folder, path inside it) -> what the name says, or None for a name that does not fit.
     """
     images, skipped = images_in(root, splits)
     files = []
@@ -109,29 +117,34 @@ def scan_folders(
     return Scan.of(files, skipped)
 
 
-def number_identities(labels: Iterable[str]) -> dict[str, int]:
-    """Identity words to numbers, the same whatever the order of the files.
+def number_identities(words: Iterable[str], kinds: Mapping[str, Kind]) -> dict[str, tuple[int | None, Kind]]:
+    """Identity word -> number and kind, the same whatever the order of the files.
 
-    "0" (distractor) and "-1" (junk) always keep their meaning. When all words are whole numbers they are kept as
-    they are (below -1: junk); otherwise the sorted different words become 1, 2, ...
+    When all words of people are whole numbers they are kept as they are; otherwise the sorted different words become
+    1, 2, ...
+
+    Args:
+        kinds: the words that stand for no person, and what they stand for; whole numbers are compared as numbers.
     """
-    special = {label: max(int(label), JUNK_IDENTITY) for label in labels if _is_special(label)}
-    people = sorted(set(labels) - special.keys())
-    if all(label.isdecimal() for label in people):
-        return special | {label: int(label) for label in people}
-    return special | {label: number for number, label in enumerate(people, start=1)}
+    special = {_key(word): kind for word, kind in kinds.items()}
+    found = set(words)
+    people = number_words(word for word in found if _key(word) not in special)
+    return {
+        word: (people[word], Kind.PERSON) if word in people else (None, special[_key(word)]) for word in sorted(found)
+    }
 
 
-def number_cameras(labels: Iterable[str]) -> dict[str, int]:
-    """Camera words to numbers from 1; "" is 0, not labelled. Whole numbers from 1 are kept, all else is sorted."""
-    cameras = set(labels) - {""}
-    if all(label.isdecimal() for label in cameras):
-        values = {label: int(label) for label in cameras}
-        if min(values.values(), default=1) >= 1:
-            return values | {"": 0}
-        places = {value: place for place, value in enumerate(sorted(set(values.values())), start=1)}
-        return {label: places[value] for label, value in values.items()} | {"": 0}
-    return {label: place for place, label in enumerate(sorted(cameras), start=1)} | {"": 0}
+def number_cameras(words: Iterable[str]) -> dict[str, int | None]:
+    """Camera word -> number, as for people; "" is None, not labelled."""
+    return {**number_words(set(words) - {""}), "": None}
+
+
+def number_words(words: Iterable[str]) -> dict[str, int]:
+    """Whole numbers as they are when all words are such, otherwise the places of the sorted words from 1."""
+    found = sorted(set(words))
+    if all(_is_whole(word) for word in found):
+        return {word: int(word) for word in found}
+    return {word: place for place, word in enumerate(found, start=1)}
 
 
 def is_safe(path: str) -> bool:
@@ -141,5 +154,9 @@ def is_safe(path: str) -> bool:
     return bool(path) and not (pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or drive)
 
 
-def _is_special(label: str) -> bool:
-    return bool(re.fullmatch(r"-\d+|0+", label)) and int(label) <= DISTRACTOR_IDENTITY
+def _is_whole(word: str) -> bool:
+    return re.fullmatch(r"-?\d+", word) is not None
+
+
+def _key(word: str) -> str:
+    return str(int(word)) if _is_whole(word) else word

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from shared.datasets.records import Scan, scan_folders
+from shared.datasets.records import Labels, Scan, scan_folders
 from shared.schemas import Split
 
 FOLDERS: dict[str, Split] = {"cam_a": "query", "cam_b": "gallery"}
@@ -16,6 +16,6 @@ def scan(root: Path) -> Scan:
     return scan_folders(root, FOLDERS, _read_name)
 
 
-def _read_name(folder: str, name: str) -> tuple[int, int] | None:
+def _read_name(folder: str, name: str) -> Labels | None:
     found = NAME.fullmatch(name)
-    return (int(found[1]) + 1, CAMERAS[folder]) if found else None
+    return Labels(int(found[1]) + 1, CAMERAS[folder]) if found else None

@@ -29,7 +29,7 @@ from labeler.annotation.annotate import AnnotateOptions, annotate
 from pipelines.synthetic import generate_dataset
 from shared.files import write_text
 from shared.images import image_id_of
-from shared.labels import ManifestFile, write_manifest
+from shared.manifest import ManifestFile, write_manifest
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 

@@ -15,11 +15,13 @@ from shared.datasets.records import (
     NOT_AN_IMAGE,
     NOT_LISTED,
     NOT_THERE,
+    FileRecord,
     number_cameras,
     number_identities,
     walk_files,
 )
 from shared.errors import ConfigError, DataError
+from shared.schemas import Kind
 
 REAL = Path(os.environ.get("REID_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "datasets"
 
@@ -30,8 +32,13 @@ def plant(root: Path, *paths: str) -> None:
         Image.new("RGB", (2, 4)).save(root / path)
 
 
-def records(name: str, root: Path) -> list[tuple[str, str, int, int]]:
-    return [(r.path, r.split, r.identity, r.camera) for r in scan_dataset(name, root).files]
+def records(name: str, root: Path) -> list[tuple[str, str, int | str, int | None]]:
+    """A kind stands in the place of an identity that there is not."""
+    return [(r.path, r.split, _who(r), r.camera) for r in scan_dataset(name, root).files]
+
+
+def _who(record: FileRecord) -> int | str:
+    return str(record.kind) if record.identity is None else record.identity
 
 
 def test_market1501_reads_people_distractors_junk_and_counts_the_rest(tmp_path: Path) -> None:
@@ -49,8 +56,8 @@ def test_market1501_reads_people_distractors_junk_and_counts_the_rest(tmp_path: 
     )
     (market / "bounding_box_test" / "Thumbs.db").write_bytes(b"x")
     assert records("market", tmp_path) == [
-        ("bounding_box_test/-1_c1s1_000401_03.jpg", "gallery", -1, 1),
-        ("bounding_box_test/0000_c3s2_103552_01.jpg", "gallery", 0, 3),
+        ("bounding_box_test/-1_c1s1_000401_03.jpg", "gallery", "junk", 1),
+        ("bounding_box_test/0000_c3s2_103552_01.jpg", "gallery", "distractor", 3),
         ("bounding_box_test/0003_c2s1_000551_01.jpg", "gallery", 3, 2),
         ("bounding_box_train/0002_c1s1_000451_03.jpg", "train", 2, 1),
         ("query/0003_c6s3_077467_00.jpg", "query", 3, 6),
@@ -61,6 +68,27 @@ def test_market1501_reads_people_distractors_junk_and_counts_the_rest(tmp_path: 
         HIDDEN: ["bounding_box_test/._0003_c2s1_000551_01.jpg"],
         ELSEWHERE: ["gt_bbox/0001_c1s1_001051_00.jpg"],
     }
+
+
+def test_market1501_numbers_from_zero_are_people_and_cameras(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("bounding_box_train/0000_c0_1.jpg", "bounding_box_test/0000_c1_1.jpg", "bounding_box_test/-1_c0_1.jpg")
+    plant(tmp_path / "market", *names, "query/0001_c0_1.jpg")
+    assert [row[1:] for row in records("market", tmp_path)] == [
+        ("gallery", "junk", 0),
+        ("gallery", "distractor", 1),
+        ("train", 0, 0),
+        ("query", 1, 0),
+    ]
+    assert not caplog.messages
+    plant(tmp_path / "market", "query/0000_c0_1.jpg")  # who is asked for is no distractor
+    assert [row[1:] for row in records("market", tmp_path)] == [
+        ("gallery", "junk", 0),
+        ("gallery", 0, 1),
+        ("train", 0, 0),
+        ("query", 0, 0),
+        ("query", 1, 0),
+    ]
+    assert "identity 0 asks in 1 query images" in caplog.text
 
 
 def test_duke_names_without_a_sequence(tmp_path: Path) -> None:
@@ -128,9 +156,9 @@ def test_prid_people_of_one_camera_are_distractors(tmp_path: Path) -> None:
     plant(tmp_path / "prid_2011", "multi_shot/cam_a/person_0001/0001.png")
     assert [row[1:] for row in records("prid2011", tmp_path)] == [
         ("query", 200, 1),
-        ("query", 0, 1),
+        ("query", "distractor", 1),
         ("gallery", 200, 2),
-        ("gallery", 0, 2),
+        ("gallery", "distractor", 2),
     ]
     assert list(scan_dataset("prid", tmp_path).skipped) == [ELSEWHERE]
 
@@ -138,8 +166,8 @@ def test_prid_people_of_one_camera_are_distractors(tmp_path: Path) -> None:
 def test_grid_and_ilids(tmp_path: Path) -> None:
     plant(tmp_path, "underground_reid/probe/0001_1_25004_107_32_106_221.jpeg")
     plant(tmp_path, "underground_reid/gallery/0000_5_27193_70_128_99_268.jpeg", "i-LIDS/Persons/0119002.jpg")
-    assert [row[1:] for row in records("grid", tmp_path)] == [("gallery", 0, 5), ("query", 1, 1)]
-    assert records("i-lids", tmp_path) == [("Persons/0119002.jpg", "all", 119, 0)]
+    assert [row[1:] for row in records("grid", tmp_path)] == [("gallery", "distractor", 5), ("query", 1, 1)]
+    assert records("i-lids", tmp_path) == [("Persons/0119002.jpg", "all", 119, None)]
 
 
 @pytest.mark.parametrize(
@@ -204,12 +232,30 @@ def test_links_that_go_round_are_walked_once(tmp_path: Path) -> None:
     assert walk_files(tmp_path) == ["a/b/1.jpg"]
 
 
-def test_numbers_do_not_depend_on_order_and_keep_the_market_meaning() -> None:
-    assert number_identities(["b", "a", "-1", "0", "b"]) == {"-1": -1, "0": 0, "a": 1, "b": 2}
-    assert number_identities(["0007", "12", "-1", "0000", "-2"]) == {"0007": 7, "12": 12, "-1": -1, "0000": 0, "-2": -1}
-    assert number_cameras(["", "3", "1"]) == {"": 0, "3": 3, "1": 1}
-    assert number_cameras(["0", "10", "2"]) == {"0": 1, "2": 2, "10": 3, "": 0}
-    assert number_cameras(["b", "a"]) == {"a": 1, "b": 2, "": 0}
+@pytest.mark.parametrize(
+    ("words", "kinds", "expected"),
+    [
+        (["b", "a", "-1", "0", "b"], {"-1": Kind.JUNK}, {"-1": "junk", "0": 1, "a": 2, "b": 3}),
+        (["0007", "12", "-1", "0000", "-2"], {}, {"0007": 7, "12": 12, "-1": -1, "0000": 0, "-2": -2}),
+        (
+            ["0007", "-1", "-01", "0000", "?"],
+            {"-1": Kind.JUNK, "0": Kind.DISTRACTOR, "?": Kind.DISTRACTOR},
+            {"0007": 7, "-1": "junk", "-01": "junk", "0000": "distractor", "?": "distractor"},
+        ),
+    ],
+)
+def test_identities_do_not_depend_on_order_and_whole_numbers_are_kept(
+    words: list[str], kinds: dict[str, Kind], expected: dict[str, int | str]
+) -> None:
+    for order in (words, words[::-1]):
+        found = number_identities(order, kinds)
+        assert {word: str(kind) if who is None else who for word, (who, kind) in found.items()} == expected
+
+
+def test_cameras_keep_whole_numbers_and_empty_is_not_labelled() -> None:
+    assert number_cameras(["", "3", "1"]) == {"": None, "3": 3, "1": 1}
+    assert number_cameras(["0", "10", "-2"]) == {"0": 0, "-2": -2, "10": 10, "": None}
+    assert number_cameras(["b", "a", "0"]) == {"0": 1, "a": 2, "b": 3, "": None}
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not on this machine (REID_SHARED)")
@@ -228,7 +274,7 @@ def test_numbers_do_not_depend_on_order_and_keep_the_market_meaning() -> None:
 def test_real_sets_hold_what_their_papers_say(name: str, images: dict[str, int], people: int, cameras: int) -> None:
     scanned = scan_dataset(name, REAL)
     assert Counter(record.split for record in scanned.files) == images
-    assert len({record.identity for record in scanned.files if record.identity > 0}) == people
-    assert len({record.camera for record in scanned.files if record.camera > 0}) == cameras
+    assert len({record.identity for record in scanned.files} - {None}) == people
+    assert len({record.camera for record in scanned.files} - {None}) == cameras
     assert scanned.skipped == {}
     assert known_datasets(REAL)[name].cameras_known == (cameras > 0)

@@ -19,8 +19,12 @@ def declare(root: Path, text: str, *paths: str) -> Path:
     return root
 
 
-def records(name: str, root: Path) -> list[tuple[str, str, int, int]]:
-    return [(r.path, r.split, r.identity, r.camera) for r in scan_dataset(name, root).files]
+def records(name: str, root: Path) -> list[tuple[str, str, int | str, int | None]]:
+    """A kind stands in the place of an identity that there is not."""
+    return [
+        (r.path, r.split, str(r.kind) if r.identity is None else r.identity, r.camera)
+        for r in scan_dataset(name, root).files
+    ]
 
 
 def test_a_pattern_with_words_as_identities(tmp_path: Path) -> None:
@@ -51,16 +55,16 @@ def test_a_pattern_per_split_folder_without_cameras(tmp_path: Path) -> None:
         "other/1/d.png",
     )
     assert records("SH", tmp_path) == [
-        ("probe/7/a.png", "query", 7, 0),
-        ("probe/all/0/b.png", "gallery", 0, 0),
-        ("tr/12/c.png", "train", 12, 0),
+        ("probe/7/a.png", "query", 7, None),
+        ("probe/all/0/b.png", "gallery", 0, None),
+        ("tr/12/c.png", "train", 12, None),
     ]
     assert scan_dataset("shop", tmp_path).skipped == {ELSEWHERE: ["other/1/d.png"]}
 
 
 def test_special_characters_of_a_pattern_mean_themselves(tmp_path: Path) -> None:
     declare(tmp_path / "m", 'layout: pattern\npattern: "p({identity}).{*}"\n', "p(3).jpg", "p3x.jpg")
-    assert records("m", tmp_path) == [("p(3).jpg", "all", 3, 0)]
+    assert records("m", tmp_path) == [("p(3).jpg", "all", 3, None)]
 
 
 def test_a_table_with_and_without_cameras(tmp_path: Path) -> None:
@@ -71,8 +75,8 @@ def test_a_table_with_and_without_cameras(tmp_path: Path) -> None:
     )
     assert records("t", tmp_path) == [
         ("x/1.jpg", "query", 1, 5),
-        ("x/2.jpg", "gallery", 1, 0),
-        ("x/3.jpg", "gallery", -1, 2),
+        ("x/2.jpg", "gallery", 1, None),
+        ("x/3.jpg", "gallery", "junk", 2),
     ]
     assert scan_dataset("t", tmp_path).skipped == {
         NOT_THERE: ["gone.jpg"],
@@ -80,7 +84,40 @@ def test_a_table_with_and_without_cameras(tmp_path: Path) -> None:
         NOT_AN_IMAGE: ["note.txt"],
     }
     (root / "images.csv").write_text("\ufeffidentity,path,split\n4,x/1.jpg,all\n", encoding="utf-8")
-    assert records("t", tmp_path) == [("x/1.jpg", "all", 4, 0)]
+    assert records("t", tmp_path) == [("x/1.jpg", "all", 4, None)]
+
+
+TABLE = "path,identity,camera,split\n" + "".join(
+    f"{number}.jpg,{who},{camera},{split}\n"
+    for number, (who, camera, split) in enumerate(
+        [("-1", "0", "gallery"), ("0", "-1", "train"), ("00", "", "gallery"), ("-7", "3", "query")]
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ("", ["junk", 0, 0, -7]),
+        ("junk: []\n", [-1, 0, 0, -7]),
+        ("distractors: [0]\n", ["junk", "distractor", "distractor", -7]),
+        ('junk: ["-7", -1]\ndistractors: [0]\n', ["junk", "distractor", "distractor", "junk"]),
+    ],
+)
+def test_a_table_says_which_identities_are_nobodys(declared: str, expected: list[int | str], tmp_path: Path) -> None:
+    root = declare(tmp_path / "t", f"layout: csv\ncsv: i.csv\n{declared}", *(f"{number}.jpg" for number in range(4)))
+    (root / "i.csv").write_text(TABLE)
+    assert [(who, camera) for _, _, who, camera in records("t", tmp_path)] == list(
+        zip(expected, [0, -1, None, 3], strict=True)
+    )
+
+
+def test_a_pattern_says_which_identities_are_nobodys(tmp_path: Path) -> None:
+    text = 'layout: pattern\npattern: "{identity}_c{camera}.jpg"\nsplit: train\n'
+    declare(tmp_path / "p", text, "0_c0.jpg", "-1_c0.jpg", "5_c1.jpg")
+    assert [row[2:] for row in records("p", tmp_path)] == [("junk", 0), (0, 0), (5, 1)]
+    declare(tmp_path / "p", f"{text}junk: [5]\ndistractors: ['0']\n")
+    assert [row[2:] for row in records("p", tmp_path)] == [(-1, 0), ("distractor", 0), ("junk", 1)]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +154,10 @@ def test_a_table_that_is_missing_or_no_text(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("layout: market1501\ncolour: red\n", r"unknown keys colour.*[\s\S]*known keys: layout, name, title"),
+        ("layout: market1501\njunk: [-1]\n", "`junk:` and `distractors:` belong to"),
+        ("layout: csv\ncsv: a\njunk: [0]\ndistractors: ['0']\n", "0 cannot be junk and a distractor"),
+        ("layout: csv\ncsv: a\njunk: -1\n", "junk: "),
+        ("layout: csv\ncsv: a\njunk: [yes]\n", "junk.0: "),
         ("layout: imagenet\n", "layout: .*'market1501'"),
         ("title: x\n", "layout: Field required"),
         ("- a\n", "not a YAML mapping"),
@@ -149,7 +190,7 @@ def test_generated_sets_say_which_layout_they_are(tmp_path: Path) -> None:
 def test_a_built_in_set_may_come_in_another_form(tmp_path: Path) -> None:
     declare(tmp_path / "Market-1501", 'layout: pattern\npattern: "{identity}-{*}.jpg"\n', "5-a.jpg")
     assert resolve_name("market", tmp_path) == "market1501"
-    assert records("market", tmp_path) == [("5-a.jpg", "all", 5, 0)]
+    assert records("market", tmp_path) == [("5-a.jpg", "all", 5, None)]
 
 
 def test_two_sets_cannot_share_a_name(tmp_path: Path) -> None:

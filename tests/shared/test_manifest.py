@@ -2,14 +2,16 @@ import hashlib
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import shared.manifest
 from shared.errors import DataError, DgreidError
-from shared.labels import read_manifest
-from shared.manifest import build_manifest, summarise
-from shared.schemas import ImageStatus
+from shared.labels import connect
+from shared.manifest import build_manifest, read_manifest, summarise
+from shared.schemas import ImageStatus, Kind, ManifestRow
 
 
 @pytest.fixture
@@ -45,10 +47,23 @@ def test_rows_carry_hash_size_and_labels(data_root: Path, tmp_path: Path) -> Non
     for row in rows:
         file = data_root / "Market-1501" / row.path
         assert row.dataset == "market1501"
-        assert row.image_id == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        if content := file.read_bytes():
+            assert row.image_id == hashlib.sha256(content).hexdigest()[:16]
         assert (row.size_bytes, row.modified_ns) == (file.stat().st_size, file.stat().st_mtime_ns)
     found = {row.path: row for row in rows}["query/0002_c1s1_000001_00.png"]
     assert (found.width, found.height, found.identity, found.camera, found.split) == (22, 40, 2, 1, "query")
+
+
+def test_files_without_content_do_not_share_an_id(data_root: Path, tmp_path: Path) -> None:
+    empty = [f"bounding_box_test/0003_c{camera}s1_000009_00.jpg" for camera in (1, 2)]
+    for path in empty:
+        (data_root / "Market-1501" / path).write_bytes(b"")
+    rows = {row.path: row for row in build_manifest("market", data_root, tmp_path / "m.parquet")}
+    ids = [rows[path].image_id for path in empty]
+    assert len(set(ids)) == 2
+    assert all(len(name) == 16 and name.startswith("path:") for name in ids)  # no content has such an id
+    again = {row.path: row for row in build_manifest("market", data_root, tmp_path / "m.parquet")}
+    assert [again[path].image_id for path in empty] == ids
 
 
 def test_broken_files_are_rows_with_a_reason(data_root: Path, tmp_path: Path) -> None:
@@ -99,6 +114,52 @@ def test_a_damaged_manifest_is_replaced(data_root: Path, tmp_path: Path) -> None
     out = tmp_path / "m.parquet"
     out.write_bytes(b"PAR1 no")
     assert build_manifest("market", data_root, out) == read_manifest(out)
+
+
+def old_manifest(path: Path, rows: list[ManifestRow]) -> None:
+    """As version 2 had it: 0 and -1 for what is no person, camera 0 for none."""
+    numbers = {Kind.DISTRACTOR: 0, Kind.JUNK: -1}
+    table = pa.Table.from_pylist(
+        [
+            row.model_dump(exclude={"kind"})
+            | {"identity": numbers.get(row.kind, row.identity), "camera": row.camera or 0}
+            for row in rows
+        ]
+    )
+    pq.write_table(table.replace_schema_metadata({"dgreid.schema": "manifest", "dgreid.version": "2"}), path)
+
+
+def test_a_manifest_of_the_old_numbers_is_refused_and_made_again(data_root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "market1501.parquet"
+    rows = build_manifest("market", data_root, out)
+    old_manifest(out, rows)
+    for use in (read_manifest, lambda path: connect(manifests=[path])):
+        with pytest.raises(DataError, match="written with schema 2; this version reads schema 3") as caught:
+            use(out)
+        assert caught.value.fix == "make manifest DATASET=market1501"
+    assert build_manifest("market", data_root, out) == rows == read_manifest(out)
+
+
+def test_kinds_numbers_and_their_absence_reach_sql(data_root: Path, tmp_path: Path) -> None:
+    root = data_root / "Market-1501"
+    (root / "query/0002_c1s1_000001_00.png").rename(root / "query/0002_c0s1_000001_00.png")
+    (root / "bounding_box_train/0001_c2s1_000001_00.png").rename(root / "bounding_box_train/0000_c0s1_000001_00.png")
+    build_manifest("market", data_root, tmp_path / "m.parquet")
+    found = connect(manifests=[tmp_path / "m.parquet"]).execute(
+        "select kind, identity, camera from manifest where status = 'ok' order by all"
+    )
+    assert found.fetchall() == [
+        ("distractor", None, 2),
+        ("junk", None, 2),
+        ("person", 0, 0),
+        ("person", 1, 1),
+        ("person", 1, 3),
+        ("person", 2, 0),
+        ("person", 2, 2),
+    ]
+    train, query, gallery = summarise(read_manifest(tmp_path / "m.parquet"))
+    assert (train.identities, train.cameras, query.cameras) == (2, 3, 1)
+    assert (gallery.identities, gallery.distractors, gallery.junk) == (2, 1, 1)
 
 
 def test_files_left_out_are_told(data_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

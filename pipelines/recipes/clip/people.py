@@ -17,7 +17,7 @@ from shared.datasets import locate, resolve_name
 from shared.errors import DataError
 from shared.files import atomic_path
 from shared.images import load_image
-from shared.labels import read_manifest
+from shared.manifest import read_manifest
 from shared.progress import Progress
 from shared.schemas import ImageStatus, ManifestRow
 from shared.workspace import Workspace

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from labeler.annotation.annotate import AnnotateOptions, annotate_with
-from labeler.annotation.label_run import writer_lock
 from labeler.engines.body_prior import BodyPrior
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowError
 from labeler.settings import load_settings
 from shared.errors import ConfigError, DataError, DgreidError
-from shared.labels import connect, label_shards, read_labels
+from shared.labels import connect, label_shards, read_labels, writer_lock
 from shared.schemas import PARTS, ImageStatus, LabelStatus
 
 QUICK = AnnotateOptions(connections=3, batch_images=4, shard_rows=30)
@@ -102,7 +101,7 @@ def test_unreadable_images_are_rows_and_are_never_sent(label, make_dataset, tmp_
 def test_a_run_never_mixes_engines(label, make_dataset, tmp_path: Path) -> None:
     root, manifest = make_dataset(2)
     label(manifest, root, tmp_path, "r")
-    record = tmp_path / "label_run=r" / "run.json"
+    record = tmp_path / "r" / "_run.json"
     record.write_text(record.read_text().replace("ccp-medians", "another"))
     with pytest.raises(ConfigError, match="model 'another' -> 'ccp-medians'"):
         label(manifest, root, tmp_path, "r")
@@ -119,7 +118,7 @@ def test_foreign_rows_damaged_shards_and_a_second_writer_are_refused(label, make
         label(manifest, root, labels, "r")
     label(manifest, root, labels, "r")
     label_shards(labels)[0].write_bytes(b"half a file")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         label(manifest, root, labels, "r")
 
 

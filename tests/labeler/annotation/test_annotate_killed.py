@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from labeler.annotation.annotate import AnnotateOptions, annotate
-from shared.labels import label_shards, read_labels, write_manifest
+from shared.labels import label_shards, read_labels
+from shared.manifest import write_manifest
 from shared.schemas import PARTS
 
 QUICK = AnnotateOptions(connections=3, batch_images=4, shard_rows=30)
@@ -23,7 +24,7 @@ from labeler.annotation.annotate import AnnotateOptions, annotate_with
 from labeler.annotation.client import HttpClient, InProcessClient
 from labeler.engines.body_prior import BodyPrior
 from labeler.settings import load_settings
-from shared.labels import read_manifest
+from shared.manifest import read_manifest
 
 class Slow(BodyPrior):
     async def ground(self, image, parts, attempt):

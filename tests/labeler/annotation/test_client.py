@@ -112,7 +112,7 @@ async def test_both_say_the_same_of_themselves(open_clients) -> None:
 
 
 def test_labelling_in_this_process_needs_no_web_server(make_dataset, tmp_path: Path) -> None:
-    from shared.labels import write_manifest
+    from shared.manifest import write_manifest
 
     root, manifest = make_dataset(2)
     write_manifest(manifest, tmp_path / "toy.parquet")

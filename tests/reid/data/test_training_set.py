@@ -9,7 +9,8 @@ from reid.data.training_set import TrainingSet, build_training_set
 from reid.protocols.protocol import parse_protocol
 from shared.body_prior import PROPORTIONS
 from shared.errors import ConfigError, DataError
-from shared.schemas import PARTS, LabelStatus
+from shared.schemas import PARTS, Kind, LabelStatus, ManifestRow
+from shared.manifest import write_manifest
 from shared.workspace import Workspace
 
 
@@ -48,6 +49,22 @@ def test_identities_are_numbered_over_all_sources_and_boxes_belong_to_their_imag
     assert data.label_run == "first" and data.dropped == {}
     record = data.record()
     assert (record["images"], record["identities"], record["cameras"]) == (20, 5, 4)
+
+
+def test_person_0_is_trained_on_and_images_without_a_camera_count_none(
+    add_dataset: Callable[..., list[ManifestRow]], build: Callable[..., TrainingSet], workspace: Workspace
+) -> None:
+    add_dataset("alpha", identities=2, first=0)
+    add_dataset("gamma", identities=2, test=True)
+    found = add_dataset("beta", identities=1)
+    person = [row.model_copy(update={"identity": -1, "camera": 0}) for row in found]
+    junk = [row.model_copy(update={"identity": None, "kind": Kind.JUNK}) for row in found]
+    write_manifest([*person, *junk], workspace.manifest("beta"))
+    data = build(parts=())
+    assert data.identities == (("alpha", 0), ("alpha", 1), ("beta", -1)) and len(data) == 12
+    assert data.record()["cameras"] == 3 and data.cameras.count(0) == 4
+    write_manifest([row.model_copy(update={"camera": None}) for row in person], workspace.manifest("beta"))
+    assert build(parts=()).record()["cameras"] == 2
 
 
 @pytest.mark.usefixtures("sources")
@@ -184,7 +201,7 @@ def test_a_corrected_run_takes_the_place_of_the_one_it_corrects(
     for run in ("first", "first.corrected"):
         add_labels("alpha", run)
         add_labels("beta", run)
-    record = workspace.labels / "label_run=first.corrected" / "run.json"
+    record = workspace.labels / "first.corrected" / "_run.json"
     record.write_text('{"corrects": "first"}')
     assert build().label_run == "first.corrected"
     assert build(label_run="first").label_run == "first"

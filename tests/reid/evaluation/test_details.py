@@ -1,5 +1,6 @@
 """Intervals, camera pairs, parts and histograms against their definitions."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from reid.evaluation.details import (
     score_details,
 )
 from reid.evaluation.ranking import Ranking, Side
+from reid.metrics.ground_truth import as_numbers
 from reid.metrics.rerank import k_reciprocal
 
 
@@ -22,9 +24,11 @@ def ranking(seed: int = 0, *, queries: int = 40, gallery: int = 160, people: int
     centres = rng.standard_normal((people + 1, dimensions))
 
     def side(count: int, lowest: int) -> Side:
-        identities = rng.integers(lowest, people + 1, count)
-        features = centres[identities] + rng.standard_normal((count, dimensions))
-        return Side(features.astype(np.float32), identities, rng.integers(1, 4, count))
+        """People 1 and up, 0 a distractor, -1 junk; cameras 0 to 2."""
+        drawn = rng.integers(lowest, people + 1, count)
+        features = centres[drawn] + rng.standard_normal((count, dimensions))
+        identities = np.ma.MaskedArray(np.maximum(drawn, 1), drawn < 1)  # what lies below the mask means nothing
+        return Side(features.astype(np.float32), identities, as_numbers(rng.integers(0, 3, count)), drawn == -1)
 
     return Ranking(side(queries, 1), side(gallery, -1))
 
@@ -57,7 +61,8 @@ def test_intervals_follow_the_seed_and_narrow_with_more_people() -> None:
 
 
 def test_one_identity_has_no_spread() -> None:
-    one = Ranking(Side(np.zeros((2, 1), np.float32), np.ones(2, int), np.ones(2, int)), ranking(dimensions=1).gallery)
+    alone = Side(np.zeros((2, 1), np.float32), as_numbers([1, 1]), as_numbers([1, 1]), np.zeros(2, bool))
+    one = Ranking(alone, ranking(dimensions=1).gallery)
     low, high = bootstrap_intervals(one.scores(50), one.query.identities)["mean_ap"]
     assert low == high == pytest.approx(100 * one.scores(50).mean_ap)
 
@@ -68,28 +73,28 @@ def test_camera_pairs_are_the_scores_of_two_cameras_alone(re_ranked: bool) -> No
     if re_ranked:
         one = Ranking(one.query, one.gallery, k_reciprocal(one.query.features, one.gallery.features))
     pairs = {(pair["query_camera"], pair["gallery_camera"]): pair for pair in camera_pairs(one)}
-    assert set(pairs) == {(a, b) for a in (1, 2, 3) for b in (1, 2, 3) if a != b}
-    asked, searched = np.flatnonzero(one.query.cameras == 2), np.flatnonzero(one.gallery.cameras == 3)
+    assert set(pairs) == {(a, b) for a in range(3) for b in range(3) if a != b}
+    asked, searched = np.flatnonzero(one.query.cameras == 2), np.flatnonzero(one.gallery.cameras == 0)
     distances = one.distances if re_ranked else None
     if distances is None:
         distances = np.square(one.query.features[:, None] - one.gallery.features[None]).sum(axis=2)
     precisions, firsts = [], []
     for query in asked:
-        ranked = sorted(searched[one.gallery.identities[searched] != -1], key=lambda g, q=query: (distances[q, g], g))
-        hits = np.flatnonzero(one.gallery.identities[ranked] == one.query.identities[query]) + 1
+        ranked = sorted(searched[~one.gallery.junk[searched]], key=lambda g, q=query: (distances[q, g], g))
+        hits = np.flatnonzero((one.gallery.identities[ranked] == one.query.identities[query]).filled(False)) + 1
         if len(hits):
             precisions.append(np.mean(np.arange(1, len(hits) + 1) / hits))
             firsts.append(hits[0] == 1)
-    assert pairs[2, 3]["queries"] == len(precisions)
-    assert pairs[2, 3]["mean_ap"] == pytest.approx(100 * np.mean(precisions))
-    assert pairs[2, 3]["rank_1"] == pytest.approx(100 * np.mean(firsts))
+    assert pairs[2, 0]["queries"] == len(precisions)
+    assert pairs[2, 0]["mean_ap"] == pytest.approx(100 * np.mean(precisions))
+    assert pairs[2, 0]["rank_1"] == pytest.approx(100 * np.mean(firsts))
 
 
 def test_unlabelled_cameras_and_pairs_without_a_match_have_no_line() -> None:
     one = ranking(3)
-    nobody = Side(one.gallery.features, np.zeros_like(one.gallery.identities), one.gallery.cameras)
+    nobody = replace(one.gallery, identities=as_numbers([None] * 160))
     assert camera_pairs(Ranking(one.query, nobody)) == []
-    unknown = Side(one.query.features, one.query.identities, np.zeros_like(one.query.cameras))
+    unknown = replace(one.query, cameras=as_numbers([None] * 40))
     assert camera_pairs(Ranking(unknown, one.gallery)) == []
 
 
@@ -100,7 +105,7 @@ def test_parts_are_scored_by_their_own_block_normalised() -> None:
 
     def block(side: Side) -> Side:
         part = side.features[:, 4:6]
-        return Side(part / np.linalg.norm(part, axis=1, keepdims=True), side.identities, side.cameras)
+        return replace(side, features=part / np.linalg.norm(part, axis=1, keepdims=True))
 
     expected = Ranking(block(one.query), block(one.gallery)).scores(10).summary()
     assert found["legs"] == pytest.approx({name: expected[name] for name in ("mean_ap", "rank_1")})
@@ -109,6 +114,9 @@ def test_parts_are_scored_by_their_own_block_normalised() -> None:
 
 def test_histograms_count_every_query_and_pair_once() -> None:
     one = ranking(5, queries=30, gallery=70)
+    cameras = np.ma.MaskedArray(one.gallery.cameras, np.arange(70) % 3 == 0)  # a third is not labelled
+    one = Ranking(one.query, replace(one.gallery, cameras=cameras))
+    asked, searched = one.query.cameras.tolist(), cameras.tolist()
     scores = one.scores(50)
     counts = ap_histogram(scores)
     assert sum(counts["queries"]) == scores.num_valid_queries
@@ -117,9 +125,9 @@ def test_histograms_count_every_query_and_pair_once() -> None:
     for q in np.flatnonzero(scores.per_query_rank > 0):
         for g in range(70):
             distance = float(np.linalg.norm(one.query.features[q] - one.gallery.features[g]))
-            if one.gallery.identities[g] == one.query.identities[q]:
-                same += [distance] if one.gallery.cameras[g] != one.query.cameras[q] else []
-            elif one.gallery.identities[g] != -1:
+            if one.gallery.identities[g] == one.query.identities[q]:  # a masked one is not
+                same += [distance] if searched[g] != asked[q] else []
+            elif not one.gallery.junk[g]:
                 other.append(distance)
     for name, values in (("same", same), ("other", other)):
         expected, _ = np.histogram(values, bins=found["edges"])

@@ -20,8 +20,7 @@ from reid.model.checkpoint import load_checkpoint
 from reid.model.muva import build_model
 from reid.training.train import train
 from shared.errors import DataError
-from shared.labels import read_manifest
-from shared.manifest import build_manifest
+from shared.manifest import build_manifest, read_manifest
 from shared.workspace import Workspace
 
 Config = Callable[..., RunConfig]

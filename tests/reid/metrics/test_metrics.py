@@ -8,21 +8,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reid.metrics.ground_truth import as_numbers
 from reid.metrics.retrieval import Scores, evaluate, evaluate_distances
 from shared.errors import DgreidError, UsageError
 
 
-def slow(query: Any, gallery: Any, max_rank: int) -> tuple[list[float], list[float], list[int]]:
-    """Per valid query: AP, INP and the first correct rank, after Zheng et al. 2015, in pure Python float64."""
+def slow(query: Any, gallery: Any, masks: Any = None) -> tuple[list[float], list[float], list[int]]:
+    """Per valid query: AP, INP and the first correct rank, after Zheng et al. 2015, in pure Python float64.
+
+    Sides are (features, identities, cameras or None of each image); masks: keywords of `evaluate`.
+    """
     aps, inps, firsts = [], [], []
+    none = [False] * len(gallery[0])
+    distractor, junk = ((masks or {}).get(name, none) for name in ("gallery_distractor", "gallery_junk"))
     for feature, identity, camera in zip(*query, strict=True):
         listing = [
-            (sum((float(a) - float(b)) ** 2 for a, b in zip(feature, other, strict=True)), place, other_identity)
+            (sum((float(a) - float(b)) ** 2 for a, b in zip(feature, other, strict=True)), place, right)
             for place, (other, other_identity, other_camera) in enumerate(zip(*gallery, strict=True))
-            if other_identity != -1 and not (other_identity == identity and other_camera == camera and camera != 0)
+            for right in [other_identity == identity and not distractor[place]]
+            if not junk[place] and not (right and camera is not None and other_camera == camera)
         ]
-        hits = [found == identity for _, _, found in sorted(listing)]
-        if identity < 1 or not any(hits):
+        hits = [right for _, _, right in sorted(listing)]
+        if not any(hits):
             continue
         ranks = [rank for rank, hit in enumerate(hits, start=1) if hit]
         aps.append(sum(sum(hits[:rank]) / rank for rank in ranks) / len(ranks))
@@ -31,8 +38,8 @@ def slow(query: Any, gallery: Any, max_rank: int) -> tuple[list[float], list[flo
     return aps, inps, firsts
 
 
-def assert_same(scores: Scores, query: Any, gallery: Any, max_rank: int) -> None:
-    aps, inps, firsts = slow(query, gallery, max_rank)
+def assert_same(scores: Scores, query: Any, gallery: Any, max_rank: int, masks: Any = None) -> None:
+    aps, inps, firsts = slow(query, gallery, masks)
     assert scores.num_valid_queries == len(aps)
     assert scores.mean_ap == pytest.approx(np.mean(aps), abs=1e-12)
     assert scores.mean_inp == pytest.approx(np.mean(inps), abs=1e-12)
@@ -48,9 +55,15 @@ def assert_same(scores: Scores, query: Any, gallery: Any, max_rank: int) -> None
 
 
 def side(rng: np.random.Generator, count: int, dimensions: int, levels: int, people: int) -> tuple[Any, Any, Any]:
-    """Few levels make many exact ties; identities from -1, cameras from 0."""
+    """Few levels make many exact ties; identities from -2 and cameras from -1, some of them not labelled."""
     features = rng.integers(0, levels, (count, dimensions)).astype(np.float32)
-    return features, rng.integers(-1, people + 1, count), rng.integers(0, 4, count)
+    cameras = [None if camera == 3 else int(camera) for camera in rng.integers(-1, 4, count)]
+    return features, rng.integers(-2, people - 1, count), cameras
+
+
+def kinds(rng: np.random.Generator, count: int) -> dict[str, Any]:
+    drawn = rng.integers(0, 6, count)
+    return {"gallery_distractor": drawn == 0, "gallery_junk": drawn == 1}
 
 
 @settings(max_examples=150, deadline=None)
@@ -69,14 +82,89 @@ def test_equals_the_definition_with_ties_junk_and_distractors(
     rng = np.random.default_rng(seed)
     query = side(rng, sizes[0], dimensions, levels, people)
     gallery = side(rng, sizes[1], dimensions, levels, people)
-    if not slow(query, gallery, max_rank)[0]:
+    masks = kinds(rng, sizes[1])
+    if not slow(query, gallery, masks)[0]:
         with pytest.raises(DgreidError, match="has a correct match"):
-            evaluate(*query, *gallery, max_rank=max_rank, chunk=chunk)
+            evaluate(*query, *gallery, **masks, max_rank=max_rank, chunk=chunk)
     else:
-        assert_same(evaluate(*query, *gallery, max_rank=max_rank, chunk=chunk), query, gallery, max_rank)
+        assert_same(
+            evaluate(*query, *gallery, **masks, max_rank=max_rank, chunk=chunk), query, gallery, max_rank, masks
+        )
         table = np.square(query[0][:, None].astype(np.float64) - gallery[0][None]).sum(axis=2)
-        by_distance = evaluate_distances(table, *query[1:], *gallery[1:], max_rank=max_rank)
-        assert_same(by_distance, query, gallery, max_rank)
+        by_distance = evaluate_distances(table, *query[1:], *gallery[1:], **masks, max_rank=max_rank)
+        assert_same(by_distance, query, gallery, max_rank, masks)
+
+
+@pytest.mark.parametrize("shift", [-10, -1, 0, 10**12])
+def test_scores_do_not_depend_on_how_people_and_cameras_are_numbered(shift: int) -> None:
+    rng = np.random.default_rng(4)
+    features = rng.standard_normal((150, 6)).astype(np.float32)
+    identities, cameras = rng.integers(1, 9, 150), rng.integers(1, 4, 150)
+    masks = kinds(rng, 120)
+
+    def scored(by: int) -> Scores:
+        ids, cams = identities + by, cameras + by
+        return evaluate(features[:30], ids[:30], cams[:30], features[30:], ids[30:], cams[30:], **masks)
+
+    assert_same(
+        scored(0),
+        (features[:30], identities[:30], cameras[:30]),
+        (features[30:], identities[30:], cameras[30:]),
+        50,
+        masks,
+    )
+    np.testing.assert_array_equal(scored(shift).per_query_ap, scored(0).per_query_ap)
+
+
+def test_market_numbers_are_scored_by_the_published_rule_with_its_masks() -> None:
+    """Identity 0 a distractor, -1 junk, as in the file names; a query of 0 finds nobody."""
+    rng = np.random.default_rng(6)
+    query = rng.standard_normal((25, 5)), rng.integers(0, 6, 25), rng.integers(1, 5, 25)
+    gallery = rng.standard_normal((140, 5)), rng.integers(-1, 6, 140), rng.integers(1, 5, 140)
+    ids = gallery[1]
+    found = evaluate(*query, *gallery, gallery_distractor=ids == 0, gallery_junk=ids == -1)
+    people = query[1] > 0
+    kept = ids != -1
+    asked, searched = [tuple(column[rows] for column in side) for side, rows in ((query, people), (gallery, kept))]
+    strangers = np.where(searched[1] == 0, np.arange(1000, 1000 + kept.sum()), searched[1])  # each somebody else
+    expected = evaluate(*asked, searched[0], strangers, searched[2])
+    assert found.num_valid_queries == expected.num_valid_queries == people.sum()
+    np.testing.assert_array_equal(found.per_query_ap[people], expected.per_query_ap)
+    assert np.isnan(found.per_query_ap[~people]).all()
+
+
+def test_what_is_no_person_may_come_without_an_identity() -> None:
+    rng = np.random.default_rng(8)
+    query, gallery, masks = side(rng, 6, 4, 3, 4), side(rng, 60, 4, 3, 4), kinds(rng, 60)
+    nobody = masks["gallery_distractor"] | masks["gallery_junk"]
+    expected = evaluate(*query, *gallery, **masks)
+    for missing in (
+        np.ma.MaskedArray(gallery[1], nobody),
+        np.where(nobody, np.nan, gallery[1]),
+        [None if no else int(one) for no, one in zip(nobody, gallery[1], strict=True)],
+        np.where(nobody, query[1][0], gallery[1]),  # a number there is not read
+    ):
+        found = evaluate(*query, gallery[0], missing, gallery[2], **masks)
+        np.testing.assert_array_equal(found.per_query_ap, expected.per_query_ap)
+
+
+def test_one_value_may_stand_for_a_whole_mask() -> None:
+    args = ([[0.0]], [-1], [1], [[0.0], [1.0]], [-1, 4], [2, 2])
+    assert evaluate(*args, gallery_junk=False).mean_ap == 1
+    assert evaluate(*args, gallery_junk=[False, False]).mean_ap == 1
+    with pytest.raises(DgreidError, match="none of 1 queries"):
+        evaluate(*args, gallery_junk=True)
+
+
+def test_numbers_are_read_whole_or_refused() -> None:
+    for given_ in ([3, None, -1], [3.0, np.nan, -1.0], np.ma.MaskedArray([3, 7, -1], [0, 1, 0])):
+        assert as_numbers(given_).tolist() == [3, None, -1]
+    assert as_numbers(torch.tensor([0, 5], dtype=torch.int16)).tolist() == [0, 5]
+    assert as_numbers(np.array([2**63 - 1], np.uint64)).tolist() == [2**63 - 1]
+    assert as_numbers([]).tolist() == []
+    for refused in ([1.5], ["1"], [np.inf], [1e30], [2**63], np.array([2**63], np.uint64), [2**80], [None, "a"]):
+        with pytest.raises(UsageError, match="cameras are not whole numbers"):
+            as_numbers(refused, "cameras")
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-6, 1e-30, 1e12])
@@ -131,12 +219,13 @@ def test_scores_do_not_depend_on_the_chunk() -> None:
 
 def test_torch_tensors_and_half_precision_are_taken() -> None:
     rng = np.random.default_rng(2)
-    query, gallery = side(rng, 6, 5, 3, 3), side(rng, 30, 5, 3, 3)
-    expected = evaluate(*query, *gallery)
+    sides = [(side(rng, count, 5, 3, 3)[0], rng.integers(0, 3, count), rng.integers(0, 3, count)) for count in (6, 30)]
+    junk = torch.arange(30) % 5 == 0
+    expected = evaluate(*sides[0], *sides[1], gallery_junk=junk.numpy())
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        tensors = [torch.as_tensor(value) for value in (*query, *gallery)]
+        tensors = [torch.as_tensor(value) for one in sides for value in one]
         tensors[0], tensors[3] = tensors[0].to(dtype), tensors[3].to(dtype).requires_grad_()
-        np.testing.assert_array_equal(evaluate(*tensors).per_query_ap, expected.per_query_ap)
+        np.testing.assert_array_equal(evaluate(*tensors, gallery_junk=junk).per_query_ap, expected.per_query_ap)
 
 
 def test_features_are_not_normalised() -> None:
@@ -146,9 +235,14 @@ def test_features_are_not_normalised() -> None:
 
 def test_an_unlabelled_camera_is_never_the_same() -> None:
     gallery = [[0.0], [1.0]], [1, 1]
-    assert np.isclose(evaluate([[0.0]], [1], [0], *gallery, [0, 0]).mean_inp, 1.0)
-    with pytest.raises(DgreidError, match="none of 1 queries"):
-        evaluate([[0.0]], [1], [3], *gallery, [3, 3])
+    for nobody in (None, [None, None], [np.nan, np.nan], np.ma.masked_all(2, int)):
+        assert evaluate([[0.0]], [1], [0], *gallery, nobody).mean_inp == 1
+        assert evaluate([[0.0]], [1], None, *gallery, nobody).mean_inp == 1
+        assert evaluate([[0.0]], [1], None, *gallery, [0, 0]).mean_inp == 1
+    for camera in (3, 0, -1):
+        with pytest.raises(DgreidError, match="none of 1 queries"):
+            evaluate([[0.0]], [1], [camera], *gallery, [camera, camera])
+    assert evaluate([[0.0]], [1], [0], *gallery, [0, None]).per_query_rank.tolist() == [1]  # the second one, alone
 
 
 def test_a_curve_longer_than_the_gallery_stays_flat_and_the_summary_is_in_percent() -> None:
@@ -167,8 +261,17 @@ def test_a_curve_longer_than_the_gallery_stays_flat_and_the_summary_is_in_percen
         ({"query_features": [[np.nan]]}, DgreidError, "1 query features are not finite"),
         ({"gallery_features": [[np.inf]]}, DgreidError, r"gallery features are not finite \(first: row 0\)"),
         ({"gallery_features": [[1e30]], "query_features": [[-1e30]]}, DgreidError, "too long for float32"),
-        ({"query_ids": [0], "gallery_ids": [0]}, DgreidError, "none of 1 queries"),
-        ({"gallery_ids": [-1]}, DgreidError, "none of 1 queries"),
+        ({"gallery_distractor": [True]}, DgreidError, "none of 1 queries"),
+        ({"gallery_junk": [True]}, DgreidError, "none of 1 queries"),
+        ({"gallery_junk": [True], "gallery_distractor": True}, UsageError, "1 gallery images are distractors and junk"),
+        ({"gallery_junk": [True, False]}, UsageError, "gallery shapes do not fit"),
+        ({"gallery_junk": [1]}, UsageError, "masks are not boolean"),
+        ({"gallery_ids": [-1]}, UsageError, "1 gallery images have identity -1, which is junk in Market-1501"),
+        ({"gallery_ids": [None]}, UsageError, "1 gallery identities are missing"),
+        ({"query_ids": [np.nan]}, UsageError, "1 query identities are missing"),
+        ({"query_ids": [1.5]}, UsageError, "query identities are not whole numbers"),
+        ({"gallery_cameras": ["c2"]}, UsageError, "gallery cameras are not whole numbers"),
+        ({"gallery_cameras": [2, 3]}, UsageError, "gallery shapes do not fit"),
         ({"max_rank": 0}, UsageError, "max_rank=0"),
         ({"chunk": 0}, UsageError, "chunk=0"),
     ],

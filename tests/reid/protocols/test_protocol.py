@@ -12,8 +12,9 @@ from reid.protocols.protocol import EvaluationSplit, evaluation_splits, parse_pr
 from reid.protocols.published_folds import read_folds
 from shared.errors import ConfigError, DataError
 from shared.manifest import build_manifest
-from shared.schemas import ImageStatus, ManifestRow
+from shared.schemas import ImageStatus, Kind, ManifestRow
 
+DISTRACTOR, JUNK = Kind.DISTRACTOR, Kind.JUNK
 REAL = Path(os.environ.get("REID_SHARED") or Path(__file__).parents[3] / ".." / "shared") / "datasets"
 
 
@@ -24,7 +25,7 @@ def declare(root: Path, *names: str) -> Path:
     return root
 
 
-def row(split: str, identity: int, camera: int, number: int = 0, **changes: Any) -> ManifestRow:
+def row(split: str, identity: int | Kind, camera: int | None, number: int = 0, **changes: Any) -> ManifestRow:
     return ManifestRow(
         dataset="d",
         split=split,
@@ -32,7 +33,8 @@ def row(split: str, identity: int, camera: int, number: int = 0, **changes: Any)
         image_id="0" * 16,
         width=1,
         height=1,
-        identity=identity,
+        kind=identity if isinstance(identity, Kind) else Kind.PERSON,
+        identity=None if isinstance(identity, Kind) else identity,
         camera=camera,
         size_bytes=1,
         modified_ns=1,
@@ -43,11 +45,13 @@ def row(split: str, identity: int, camera: int, number: int = 0, **changes: Any)
 def pairs(people: int, strangers: int) -> list[ManifestRow]:
     """Everybody once in query (camera 1) and once in gallery (camera 2), and distractors in both."""
     rows = [row(split, i, c) for split, c in (("query", 1), ("gallery", 2)) for i in range(1, people + 1)]
-    return rows + [row(split, 0, c, n) for split, c in (("query", 1), ("gallery", 2)) for n in range(strangers)]
+    return rows + [
+        row(split, DISTRACTOR, c, n) for split, c in (("query", 1), ("gallery", 2)) for n in range(strangers)
+    ]
 
 
-def people(rows: tuple[ManifestRow, ...]) -> set[int]:
-    return {found.identity for found in rows}
+def people(rows: tuple[ManifestRow, ...]) -> set[int | Kind]:
+    return {found.kind if found.identity is None else found.identity for found in rows}
 
 
 @pytest.mark.parametrize(
@@ -111,8 +115,9 @@ def test_supervised_trains_and_tests_on_one_set(text: str, tmp_path: Path) -> No
 
 def test_training_rows_are_the_train_split_or_everything(tmp_path: Path) -> None:
     protocol = parse_protocol("market+viper2grid", tmp_path)
-    market = [row("train", 1, 1), row("train", 0, 1), row("query", 2, 1), row("gallery", 2, 2)]
-    assert training_rows(protocol, "market1501", market) == market[:1]
+    people = [row("train", number, 1) for number in (1, 0, -1)]
+    others = [row("train", DISTRACTOR, 1), row("train", JUNK, 1), row("query", 2, 1), row("gallery", 2, 2)]
+    assert training_rows(protocol, "market1501", people + others) == people
     viper = pairs(2, 1)
     assert training_rows(protocol, "viper", viper) == viper[:4]
     with pytest.raises(ConfigError, match="no train split of its own"):
@@ -124,7 +129,13 @@ def test_all_images_of_the_sources_are_trained_on(tmp_path: Path) -> None:
     assert protocol.sources == ("market1501", "dukemtmc", "cuhk02", "cuhk03", "cuhksysu")
     assert protocol.targets == ("prid", "grid", "viper", "ilids")
     assert parse_protocol(protocol.name, tmp_path) == protocol
-    market = [row("train", 1, 1), row("query", 2, 1), row("gallery", 2, 2), row("gallery", 0, 1), row("gallery", -1, 1)]
+    market = [
+        row("train", 1, 1),
+        row("query", 2, 1),
+        row("gallery", 2, 2),
+        row("gallery", DISTRACTOR, 1),
+        row("gallery", JUNK, 1),
+    ]
     assert training_rows(protocol, "market1501", market) == market[:3]
     assert "(all images) | test" in protocol.line({}, selected_on="nothing")
 
@@ -135,14 +146,17 @@ def test_a_fixed_split_is_one_split_without_unreadable_images(tmp_path: Path) ->
         row("query", 1, 1),
         row("query", 2, 1, status=ImageStatus.UNREADABLE),
         row("query", 0, 1),
+        row("query", DISTRACTOR, 1),
         row("gallery", 1, 2),
         row("gallery", 0, 2),
         row("gallery", -1, 2),
+        row("gallery", DISTRACTOR, 2),
+        row("gallery", JUNK, 2),
         row("gallery", 3, 2, status=ImageStatus.UNREADABLE),
     ]
     (split,) = evaluation_splits(parse_protocol("duke2market", tmp_path), "market1501", rows)
-    assert people(split.query) == {1}
-    assert people(split.gallery) == {1, 0, -1}
+    assert people(split.query) == {1, 0}
+    assert people(split.gallery) == {1, 0, -1, DISTRACTOR, JUNK}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +172,7 @@ def test_halved_sets_search_everybody_but_the_train_half(
     half = (count + 1) // 2
     for split in splits:
         assert len(split.query) == len(people(split.query)) == half
-        assert people(split.gallery) - {0} == people(split.query)
+        assert people(split.gallery) - {DISTRACTOR} == people(split.query)
         assert len(split.gallery) == half + strangers
     assert len({frozenset(people(split.query)) for split in splits}) > 1
 
@@ -193,9 +207,16 @@ def test_published_folds_are_used_as_they_are(tmp_path: Path) -> None:
     protocol = parse_protocol("market2grid", tmp_path)
     splits = evaluation_splits(protocol, "grid", pairs(4, 3))
     assert [people(split.query) for split in splits] == [{3, 4}, {1, 2}]
-    assert [(people(split.gallery), len(split.gallery)) for split in splits] == [({0, 3, 4}, 5), ({0, 1, 2}, 5)]
+    assert [(people(split.gallery), len(split.gallery)) for split in splits] == [
+        ({DISTRACTOR, 3, 4}, 5),
+        ({DISTRACTOR, 1, 2}, 5),
+    ]
     assert len(evaluation_splits(protocol, "grid", pairs(4, 3), splits=1)) == 1
-    for damaged in ("{", "{}", "[]", '[{"ids": []}]', '[{"train_ids": ["x"]}]'):
+    (folder / "folds.json").write_text('[{"train_ids": [0, -2]}]')
+    rows = [row(split, i, c) for split, c in (("query", 0), ("gallery", 1)) for i in (0, -2, 5)]
+    (split,) = evaluation_splits(parse_protocol("market2grid", tmp_path), "grid", rows)
+    assert people(split.query) == people(split.gallery) == {5}
+    for damaged in ("{", "{}", "[]", '[{"ids": []}]', '[{"train_ids": []}]', '[{"train_ids": ["x"]}]'):
         (folder / "folds.json").write_text(damaged)
         with pytest.raises(DataError, match="fold"):
             parse_protocol("market2grid", tmp_path)
@@ -239,7 +260,7 @@ def test_both_files_of_grid_give_the_same_splits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [119, 4])
 def test_single_shot_takes_two_images_of_half_the_people(count: int, tmp_path: Path) -> None:
-    rows = [row("all", i, 0, n) for i in range(1, count + 1) for n in range(3)] + [row("all", count + 1, 0)]
+    rows = [row("all", i, None, n) for i in range(1, count + 1) for n in range(3)] + [row("all", count + 1, None)]
     splits = evaluation_splits(parse_protocol("market2ilids", tmp_path), "ilids", rows)
     for split in splits:
         assert len(split.query) == len(split.gallery) == (count + 1) // 2
@@ -250,8 +271,8 @@ def test_single_shot_takes_two_images_of_half_the_people(count: int, tmp_path: P
 
 
 def test_single_shot_searches_another_camera_where_cameras_are_labelled(tmp_path: Path) -> None:
-    rows = [row("all", i, c, n) for i in range(1, 9) for c in (1, 2) for n in range(3)]
-    rows += [row("all", 20, 1, n) for n in range(3)]
+    rows = [row("all", i, c, n) for i in range(8) for c in (0, 1) for n in range(3)]
+    rows += [row("all", 20, 0, n) for n in range(3)]
     protocol = parse_protocol("market2shop", declare(tmp_path, "shop"))
     for split in evaluation_splits(protocol, "shop", rows):
         assert all(q.camera != g.camera for q, g in zip(split.query, split.gallery, strict=True))

@@ -19,7 +19,7 @@ def row(split: str, identity: int, number: int, **changes: Any) -> ManifestRow:
         width=1,
         height=1,
         identity=identity,
-        camera=0,
+        camera=None,
         size_bytes=1,
         modified_ns=1,
         **changes,

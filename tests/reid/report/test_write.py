@@ -16,7 +16,8 @@ from reid.training.run_folder import open_run
 from shared import labels as shards
 from shared.errors import DataError
 from shared.images import image_id_of
-from shared.schemas import PARTS, LabelRow, LabelStatus, ManifestRow
+from shared.manifest import write_manifest
+from shared.schemas import PARTS, Kind, LabelRow, LabelStatus, ManifestRow
 from shared.workspace import Workspace
 
 PEOPLE = 14
@@ -40,8 +41,8 @@ def _person(path: Path, identity: int, camera: int) -> bytes:
     return path.read_bytes()
 
 
-def _row(root: Path, dataset: str, split: str, path: str, identity: int, camera: int) -> ManifestRow:
-    content = _person(root / path, identity, camera)
+def _row(root: Path, dataset: str, split: str, path: str, identity: int | None, camera: int) -> ManifestRow:
+    content = _person(root / path, identity or 0, camera)
     return ManifestRow(
         dataset=dataset,
         split=split,
@@ -49,6 +50,7 @@ def _row(root: Path, dataset: str, split: str, path: str, identity: int, camera:
         image_id=image_id_of(content),
         width=16,
         height=32,
+        kind=Kind.DISTRACTOR if identity is None else Kind.PERSON,
         identity=identity,
         camera=camera,
         size_bytes=len(content),
@@ -79,15 +81,15 @@ SCORES = {"mean_ap": 41.25, "mean_inp": 30.5, "rank_1": 37.04, "rank_5": 61.0, "
 
 @pytest.fixture
 def target_rows(tmp_path: Path) -> list[ManifestRow]:
-    """Market-1501 layout: every person in the query at camera 1, in the gallery at cameras 1 and 2, one distractor."""
+    """Market-1501 layout: every person in the query at camera 0, in the gallery at cameras 0 and 1, one distractor."""
     root = tmp_path / "data" / "CAVIAR4REID"
     rows = []
     for who in range(1, PEOPLE + 1):
-        rows.append(_row(root, "caviar", "query", f"query/{who:04d}_c1s1_000001_00.jpg", who, 1))
-        for camera in (1, 2):
+        rows.append(_row(root, "caviar", "query", f"query/{who:04d}_c0s1_000001_00.jpg", who, 0))
+        for camera in (0, 1):
             name = f"bounding_box_test/{who:04d}_c{camera}s1_000002_00.jpg"
             rows.append(_row(root, "caviar", "gallery", name, who, camera))
-    rows.append(_row(root, "caviar", "gallery", "bounding_box_test/0000_c2s1_000003_00.jpg", 0, 2))
+    rows.append(_row(root, "caviar", "gallery", "bounding_box_test/0000_c1s1_000003_00.jpg", None, 1))
     _row(root, "caviar", "train", "bounding_box_train/0099_c1s1_000001_00.jpg", 99, 1)
     return rows
 
@@ -101,8 +103,8 @@ def workspace(tmp_path: Path, target_rows: list[ManifestRow]) -> Workspace:
     rows = [
         _row(root, "3dpes", "train", f"bounding_box_train/{who:04d}_c1s1_{HOSTILE}.png", who, 1) for who in range(1, 9)
     ]
-    shards.write_manifest(rows, space.manifest("3dpes"))
-    shards.write_manifest(target_rows, space.manifest("caviar"))
+    write_manifest(rows, space.manifest("3dpes"))
+    write_manifest(target_rows, space.manifest("caviar"))
     labels = [
         _label(row, part, LabelStatus.ABSENT if row.identity == 3 and part == "legs" else LabelStatus.OK)
         for row in rows
@@ -116,7 +118,7 @@ def workspace(tmp_path: Path, target_rows: list[ManifestRow]) -> Workspace:
 def features(target_rows: list[ManifestRow]) -> np.ndarray:
     rng = np.random.default_rng(0)
     people = rng.normal(size=(PEOPLE + 1, 8))
-    return np.array([people[row.identity] + rng.normal(scale=0.9, size=8) for row in target_rows], np.float32)
+    return np.array([people[row.identity or 0] + rng.normal(scale=0.9, size=8) for row in target_rows], np.float32)
 
 
 @pytest.fixture
@@ -215,6 +217,7 @@ def test_strips_are_the_naive_ranking(
     tiles = [attrs for tag, attrs in page.tags if tag == "figure" and (attrs.get("class") or "").startswith("tile")]
     place = {row.path: number for number, row in enumerate(target_rows)}
     labels = [attrs.get("aria-label") for tag, attrs in page.tags if tag == "svg" and attrs.get("role") == "img"]
+    assert {label[-8:] for label in labels if label and label.startswith("rank ")} == {"camera 0", "camera 1"}
     starts = [number for number, label in enumerate(labels) if label == "query"]
     filled: list[int] = []  # parts drawn over each tile
     for tag, attrs in page.tags:

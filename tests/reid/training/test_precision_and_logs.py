@@ -124,7 +124,7 @@ def test_gradients_are_clipped_to_the_norm(
 
 
 @pytest.mark.usefixtures("sources")
-def test_it_is_told_what_trains_what_is_frozen_and_what_an_epoch_costs(
+def test_it_is_told_what_trains_what_is_frozen_and_how_long_it_takes(
     workspace: Workspace, run_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
@@ -134,9 +134,7 @@ def test_it_is_told_what_trains_what_is_frozen_and_what_an_epoch_costs(
     contexts = 8 * 4 * 4 * 16  # identities, granularities, vectors, width
     assert f"all {contexts:,} trained" in stage1 and "image_encoder 0 trained" in stage1
     assert f"prompts 0 trained, {contexts:,} frozen" in stage2 and "text_encoder 0 trained" in stage2
-    cost = next(line for line in lines if "TFLOP" in line)
-    assert cost.startswith("stage 2 encodes 32 and trains on ") and "min at the speed of" in cost
-    assert lines.index(stage2) < lines.index(cost) < next(i for i, line in enumerate(lines) if "as measured" in line)
+    assert lines.index(stage2) < next(i for i, line in enumerate(lines) if "as measured" in line)
 
 
 @pytest.mark.usefixtures("sources")

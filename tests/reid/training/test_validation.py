@@ -6,7 +6,7 @@ from reid.training.validation import hold_out
 from shared.errors import DataError
 
 
-def images_of(people: dict[tuple[str, int], list[int]]) -> TrainingSet:
+def images_of(people: dict[tuple[str, int], list[int | None]]) -> TrainingSet:
     """(data set, identity) -> the cameras of its images."""
     identities = tuple(sorted(people))
     table = [(label, camera) for label, person in enumerate(identities) for camera in people[person]]
@@ -15,7 +15,7 @@ def images_of(people: dict[tuple[str, int], list[int]]) -> TrainingSet:
         datasets=tuple(names),
         paths=tuple(f"{index}.png" for index in range(len(table))),
         labels=np.array([label for label, _ in table]),
-        cameras=np.array([camera for _, camera in table]),
+        cameras=tuple(camera for _, camera in table),
         boxes=np.arange(len(table) * 12, dtype=float).reshape(-1, 3, 4),
         identities=identities,
         sources=tuple(sorted(set(names))),
@@ -26,9 +26,9 @@ def images_of(people: dict[tuple[str, int], list[int]]) -> TrainingSet:
 
 @pytest.fixture
 def data() -> TrainingSet:
-    alpha = {("alpha", identity): [1, 1, 2] for identity in range(1, 11)}
-    alpha[("alpha", 3)] = [1, 1, 1]  # never found in another camera
-    return images_of(alpha | {("beta", identity): [0, 0] for identity in range(1, 21)})
+    alpha: dict[tuple[str, int], list[int | None]] = {("alpha", identity): [0, 0, 1] for identity in range(10)}
+    alpha[("alpha", 3)] = [0, 0, 0]  # never found in another camera
+    return images_of(alpha | {("beta", identity): [None, None] for identity in range(1, 21)})
 
 
 def test_a_share_of_every_source_is_held_out_and_nobody_is_on_both_sides(data: TrainingSet) -> None:
