@@ -14,7 +14,7 @@ from shared.labels import label_runs, label_shards
 from shared.workspace import Workspace
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "fastapi", "httpx", "pyarrow", "duckdb")
-OPTIONAL = ("vllm", "transformers", "ray")
+OPTIONAL = ("vllm", "transformers")
 
 
 def doctor() -> None:
