@@ -7,6 +7,7 @@ import typer
 from pipelines.datasets import scan
 from pipelines.runs import name_of, run_folder
 from pipelines.terminal import say
+from shared.datasets import locate
 from shared.labels import choose_label_run
 from shared.workspace import Workspace
 
@@ -31,6 +32,8 @@ def train(
         given.append(f"data.label_run={label_run}")
     config = load_config(preset, given, protocol=parsed.name)
     folder = run_folder(workspace, run or f"{parsed.name}-{config.preset}-seed{config.seed}", must_exist=False)
+    for source in parsed.sources:
+        locate(source, workspace.data_root)
     if config.model.parts and (config.data.label_run or config.data.missing_labels != "prior"):
         choose_label_run(config.data.label_run, parsed.sources, workspace.labels)
     for source in parsed.sources:

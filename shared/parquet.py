@@ -69,7 +69,9 @@ def _check_schema(found: pa.Schema, schema: pa.Schema, path: Path, fix: str) -> 
             fix="update dgreid",
         )
     if given != str(own):
-        raise DataError(f"written with schema {given or 'unknown'}; this version reads schema {own}", path=path, fix=fix)
+        raise DataError(
+            f"written with schema {given or 'unknown'}; this version reads schema {own}", path=path, fix=fix
+        )
     if not found.equals(schema):
         raise DataError("the columns are not those of this version", path=path, fix=fix)
 
