@@ -132,7 +132,6 @@ def main(arguments: list[str] | None = None) -> None:
         handler.setFormatter(_Lines("%(levelname)s: %(message)s"))
     for package in ("shared", "labeler", "reid"):
         logging.getLogger(package).setLevel(logging.INFO)
-    logging.getLogger("labeler.service.observation").setLevel(logging.WARNING)  # a line a request: servers only
     sys.exit(run(arguments))
 
 

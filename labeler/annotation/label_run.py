@@ -1,4 +1,4 @@
-"""A label run of the labeler: its name, what it is bound to, and what is finished in it."""
+"""A label run on disk: what produced it, which rows it has, and the lock of its writer."""
 
 import json
 import re
@@ -16,7 +16,7 @@ _BOUND_TO = ("engine", "model", "prompt_version", "parts", "missing_parts", "sec
 
 
 def default_label_run(info: ServiceInfo) -> str:
-    """A name that says what made the labels: engine, model, prompt version, and what was done beyond one answer."""
+    """A name from engine, model, prompt version and the rules that add to one answer."""
     words = (
         info.engine,
         info.model.rsplit("/", 1)[-1],
@@ -28,10 +28,9 @@ def default_label_run(info: ServiceInfo) -> str:
 
 
 def open_label_run(labels_root: Path, label_run: str, info: ServiceInfo) -> None:
-    """Record what makes this run on its first use; later uses must be the same.
+    """Record engine, model, prompt version, parts and rules of a new run, or check them against those of an old one.
 
-    Raises ConfigError for a name that is no folder name and for another engine, model, prompt, other parts or rules,
-    naming them.
+    Raises ConfigError for an invalid name and for every difference, DataError for a damaged record.
     """
     check_name(label_run)
     now = json.loads(info.model_dump_json(include=set(_BOUND_TO)))
@@ -42,16 +41,16 @@ def open_label_run(labels_root: Path, label_run: str, info: ServiceInfo) -> None
     differing = [f"{key} {before.get(key)!r} -> {now[key]!r}" for key in _BOUND_TO if before.get(key) != now[key]]
     if differing:
         raise ConfigError(
-            f"the label run {label_run!r} was made otherwise: {'; '.join(differing)}",
+            f"the label run {label_run!r} was made with other settings: {'; '.join(differing)}",
             path=record_path(labels_root, label_run),
             fix="use another label run name, or the engine, model, prompt and rules it was started with",
         )
 
 
 def finished_parts(labels_root: Path, label_run: str, dataset: str, *, final_only: bool) -> dict[str, frozenset[str]]:
-    """Parts that need no more asking, by image_id, read from three columns of the shards.
+    """Parts that need no further question, by image_id.
 
-    With `final_only` a part whose newest row is a failure is not finished; else every row counts.
+    With `final_only` a part whose newest row is a failure is not finished; otherwise every row counts.
     Raises DataError for a damaged shard.
     """
     shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
