@@ -109,7 +109,7 @@ def test_published_protocols_are_listed_with_what_is_missing(
     (workspace.data_root / "Market-1501" / "query").mkdir(parents=True)
     (workspace.data_root / "DukeMTMC-reID" / "query").mkdir(parents=True)
     assert run(["protocols", "single_source"]) == 0
-    assert "make train PROTOCOL=market2duke" in capfd.readouterr().out
+    assert "dgreid train market2duke" in capfd.readouterr().out
     assert run(["protocols", "all"]) == 2
     assert "choose one of single_source" in capfd.readouterr().err
 
