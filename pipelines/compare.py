@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipelines.runs import run_folder
+from pipelines.terminal import print_table, say
 from shared.files import write_text
 from shared.workspace import Workspace
 
@@ -18,17 +17,14 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="a JSON file for the same numbers unrounded")] = None,
 ) -> None:
     """Mean and standard deviation of the scores over runs that differ in the seed alone, in percent."""
+    workspace = Workspace.from_environment()
+    folders = [run_folder(workspace, name) for name in runs]
+
     from reid.report.comparison import compare_runs, comparison_table
     from reid.report.run_record import read_run
 
-    workspace = Workspace.from_environment()
-    groups = compare_runs([read_run(run_folder(workspace, name)) for name in runs])
-    header, rows = comparison_table(groups)
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    groups = compare_runs([read_run(folder) for folder in folders])
+    print_table(*comparison_table(groups))
     if out:
         write_text(out, json.dumps(groups, indent=2) + "\n")
-        typer.echo(f"wrote {out}")
+        say(f"wrote {out}")

@@ -6,13 +6,11 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 
-from rich.console import Console
-from rich.table import Table
-
+from pipelines.terminal import print_table
 from shared.datasets import known_datasets, locate
 from shared.errors import DataError, DgreidError
 from shared.files import write_text
-from shared.labels import label_shards
+from shared.labels import label_runs, label_shards
 from shared.workspace import Workspace
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "fastapi", "httpx", "pyarrow", "duckdb")
@@ -22,15 +20,14 @@ OPTIONAL = ("vllm", "transformers", "ray")
 def doctor() -> None:
     """Check Python, packages, device, disk, data sets and labels."""
     workspace = Workspace.from_environment()
-    table = Table("check", "", "found")
-    failed = []
+    rows, failed = [], []
     for name, check in CHECKS.items():
         try:
-            table.add_row(name, "[green]ok[/green]", check(workspace))
+            rows.append((name, "ok", check(workspace)))
         except DgreidError as err:
             failed.append(name)
-            table.add_row(name, "[red]no[/red]", str(err))
-    Console().print(table)
+            rows.append((name, "no", f"{err.what}; fix: {err.fix}"))
+    print_table(("check", "", "found"), rows)
     if failed:
         raise DgreidError(f"{', '.join(failed)}: not in order", fix="see the table above")
 
@@ -84,12 +81,11 @@ def _data_root(workspace: Workspace) -> str:
 
 
 def _labels(workspace: Workspace) -> str:
-    names = sorted(
-        {
-            f"{path.parts[-3].partition('=')[2]} ({path.parts[-4].partition('=')[2]})"
-            for path in label_shards(workspace.labels)
-        }
-    )
+    names = [
+        f"{run}: {len(shards)} shards"
+        for run in label_runs(workspace.labels)
+        if (shards := label_shards(workspace.labels, label_run=run))
+    ]
     return ", ".join(names) or "none yet: make label DATASET=<name>"
 
 

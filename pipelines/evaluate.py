@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.datasets import scan
-from pipelines.runs import newest_run, run_folder
+from pipelines.runs import name_of, newest_run, run_folder
+from pipelines.terminal import say
 from shared.workspace import Workspace
 
 COLUMNS = {"mean_ap": "mAP", "mean_inp": "mINP", "rank_1": "Rank-1", "rank_5": "Rank-5", "rank_10": "Rank-10"}
@@ -26,10 +27,11 @@ def evaluate(
 
     workspace = Workspace.from_environment()
     folder = run_folder(workspace, run) if run else newest_run(workspace)
+
     for target in parse_protocol(read_config(folder).protocol, workspace.data_root).targets:
         scan(target, workspace)
     show_scores(evaluate_run(folder, workspace, re_ranking=re_ranking))
-    typer.echo(f"next: make report RUN={folder.name}")
+    say(f"next: make report RUN={name_of(workspace, folder)}")
 
 
 def show_scores(found: dict[str, Any]) -> None:

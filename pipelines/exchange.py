@@ -18,10 +18,8 @@ from labeler.exchange.label_studio import from_label_studio, to_label_studio
 from labeler.exchange.pickled_masks import read_masks
 from pipelines.datasets import scan
 from shared.datasets import resolve_name
-from shared.errors import ConfigError, DataError
 from shared.files import write_text
-from shared.label_runs import corrected_runs
-from shared.labels import label_shards
+from shared.labels import choose_label_run
 from shared.schemas import PARTS
 from shared.workspace import Workspace
 
@@ -79,7 +77,7 @@ def export_labels(
     workspace = Workspace.from_environment()
     name = resolve_name(dataset, workspace.data_root)
     scan(name, workspace)
-    run = _run_of(name, label_run, workspace)
+    run = choose_label_run(label_run, [name], workspace.labels)
     images, parts = images_with_boxes(workspace.manifest(name), newest_rows(workspace.labels, run, name))
     entries = list(images.values())
     content: dict[Form, Callable[[], Any]] = {
@@ -112,7 +110,7 @@ def import_labels(
         images,
         workspace.manifest(name),
         workspace.labels,
-        corrects=_run_of(name, corrects, workspace),
+        corrects=choose_label_run(corrects, [name], workspace.labels),
         dataset=name,
         form=form,
         label_run=label_run,
@@ -122,20 +120,6 @@ def import_labels(
         f"added {found.added:,}, removed {found.removed:,}; training uses it when no label run is named"
     )
     _tell(f"images of the file that {name} does not have", list(found.unknown))
-
-
-def _run_of(dataset: str, asked: str | None, workspace: Workspace) -> str:
-    """The run that was asked for, or the only one of the data set that no other one corrects."""
-    shards = label_shards(workspace.labels, dataset=dataset)
-    runs = sorted({shard.parents[2].name.removeprefix("label_run=") for shard in shards})
-    current = [run for run in runs if run not in corrected_runs(workspace.labels, runs)]
-    if not runs:
-        raise DataError(f"{dataset} has no labels yet", path=workspace.labels, fix=f"make label DATASET={dataset}")
-    if asked is None and len(current) > 1:
-        raise ConfigError(f"there are several label runs: {', '.join(current)}", fix="name one of them")
-    if asked is not None and asked not in runs:
-        raise ConfigError(f"there is no label run {asked!r} of {dataset}", fix=f"choose one of {', '.join(runs)}")
-    return asked or current[0]
 
 
 def _tell(what: str, names: list[str]) -> None:

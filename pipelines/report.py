@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from pipelines.runs import newest_run, run_folder
+from pipelines.terminal import say
 from shared.workspace import Workspace
 
 
@@ -13,9 +14,11 @@ def report(
     images: Annotated[bool, typer.Option(help="put the people's pictures into the HTML page")] = True,
 ) -> None:
     """Write report.json, report.md and report.html into the run folder."""
-    from reid.report.write import write_report
-
     workspace = Workspace.from_environment()
-    paths = write_report(run_folder(workspace, run) if run else newest_run(workspace), workspace, images=images)
+    folder = run_folder(workspace, run) if run else newest_run(workspace)
+
+    from reid.report.write import write_report  # imports torch
+
+    paths = write_report(folder, workspace, images=images)
     for path in (paths.json, paths.markdown, paths.html):
-        typer.echo(f"wrote {path}")
+        say(f"wrote {path}")

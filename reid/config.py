@@ -4,7 +4,7 @@ Defaults are the `paper` preset's values; a preset file states only what it chan
 paths of earlier versions (`RENAMED`, `MOVED_WEIGHTS`) are read as their successors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, did_you_mean
 from shared.schemas import PARTS
 
 # Earlier names of keys, still read from config.yaml of existing runs, presets and overrides.
@@ -191,6 +191,23 @@ def parse_config(given: dict[str, Any], where: str) -> RunConfig:
         raise ConfigError(f"{where}: {problems}", fix="correct the key or value and run the command again") from err
 
 
+def flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`section.key` -> value of a configuration as plain data; an empty section is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def different_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """`section.key` -> value in `now` of every setting that is another one in `before`; None where `now` has none."""
+    old, new = flat_settings(before), flat_settings(now)
+    return {key: new.get(key) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)}
+
+
 def read_config(run_folder: Path) -> RunConfig:
     """The frozen configuration of a run. Raises DataError when there is no such run, ConfigError when it is damaged."""
     path = run_folder / "config.yaml"
@@ -217,7 +234,10 @@ def _read_preset(preset: str) -> dict[str, Any]:
     source: Any = Path(preset) if preset.endswith((".yaml", ".yml")) else _preset_folder() / f"{preset}.yaml"
     if not source.is_file():
         known = ", ".join(preset_names())
-        raise ConfigError(f"unknown preset {preset!r}", fix=f"choose one of {known}, or give a path to a .yaml file")
+        raise ConfigError(
+            f"there is no preset {preset!r}{did_you_mean(preset, preset_names())}",
+            fix=f"choose one of {known}, or give a path to a .yaml file",
+        )
     try:
         given = yaml.safe_load(source.read_text(encoding="utf-8")) or {}
     except (ValueError, yaml.YAMLError) as err:
@@ -255,4 +275,5 @@ def _explain(problem: Any) -> str:
     section: Any = RunConfig
     for step in problem["loc"][:-1]:
         section = section.model_fields[step].annotation
-    return f"unknown key {place} (known here: {', '.join(section.model_fields)})"
+    known = section.model_fields
+    return f"unknown key {place}{did_you_mean(str(problem['loc'][-1]), known)} (known here: {', '.join(known)})"

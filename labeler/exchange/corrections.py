@@ -4,24 +4,17 @@ A part counts as corrected when its box moved by more than TOLERANCE_PX, is new,
 What the file does not mention, and failures that nobody mended, stay as they were.
 """
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-import pyarrow as pa
-
-from labeler.annotation.label_run import check_name
 from labeler.exchange.images import PartBoxes
 from labeler.exchange.label_files import box_of, images_with_boxes, newest_rows
 from labeler.grounding.rows import part_row
-from shared.errors import ConfigError, DataError
-from shared.files import make_folder, write_text
+from shared.errors import DataError
 from shared.geometry import Box
-from shared.label_runs import CORRECTS, RECORD
-from shared.labels import label_folder, label_shards, read_label_table, write_label_shard, write_label_table
+from shared.labels import run_folder, write_correction
 from shared.schemas import LabelRow, LabelStatus, ManifestRow
 
 ENGINE, PROMPT_VERSION, FLAG = "import", "corrected", "corrected"
@@ -66,9 +59,6 @@ def import_corrections(
     old = newest_rows(labels_root, corrects, dataset)
     known, parts = images_with_boxes(manifest, old)
     name = label_run or _free_name(labels_root, corrects)
-    check_name(name)
-    if (labels_root / f"label_run={name}").exists():
-        raise ConfigError(f"the label run {name!r} exists already", fix="name another with LABELS=<run>")
     rows: list[LabelRow] = []
     unknown: list[str] = []
     counts = {"moved": 0, "added": 0, "removed": 0}
@@ -84,7 +74,14 @@ def import_corrections(
             if kind := _change(before, box):
                 counts[kind] += 1
                 rows.append(_row(image, part, box, name, form, old.get((image.image_id, part))))
-    _write(rows, labels_root, corrects, name, dataset, form, parts)
+    record: dict[str, object] = {
+        "engine": ENGINE,
+        "model": form,
+        "prompt_version": PROMPT_VERSION,
+        "parts": list(parts),
+    }
+    record |= {"started": datetime.now(UTC).isoformat(timespec="seconds"), "corrected_rows": len(rows)}
+    write_correction(labels_root, corrects, name, rows, record)
     return Corrections(name, len(images) - len(unknown), **counts, unknown=tuple(unknown))
 
 
@@ -151,37 +148,8 @@ def _row(image: ManifestRow, part: str, box: Box | None, run: str, form: str, ol
     )
 
 
-def _write(
-    rows: Sequence[LabelRow],
-    labels_root: Path,
-    corrects: str,
-    name: str,
-    dataset: str,
-    form: str,
-    parts: Sequence[str],
-) -> None:
-    """All rows of the old run under the new name, then the corrected ones; appears whole or not at all."""
-    staging = labels_root / f".{name}.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
-    make_folder(staging)
-    for shard in label_shards(labels_root, label_run=corrects):
-        table = read_label_table(shard)
-        column = pa.array([name] * len(table), pa.string())
-        place = table.schema.get_field_index("label_run")
-        inside = shard.parent.relative_to(shard.parents[2])
-        write_label_table(table.set_column(place, table.schema.field(place), column), staging / inside)
-    for split in sorted({row.split for row in rows}):
-        place_of = label_folder(staging, name, dataset, split).relative_to(staging / f"label_run={name}")
-        write_label_shard([row for row in rows if row.split == split], staging / place_of)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    record: dict[str, object] = {"label_run": name, "engine": ENGINE, "model": form, "prompt_version": PROMPT_VERSION}
-    record |= {"parts": list(parts), "started": now, CORRECTS: corrects, "corrected_rows": len(rows)}
-    write_text(staging / RECORD, json.dumps(record, indent=2) + "\n")
-    staging.rename(labels_root / f"label_run={name}")
-
-
 def _free_name(labels_root: Path, corrects: str) -> str:
     name, number = f"{corrects}.corrected", 2
-    while (labels_root / f"label_run={name}").exists():
+    while run_folder(labels_root, name).exists():
         name, number = f"{corrects}.corrected-{number}", number + 1
     return name

@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from labeler.annotation.label_run import open_label_run, writer_lock
+from labeler.annotation.label_run import open_label_run
 from labeler.grounding.answers import ServiceInfo
 from labeler.grounding.rows import part_row
 from shared.errors import DataError
 from shared.geometry import Box
-from shared.labels import label_folder, write_label_shard
+from shared.labels import label_folder, write_label_shard, writer_lock
 from shared.schemas import ImageStatus, LabelRow, LabelStatus, ManifestRow
 
 ENGINE = "import"

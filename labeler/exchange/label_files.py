@@ -5,7 +5,8 @@ from pathlib import Path
 from labeler.exchange.images import PartBoxes
 from shared.errors import DataError
 from shared.geometry import Box
-from shared.labels import label_shards, read_labels, read_manifest
+from shared.labels import label_shards, newest_labels
+from shared.manifest import read_manifest
 from shared.schemas import PARTS, ImageStatus, LabelRow, LabelStatus, ManifestRow
 
 
@@ -16,7 +17,7 @@ def newest_rows(labels_root: Path, label_run: str, dataset: str) -> dict[tuple[s
         raise DataError(
             f"label run {label_run!r} has no labels of {dataset}", path=labels_root, fix=f"make label DATASET={dataset}"
         )
-    rows = sorted(read_labels(shards), key=lambda row: row.created_at)
+    rows = [LabelRow(**row) for row in newest_labels(labels_root, label_run, dataset).to_pylist()]
     return {(row.image_id, row.part): row for row in rows}
 
 

@@ -18,9 +18,10 @@ from shared.body_prior import PROPORTIONS, prior_box
 from shared.datasets import locate
 from shared.errors import ConfigError, DataError
 from shared.geometry import Box
-from shared.label_runs import corrected_runs
 from shared.schemas import FINAL_STATUSES, MANIFEST_SCHEMA, ImageStatus, ManifestRow
-from shared.labels import connect, label_shards, read_manifest, to_table
+from shared.labels import choose_label_run, connect, label_runs, label_shards
+from shared.manifest import read_manifest
+from shared.parquet import to_table
 from shared.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -109,9 +110,9 @@ def build_training_set(
         kept_rows = _evenly_spaced(rows, config.max_images_per_identity)
         dropped[OVER_THE_CAP], rows = len(rows) - len(kept_rows), kept_rows
     fill = config.missing_labels == "prior"
-    label_run = (
-        choose_label_run(config.label_run, protocol.sources, workspace.labels, needed=not fill) if parts else None
-    )
+    asked, sources = config.label_run, protocol.sources
+    needed = bool(parts) and (not fill or asked is not None or bool(label_runs(workspace.labels, sources)))
+    label_run = choose_label_run(asked, sources, workspace.labels) if needed else None
     boxes, reasons = _boxes(rows, parts, label_run, workspace)
     missing = np.array([[bool(reason) for reason in row] for row in reasons], dtype=bool).reshape(len(rows), len(parts))
     why = [next(filter(None, row), "") for row in reasons]
@@ -128,37 +129,6 @@ def build_training_set(
     dropped.update(filter(None, why))
     kept = [index for index, reason in enumerate(why) if not reason]
     return _numbered([rows[index] for index in kept], boxes[kept], protocol, label_run, dropped, {})
-
-
-def choose_label_run(
-    asked: str | None, sources: Sequence[str], labels_root: Path, *, needed: bool = True
-) -> str | None:
-    """The label run to train with: the one asked for, or the only one that has labels of the sources.
-
-    A run that another one corrects is not in question unless it is asked for. None: there are no labels and none are
-    `needed`. Raises ConfigError for an unknown or ambiguous choice, DataError when there are no labels at all.
-    """
-    shards = [shard for name in sources for shard in label_shards(labels_root, dataset=name)]
-    runs = sorted({shard.parents[2].name.removeprefix("label_run=") for shard in shards})
-    if asked is None:
-        replaced = corrected_runs(labels_root, runs)
-        runs = [run for run in runs if run not in replaced]
-    if not runs and asked is None and not needed:
-        return None
-    if not runs:
-        raise DataError(
-            f"there are no part labels of {', '.join(sources)} yet",
-            path=labels_root,
-            fix="; ".join(f"make label DATASET={name}" for name in sources),
-        )
-    if asked is None and len(runs) > 1:
-        raise ConfigError(f"there are several label runs: {', '.join(runs)}", fix="choose one with LABELS=<run>")
-    if asked is not None and asked not in runs:
-        raise ConfigError(
-            f"there is no label run {asked!r} of {', '.join(sources)}",
-            fix=f"choose one of LABELS={' or LABELS='.join(runs)}",
-        )
-    return asked or runs[0]
 
 
 def _evenly_spaced(rows: Sequence[ManifestRow], most: int) -> list[ManifestRow]:

@@ -30,7 +30,7 @@ from reid.training.run_folder import read_image_ids
 from shared.datasets import locate
 from shared.errors import DataError
 from shared.files import atomic_path, write_text
-from shared.labels import read_manifest
+from shared.manifest import read_manifest
 from shared.progress import Progress
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reid.protocols.splits import EvaluationSplit, Folds, make_splits, read_folds
 from shared.datasets import known_datasets, listed, locate, name_key, names_by_key
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, did_you_mean
 from shared.schemas import Kind, ManifestRow
 
 __all__ = ["EvaluationSplit", "Protocol", "evaluation_splits", "parse_protocol", "shared_images", "training_rows"]
@@ -221,8 +221,12 @@ def _unknown(name: str, sides: Sequence[tuple[str, str]], data_root: Path, known
     fix = f"<source>[+<source>...]2<target>[+<target>...] with known data sets: {listed(known_datasets(data_root))}"
     if not sides:
         return ConfigError(f"protocol {name!r} has no '2' between sources and targets", fix=fix)
-    unknown = [[part for part in f"{left}+{right}".split("+") if name_key(part) not in known] for left, right in sides]
-    return ConfigError(f"protocol {name!r}: unknown data set {min(unknown, key=len)[0]!r}", fix=fix)
+    strangers = [
+        [part for part in f"{left}+{right}".split("+") if name_key(part) not in known] for left, right in sides
+    ]
+    stranger = min(strangers, key=len)[0]
+    near = did_you_mean(stranger, {*known, *known.values()})
+    return ConfigError(f"protocol {name!r}: unknown data set {stranger!r}{near}", fix=fix)
 
 
 def _published_folds(targets: Sequence[str], data_root: Path) -> dict[str, Folds]:

@@ -2,9 +2,10 @@
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reid.config import flat_settings
 from reid.report.run_record import SCORE_NAMES, STATES, RunRecord, Scores
 from reid.report.tables import SCORE_TITLES, Table
 from shared.errors import ConfigError
@@ -55,17 +56,13 @@ def comparison_table(groups: Sequence[Mapping[str, Any]]) -> Table:
 
 def _settings(run: RunRecord) -> tuple[tuple[str, str], ...]:
     """(name, value) of everything but the seed that a run's scores depend on."""
-    flat = dict(_flat(run.config, ""))
-    flat.pop("seed", None)
-    return tuple(sorted({**flat, "re_ranking": json.dumps(run.re_ranking)}.items()))
+    settings = {**flat_settings(run.config), "re_ranking": run.re_ranking}
+    settings.pop("seed", None)
+    return tuple(sorted((name, _text(value)) for name, value in settings.items()))
 
 
-def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for name, value in section.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _different_seeds(runs: Sequence[RunRecord]) -> list[Any]:

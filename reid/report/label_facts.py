@@ -11,7 +11,7 @@ from reid.report.run_record import RunRecord
 from shared import labels as shards
 from shared.errors import DgreidError
 from shared.geometry import Box
-from shared.labels import read_manifest
+from shared.manifest import read_manifest
 from shared.schemas import PARTS, ImageStatus, ManifestRow
 from shared.workspace import Workspace
 

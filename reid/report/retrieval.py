@@ -13,7 +13,7 @@ from reid.protocols.protocol import EvaluationSplit, evaluation_splits, parse_pr
 from reid.protocols.splits import stored_splits
 from reid.report.run_record import STATES, RunRecord
 from shared.errors import DataError, DgreidError
-from shared.labels import read_manifest
+from shared.manifest import read_manifest
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from reid.config import load_config
+from reid.config import different_settings, load_config
 from reid.protocols.protocol import ALL_IMAGES
 from reid.protocols.published import paper_score
 from reid.report.label_facts import LabelFacts
@@ -114,23 +114,13 @@ def changed_settings(config: dict[str, Any]) -> list[str] | None:
         preset = load_config(str(config.get("preset"))).model_dump(mode="json")
     except ConfigError:
         return None
-    changed = dict(_differences(preset, config))
+    changed = different_settings(preset, config)
     said_otherwise = {"preset", "protocol", "data.label_run"}
     return [
         f"{key}={json.dumps(value, separators=(',', ':')) if not isinstance(value, str) else value}"
         for key, value in changed.items()
         if key not in said_otherwise
     ]
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in now.items():
-        if isinstance(value, dict) and isinstance(before.get(key), dict):
-            pairs += _differences(before[key], value, f"{prefix}{key}.")
-        elif before.get(key) != value:
-            pairs.append((prefix + key, value))
-    return pairs
 
 
 def _make_argument(name: str, value: Any) -> str:

@@ -11,10 +11,10 @@ from reid.inference.devices import mean_over_processes, share_of
 from reid.inference.embed import bank_features, identity_means
 from reid.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from reid.model.muva import Muva
+from reid.training.curves import Curves, require_finite
 from reid.training.job import Job, describe_training
 from reid.training.losses import prompt_loss
 from reid.training.optimizer import prompt_optimizer, set_learning_rate, stage1_lr
-from reid.training.run_folder import Curves, require_finite
 from reid.training.snapshots import require_same
 from shared.progress import Progress
 

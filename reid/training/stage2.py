@@ -20,10 +20,10 @@ from reid.inference.devices import gathered, mean_over_processes, processes, sha
 from reid.inference.embed import bank_features, identity_means, retrieval_features
 from reid.inference.trained import LATEST
 from reid.model.muva import Muva, part_slices
+from reid.training.curves import Curves, require_finite
 from reid.training.job import Job, describe_training
 from reid.training.losses import IdentityMemory, identity_loss, mask_bce_loss, mask_dice_loss, text_loss
 from reid.training.optimizer import image_optimizer, set_learning_rate, stage2_lr
-from reid.training.run_folder import Curves, require_finite
 from reid.training.snapshots import VALIDATED, Snapshots
 from reid.training.stage1 import load_prompts
 from shared.progress import Progress

@@ -11,13 +11,13 @@ from reid.model.muva import build_model
 from reid.protocols.protocol import Protocol, evaluation_splits, shared_images
 from reid.protocols.splits import has_valid_query
 from reid.training.job import make_job
-from reid.training.run_folder import open_run, write_image_ids
+from reid.training.run_folder import check_run, open_run, write_image_ids
 from reid.training.stage1 import learn_prompts
 from reid.training.stage2 import train_images
 from reid.training.validation import hold_out
 from shared.errors import ConfigError, DataError
 from shared.files import write_text
-from shared.labels import read_manifest
+from shared.manifest import read_manifest
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 
@@ -47,10 +47,7 @@ def train(protocol: Protocol, config: RunConfig, workspace: Workspace, run_folde
     image_ids = data.image_ids
     if config.data.validation_share:
         data, held_out = hold_out(data, config.data.validation_share, config.seed)
-    open_run(run_folder, config.model_dump(mode="json"), upgraded=_upgraded)
-    write_image_ids(run_folder, image_ids)
-    record = {**data.record(), "held_out_identities": len(held_out.data.identities) if held_out else 0}
-    write_text(run_folder / "training_set.json", json.dumps(record, indent=2) + "\n")
+    check_run(run_folder, config.model_dump(mode="json"), upgraded=_upgraded)
     log.info("%d images of %d identities from %s", len(data), len(data.identities), ", ".join(data.sources))
     if unknown := sorted(set(config.model.domain_contexts) - set(data.sources)):
         raise ConfigError(
@@ -60,6 +57,11 @@ def train(protocol: Protocol, config: RunConfig, workspace: Workspace, run_folde
     datasets = [name for name, _ in data.identities]
     model = build_model(config.model, len(datasets), seed=config.seed, datasets=datasets)
     job = make_job(config, data, workspace.data_root, run_folder, model.grid, held_out)
+    if job.fabric.is_global_zero:  # nothing is written before everything that training needs is there
+        open_run(run_folder, config.model_dump(mode="json"), upgraded=_upgraded)
+        write_image_ids(run_folder, image_ids)
+        record = {**data.record(), "held_out_identities": len(held_out.data.identities) if held_out else 0}
+        write_text(run_folder / "training_set.json", json.dumps(record, indent=2) + "\n")
     model.to(job.fabric.device)
     if config.compile:
         model.image_encoder.compile()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import run
-from pipelines.bench_dg import ROWS
+from pipelines.recipes.benchmark import ROWS
 from shared.workspace import Workspace
 from tests.pipelines.test_commands import MINI
 

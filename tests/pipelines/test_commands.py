@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import run
-from shared.labels import connect, label_shards, read_manifest
+from shared.labels import connect, label_shards
+from shared.manifest import read_manifest
 from shared.workspace import Workspace
 
 MINI = [

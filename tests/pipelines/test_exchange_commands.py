@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipelines.__main__ import run
-from shared.labels import label_shards, read_labels, read_manifest
+from shared.labels import label_shards, read_labels
+from shared.manifest import read_manifest
 from shared.workspace import Workspace
 
 

@@ -17,8 +17,8 @@ from reid.model.muva import Muva, build_model
 from reid.protocols.protocol import parse_protocol
 from reid.training.job import Job, make_job
 from reid.training.train import train
-from shared.labels import label_folder, read_manifest, write_label_shard
-from shared.manifest import build_manifest
+from shared.labels import label_folder, write_label_shard
+from shared.manifest import build_manifest, read_manifest
 from shared.schemas import PARTS, LabelRow, LabelStatus, ManifestRow
 from shared.workspace import Workspace
 

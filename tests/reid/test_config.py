@@ -93,7 +93,7 @@ def test_a_preset_file_of_ones_own(tmp_path: Path) -> None:
     mine.write_text("- a list\n")
     with pytest.raises(ConfigError, match="mapping"):
         load_config(str(mine))
-    with pytest.raises(ConfigError, match="unknown preset 'huge'"):
+    with pytest.raises(ConfigError, match="there is no preset 'huge'"):
         load_config("huge")
 
 

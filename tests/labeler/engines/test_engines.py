@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
+from labeler.engines import build_engine
 from labeler.engines.body_prior import PROPORTIONS, BodyPrior
-from labeler.engines.factory import build_engine
 from labeler.engines.token_scores import box_scores
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.coordinates import FAMILIES, prepare
@@ -22,7 +22,7 @@ from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowErr
 from labeler.grounding.ground import ground_image
 from labeler.grounding.retry import Attempt
 from labeler.grounding.vocabulary import SHARED
-from labeler.service.calibration_image import TRUTH, calibration_image
+from labeler.service.readiness import TRUTH, calibration_image
 from labeler.settings import load_settings
 from shared.errors import ConfigError
 from shared.geometry import Box, iou, scaled
@@ -154,7 +154,7 @@ async def test_a_refused_request_is_the_images_failure_and_not_repeated(stand_in
     server.always = "400"
     answer = await ground(server, paint())
     assert {row.status for row in answer.parts} == {LabelStatus.ENGINE_ERROR}
-    assert "prompt too long" in answer.error and not answer.may_pass
+    assert "prompt too long" in answer.error and not answer.retryable
     assert len(server.payloads) == 1
 
 

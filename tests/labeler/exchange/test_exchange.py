@@ -15,8 +15,8 @@ from labeler.exchange.label_files import images_with_boxes, newest_rows
 from labeler.exchange.label_studio import from_label_studio, to_label_studio
 from shared.errors import ConfigError, DataError
 from shared.geometry import Box
-from shared.label_runs import corrected_runs
-from shared.labels import connect, label_folder, label_shards, read_labels, write_label_shard, write_manifest
+from shared.labels import connect, corrected_runs, label_folder, label_shards, read_labels, write_label_shard
+from shared.manifest import write_manifest
 from shared.schemas import PARTS, LabelRow, LabelStatus, ManifestRow
 
 HEAD, LEGS = Box(20.5, 5, 40, 25.25), Box(15, 70, 45, 120)
@@ -171,7 +171,7 @@ def test_corrections_of_corrections_get_a_name_of_their_own(place: tuple[Path, P
     assert corrected_runs(place[1], ["first", "first.corrected", third.label_run]) == {"first", "first.corrected"}
     with pytest.raises(ConfigError, match="exists already"):
         import_corrections(given, *place, corrects="first", label_run="mine", **options)
-    with pytest.raises(ConfigError, match="no plain name"):
+    with pytest.raises(ConfigError, match="not a plain name"):
         import_corrections(given, *place, corrects="first", label_run="../out", **options)
     assert not list(place[1].glob(".*"))
 

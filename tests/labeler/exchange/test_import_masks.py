@@ -178,5 +178,5 @@ def test_masks_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: 
         run({"z.jpg": visible}, [image("a.jpg", 1)], tmp_path)
     assert not list(tmp_path.iterdir())
     run({"a.jpg": visible}, [image("a.jpg", 1)], tmp_path)
-    with pytest.raises(ConfigError, match="made otherwise"):
+    with pytest.raises(ConfigError, match="made with other settings"):
         run({"a.jpg": visible}, [image("a.jpg", 1)], tmp_path, prompt_version="other")

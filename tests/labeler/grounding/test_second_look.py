@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from labeler.annotation.annotate import annotate
-from labeler.annotation.client import embedded_client
+from labeler.annotation.client import InProcessClient
 from labeler.engines.body_prior import BodyPrior
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.answers import PartAnswer
@@ -103,7 +103,7 @@ async def test_sided_parts_are_not_compared(tmp_path: Path, paint) -> None:
     parts.write_text("left_arm: left arm")
     settings = load_settings(second_look=True, parts_file=parts)
     engine = Scripted(*[Box(10, 10, 54, 40)] * 2)
-    async with embedded_client(settings, engine) as client:
+    async with InProcessClient(settings, engine) as client:
         (answer,) = await client.ground([paint()], ["head", "left_arm"])
     assert [row.agreement for row in answer.parts] == [1.0, None]
 

@@ -10,7 +10,7 @@ from reid.protocols.protocol import parse_protocol
 from shared.body_prior import PROPORTIONS
 from shared.errors import ConfigError, DataError
 from shared.schemas import PARTS, Kind, LabelStatus, ManifestRow
-from shared.labels import write_manifest
+from shared.manifest import write_manifest
 from shared.workspace import Workspace
 
 
@@ -201,7 +201,7 @@ def test_a_corrected_run_takes_the_place_of_the_one_it_corrects(
     for run in ("first", "first.corrected"):
         add_labels("alpha", run)
         add_labels("beta", run)
-    record = workspace.labels / "label_run=first.corrected" / "run.json"
+    record = workspace.labels / "first.corrected" / "_run.json"
     record.write_text('{"corrects": "first"}')
     assert build().label_run == "first.corrected"
     assert build(label_run="first").label_run == "first"

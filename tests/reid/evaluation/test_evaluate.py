@@ -21,8 +21,7 @@ from reid.model.muva import build_model
 from reid.protocols.protocol import parse_protocol
 from reid.training.train import train
 from shared.errors import DataError
-from shared.labels import read_manifest
-from shared.manifest import build_manifest
+from shared.manifest import build_manifest, read_manifest
 from shared.workspace import Workspace
 
 Config = Callable[..., RunConfig]

@@ -16,6 +16,7 @@ from reid.training.run_folder import open_run
 from shared import labels as shards
 from shared.errors import DataError
 from shared.images import image_id_of
+from shared.manifest import write_manifest
 from shared.schemas import PARTS, Kind, LabelRow, LabelStatus, ManifestRow
 from shared.workspace import Workspace
 
@@ -102,8 +103,8 @@ def workspace(tmp_path: Path, target_rows: list[ManifestRow]) -> Workspace:
     rows = [
         _row(root, "3dpes", "train", f"bounding_box_train/{who:04d}_c1s1_{HOSTILE}.png", who, 1) for who in range(1, 9)
     ]
-    shards.write_manifest(rows, space.manifest("3dpes"))
-    shards.write_manifest(target_rows, space.manifest("caviar"))
+    write_manifest(rows, space.manifest("3dpes"))
+    write_manifest(target_rows, space.manifest("caviar"))
     labels = [
         _label(row, part, LabelStatus.ABSENT if row.identity == 3 and part == "legs" else LabelStatus.OK)
         for row in rows

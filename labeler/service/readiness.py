@@ -1,9 +1,12 @@
-"""A drawn person with known part boxes: what a service asks its engine about before it says that it is ready."""
+"""The calibration image: a drawn person with known part boxes, asked about before a service calls itself ready."""
 
 import io
 
 from PIL import Image, ImageDraw
 
+from labeler.grounding.answers import ImageAnswer
+from labeler.grounding.engine import EngineError
+from labeler.grounding.ground import FILLED
 from shared.geometry import Box, iou
 
 WIDTH, HEIGHT = 64, 128  # pixels, the size of a Market-1501 crop
@@ -28,11 +31,21 @@ def calibration_image() -> bytes:
     return buffer.getvalue()
 
 
-def mean_iou(boxes: dict[str, Box]) -> float:
-    """Mean IoU of answered boxes (pixels of the drawn image) with the truth; a missing part counts 0."""
+def calibration_iou(answer: ImageAnswer) -> float:
+    """Mean IoU in 0..1 of the answered boxes with the drawn ones; a missing part counts 0.
+
+    Raises EngineError when the engine itself gave no finite box.
+    """
+    boxes = {part.part: Box(*part.box) for part in answer.parts if part.box and FILLED not in part.flags}
+    if not boxes:
+        statuses = ", ".join(f"{part}: {status}" for part, status in answer.statuses.items())
+        raise EngineError(
+            f"no box in the answer about the calibration image ({answer.error or statuses})",
+            fix="check that LABELER_MODEL is a model that can ground, and LABELER_FAMILY its family",
+        )
     return sum(iou(box, boxes[part]) if part in boxes else 0.0 for part, box in TRUTH.items()) / len(TRUTH)
 
 
 def _inner(part: str) -> tuple[float, float, float, float]:
     box = TRUTH[part]
-    return box.x_min, box.y_min, box.x_max - 1, box.y_max - 1  # Pillow draws its maxima too
+    return box.x_min, box.y_min, box.x_max - 1, box.y_max - 1  # Pillow's maxima are inclusive

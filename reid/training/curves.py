@@ -1,0 +1,86 @@
+"""What is measured per epoch: a CSV that is always whole, TensorBoard curves, and the stop at a non-finite loss."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from torch import Tensor
+
+from shared.errors import DgreidError
+from shared.files import atomic_path, write_text
+
+
+class Curves:
+    """One row of numbers per epoch, in `folder`/metrics.csv and as TensorBoard events beside it.
+
+    Args:
+        folder: of the stage, inside the run folder.
+        history: the rows of the epochs before an interruption; later ones of the interrupted process are dropped.
+        written: False in all but one of several processes that train together: nothing is written.
+    """
+
+    def __init__(self, folder: Path, history: Sequence[Mapping[str, float]] = (), *, written: bool = True) -> None:
+        self.history = [dict(row) for row in history]
+        self._folder, self._written = folder, written
+        self._board = TensorBoardLogger(
+            folder, name="", version="", purge_step=len(self.history) + 1 if self.history else None
+        )
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Record one epoch; every row needs the same keys, `epoch` (1-based) among them."""
+        self.history.append(dict(row))
+        if not self._written:
+            return
+        self._board.log_metrics({key: value for key, value in row.items() if key != "epoch"}, step=int(row["epoch"]))
+        text = io.StringIO()
+        table = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.history)
+        write_text(self._folder / "metrics.csv", text.getvalue())
+
+    def close(self) -> None:
+        self._board.finalize("success")
+
+
+def require_finite(
+    values: Mapping[str, float],
+    *,
+    folder: Path,
+    epoch: int,
+    step: int,
+    batch: Mapping[str, Tensor] | None = None,
+    images: Sequence[str] = (),
+    rank: int = 0,
+) -> None:
+    """Stop training when a loss is NaN or infinite, and keep the batch that it was computed from.
+
+    Args:
+        values: losses by name.
+        folder: gets not_finite.json with epoch, step, losses and images, and the batch as not_finite.pt.
+        batch: tensors as the model got them, to be read with `torch.load`.
+        images: names of the images of the batch, those of all processes.
+        rank: of this process; others than 0 write files of their own.
+    Raises:
+        DgreidError: a value is non-finite; names it and the files.
+    """
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if not wrong:
+        return
+    path = folder / (f"not_finite_rank{rank}.json" if rank else "not_finite.json")
+    tensors = path.with_suffix(".pt")
+    if batch is not None:
+        with atomic_path(tensors) as temporary:
+            torch.save({name: tensor.detach().cpu() for name, tensor in batch.items()}, temporary)
+    record = {"epoch": epoch, "step": step, "losses": {k: repr(v) for k, v in values.items()}, "images": list(images)}
+    write_text(path, json.dumps(record, indent=2) + "\n")
+    raise DgreidError(
+        f"training stopped: non-finite {', '.join(wrong)} in epoch {epoch}, step {step}; "
+        f"the file names the images of that batch{f', {tensors.name} beside it holds its tensors' if batch else ''}",
+        path=path,
+        fix="lower stage2.lr, set stage2.gradient_clip=1, or use precision=32-true, in a new run",
+    )
