@@ -212,7 +212,7 @@ def read_config(run_folder: Path) -> RunConfig:
     """The frozen configuration of a run. Raises DataError when there is no such run, ConfigError when it is damaged."""
     path = run_folder / "config.yaml"
     if not path.is_file():
-        raise DataError("no training run in this folder", path=path, fix="make train PROTOCOL=<sources>2<target>")
+        raise DataError("there is no such run", path=path, fix="make train PROTOCOL=<sources>2<target>")
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as err:

@@ -131,7 +131,7 @@ def test_a_run_from_before_the_weights_moved_finds_them_and_what_they_were_train
 
 
 def test_a_folder_without_a_readable_configuration_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no training run"):
+    with pytest.raises(DataError, match="no such run"):
         read_config(tmp_path)
     for content in (b"preset: [", b"\xff\xfe", b"- a list", b"nonsense: 1"):
         (tmp_path / "config.yaml").write_bytes(content)

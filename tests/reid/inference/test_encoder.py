@@ -158,7 +158,7 @@ def test_gradients_modes_and_the_global_state_are_left_alone(small_encoder: Pers
 def test_runs_that_cannot_be_loaded_are_told(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNS_ROOT", str(tmp_path / "nothing"))
     for name in ("absent", tmp_path, tmp_path / "nothing" / "deeper"):
-        with pytest.raises(DataError, match="no training run"):
+        with pytest.raises(DataError, match="no such run"):
             PersonEncoder.load(name)
     with pytest.raises(ConfigError, match="device=cuda"):
         if torch.cuda.is_available():
