@@ -8,8 +8,8 @@ import typer
 from pipelines.datasets import scan
 from pipelines.runs import name_of, run_folder
 from pipelines.terminal import say
-from shared.errors import DataError
 from shared.datasets import locate
+from shared.errors import DataError
 from shared.labels import choose_label_run
 from shared.workspace import Workspace
 

@@ -6,13 +6,13 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.labeler.grounding.answer_forms import Form, counts, forms
 
 from labeler.engines.token_scores import box_scores
 from labeler.grounding.parsing.parse import READ_LIMIT, parse_answer
 from labeler.grounding.vocabulary import SHARED
 from shared.geometry import Box
 from shared.schemas import PARTS, LabelStatus
+from tests.labeler.grounding.answer_forms import Form, counts, forms
 
 NUMBERS = {"head": (10, 20, 60, 70), "upper_body": (5, 72, 90, 150), "legs": (12, 152, 80, 290)}
 OTHER = (33, 44, 55, 66)
