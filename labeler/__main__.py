@@ -7,13 +7,12 @@ import typer
 import uvicorn
 
 from labeler.service.app import create_app
-from labeler.service.limits import BoundedHttp
+from labeler.service.limits import BACKLOG, SparseAcceptLog, bounded_http
 from labeler.service.logs import log_as_json
-from labeler.settings import describe, load_settings
+from labeler.settings import LOOPBACK, describe, load_settings
 from shared.errors import DgreidError
 
 cli = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @cli.command()
@@ -22,6 +21,7 @@ def serve() -> None:
     settings = load_settings()
     log_as_json()
     log = logging.getLogger(__name__)
+    logging.getLogger("asyncio").addFilter(SparseAcceptLog())
     shown = {variable: {"value": value, "origin": origin} for variable, value, origin in describe(settings)}
     log.info("settings", extra={"fields": {"settings": shown}})
     if settings.host not in LOOPBACK and settings.api_key is None:
@@ -30,7 +30,9 @@ def serve() -> None:
         create_app(settings),
         host=settings.host,
         port=settings.port,
-        http=BoundedHttp,
+        http=bounded_http(settings.max_connections),
+        ws="none",
+        backlog=BACKLOG,
         timeout_graceful_shutdown=settings.drain_s,
         log_config=None,
         access_log=False,  # labeler.service.logs writes one line per request

@@ -14,8 +14,11 @@ from labeler.pocket import NAME as POCKET_MODEL
 from shared.errors import ConfigError
 
 PREFIX = "LABELER_"
-_IN_URL = re.compile(r"//[^/@\s]*@")  # name and password
+_IN_URL = re.compile(r"//(?:(?!,\s*https?://).)*@", re.DOTALL)  # name and password, whatever characters they have
+_IN_QUERY = re.compile(r"\?[^,]*")
+_KEY = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 EngineName = Literal["body_prior", "vllm_server", "local"]
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 VLLM_ADDRESS = "http://127.0.0.1:8000"  # vLLM's default
 SERVED_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 
@@ -36,11 +39,16 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
     max_pixels: int = Field(default=12_000_000, ge=1)  # per image, read from its header
+    max_side: int = Field(default=8192, ge=1)  # width or height of an image, in pixels
     max_images: int = Field(default=64, ge=1)  # per request
     max_requests: int = Field(default=32, ge=1)  # in flight; more are answered 429
     max_images_in_work: int = Field(default=32, ge=1)  # decoded or with the engine at the same time
+    max_pixels_in_work: int = Field(default=24_000_000, ge=1)  # of images over a megapixel, decoded at the same time
+    max_connections: int = Field(default=512, ge=1)  # open ones; at most half of the process's file descriptors
+    allowed_hosts: str = ""  # names that clients call this service by (`Host`), beside its own addresses: a,b; or *
     body_timeout_s: float = Field(default=30.0, gt=0)  # to receive a request
     request_timeout_s: float = Field(default=300.0, gt=0)  # to answer it
+    min_calibration_iou: float = Field(default=0.5, ge=0, le=1)  # mean, with the drawn person; below it: not ready
     drain_s: int = Field(default=60, ge=0)  # after SIGTERM, to finish requests in flight
     max_attempts: int = Field(default=4, ge=1, le=8)  # semantic attempts per image
     parts_file: Path | None = None  # YAML with parts beside head, upper body and legs
@@ -70,6 +78,15 @@ class Settings(BaseSettings):
         return [url.strip().rstrip("/").removesuffix("/v1") for url in urls.split(",") if url.strip()]
 
 
+def check_key(key: SecretStr, name: str) -> None:
+    """Raises ConfigError, without the key, unless it is of printable ASCII characters and no blanks."""
+    if not _KEY.fullmatch(key.get_secret_value()):
+        raise ConfigError(
+            f"{name} has blanks, line ends or characters outside ASCII, or is empty",
+            fix="use printable ASCII characters, without blanks around or inside them",
+        )
+
+
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment; `overrides` take precedence.
 
@@ -81,12 +98,23 @@ def load_settings(**overrides: object) -> Settings:
             f"unknown settings in the environment: {', '.join(unknown)}", fix=f"known: {', '.join(sorted(known))}"
         )
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the values
+        settings = Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the values
     except ValidationError as err:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in err.errors())
         raise ConfigError(
             f"settings of the labeler: {faults}", fix=f"correct the {PREFIX}* variable or the argument"
-        ) from err
+        ) from None  # the cause quotes the values, and a value may be a secret
+    for name in ("api_key", "upstream_api_key"):
+        if (key := getattr(settings, name)) is not None:
+            check_key(key, PREFIX + name.upper())
+    return settings
+
+
+def masked(text: str) -> str:
+    """The text with name, password and query of every URL in it replaced."""
+    if "//" not in text:
+        return text
+    return _IN_QUERY.sub("?**********", _IN_URL.sub("//**********@", text))
 
 
 def describe(settings: Settings) -> list[tuple[str, str, str]]:
@@ -94,7 +122,7 @@ def describe(settings: Settings) -> list[tuple[str, str, str]]:
     return [
         (
             PREFIX + name.upper(),
-            _IN_URL.sub("//**********@", str(getattr(settings, name))),
+            masked(str(getattr(settings, name))),
             "set" if name in settings.model_fields_set else "default",
         )
         for name in Settings.model_fields

@@ -5,6 +5,7 @@ are safe when their shard is written; what was in flight is asked for again.
 """
 
 import asyncio
+import logging
 import signal
 import threading
 import time
@@ -29,6 +30,9 @@ from shared.labels import writer_lock
 from shared.progress import Progress
 from shared.schemas import LabelStatus, ManifestRow
 
+log = logging.getLogger(__name__)
+
+WAIT_LINE_S = 10.0  # without an answer, after which a line says what is waited for
 BODY_SHARE = 0.6  # of the service's body limit that the file bytes of a batch may take: base64 adds a third
 
 
@@ -131,12 +135,14 @@ def annotate(
         url, api_key: of a running service; without a URL the engine runs in this process.
         settings: of the engine in this process; by default from the environment.
 
-    SIGINT and SIGTERM stop sending; what is in flight is finished and written (`Summary.interrupted`).
+    SIGINT and SIGTERM stop sending and write what was answered; what is in flight is finished and written, too
+    (`Summary.interrupted`). A second signal ends the process at once.
 
     Raises:
         DgreidError: too many images fail, no request is answered any more, the service cannot be used, or the folder
             cannot be written. Finished rows are written first.
         ConfigError: the run was started with another engine, model or prompt.
+        ServiceUnfitError: another engine, model or prompt answers than at the start; none of its answers is written.
         DataError: a row of another data set, or a damaged shard.
     """
     options = options or AnnotateOptions()
@@ -212,7 +218,7 @@ class _Job:
     async def run(self, work: Iterator[Batch]) -> Summary:
         started = time.monotonic()
         try:
-            with _on_signals(self._stop.set):
+            with _on_signals(self._interrupt):
                 while not self._stop.is_set():
                     batch = await asyncio.to_thread(next, work, None)
                     if batch is None:
@@ -227,7 +233,9 @@ class _Job:
         finally:
             for task in self._in_flight:
                 task.cancel()
-            await asyncio.gather(*self._in_flight, return_exceptions=True)
+            for result in await asyncio.gather(*self._in_flight, return_exceptions=True):
+                if not isinstance(result, BaseException):  # answered while another request failed
+                    self._write_answered(result)
             self._writer.flush()
             self.summary.seconds = time.monotonic() - started
             self.summary.interrupted = self._stop.is_set()
@@ -241,7 +249,7 @@ class _Job:
     async def _collect(self) -> None:
         """Wait until a request is answered and write its rows. Raises DgreidError when none is for `stall_s`."""
         waited = 0.0
-        step = min(self._options.shard_seconds, self._options.stall_s)
+        step = min(self._options.shard_seconds, self._options.stall_s, WAIT_LINE_S)
         while True:
             done, self._in_flight = await asyncio.wait(
                 self._in_flight, timeout=step, return_when=asyncio.FIRST_COMPLETED
@@ -255,10 +263,37 @@ class _Job:
                     f"no request was answered for {waited:.0f} s; {len(self._in_flight)} are in flight",
                     fix="see the logs of the labelling service and of vLLM; run the same command to resume",
                 )
-        for task in done:
-            for item, answer in await task:
-                self._write(item, answer)
+            if waited >= WAIT_LINE_S:
+                note = f"no answer for {waited:.0f} s, {len(self._in_flight)} requests in flight"
+                self._progress.advance(0, note=note)
+        if waited >= WAIT_LINE_S:
+            self._progress.advance(0, note="")
+        failures = []
+        for task in done:  # all of them are written before the failure of one is raised
+            if (failure := task.exception()) is None:
+                self._write_answered(task.result())
+            else:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
+        if self._stop.is_set():
+            self._writer.flush()  # a second signal ends the process
         self._refuse_failures(least=self._options.failed_share_after)
+
+    def _interrupt(self) -> None:
+        """What was answered is safe from here on, whatever becomes of the requests in flight."""
+        self._stop.set()
+        log.warning(
+            "interrupted: %d requests in flight are finished; a second signal ends this at once", len(self._in_flight)
+        )
+        try:
+            self._writer.flush()
+        except DgreidError as err:  # tried again at the end, where it is raised
+            log.warning("the answers so far are not written yet: %s", err.what)
+
+    def _write_answered(self, answered: Sequence[tuple[Item, ImageAnswer]]) -> None:
+        for item, answer in answered:
+            self._write(item, answer)
 
     def _write(self, item: Item, answer: ImageAnswer) -> None:
         self._writer.add(answered_rows(item.row, answer, item.parts, self.summary.label_run, self._info))

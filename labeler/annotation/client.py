@@ -2,29 +2,36 @@
 
 import asyncio
 import base64
+import logging
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple, Self
 
 import httpx
 from pydantic import SecretStr, ValidationError
 
-from labeler.grounding.answers import ImageAnswer, ServiceInfo
+from labeler.grounding.answers import BOUND_TO, ImageAnswer, ServiceInfo
 from labeler.grounding.engine import Engine, EngineAwayError, EngineError, EngineUnfitError
 from labeler.grounding.ground import failed_answer
-from labeler.grounding.retry import UNFIT_CODE, pause_s, retry_after_s, transport_retryable
+from labeler.grounding.retry import BUSY_CODE, UNFIT_CODE, pause_s, retry_after_s, transport_retryable
 from labeler.service.api_models import GroundResponse, ModelList, Problem, Ready
 from labeler.service.grounding_service import GroundingService
-from labeler.settings import Settings
+from labeler.settings import Settings, check_key
 from shared.errors import ConfigError, DgreidError
 from shared.images import image_id_of
 from shared.schemas import LabelStatus
 
+log = logging.getLogger(__name__)
+
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 READY_PAUSE_S = 2.0
+READY_ANSWER_S = 10.0  # to answer about its readiness, at least: also where the whole wait is shorter
+WAIT_LINE_S = 10.0  # between two lines about what is waited for
+LONGEST_BUSY_S = 900.0  # of a service that has no place for a request, before its images count as failed
 REJECTED_CODES = (400, 413, 422)  # this request was refused; others may still be answered
 SHOWN = 300  # characters of a response in an error
 
@@ -35,6 +42,15 @@ class ServiceError(DgreidError):
 
 class ServiceUnfitError(ServiceError):
     """Waiting does not help: its engine gives wrong boxes, or the URL is not that of a labelling service."""
+
+
+class _Received(NamedTuple):
+    """One answer per image; the seconds that the service asks to wait before a retry, if it does; whether it had no
+    place for the request, which is no attempt."""
+
+    answers: list[ImageAnswer]
+    asked_s: float | None = None
+    busy: bool = False
 
 
 class GroundingClient(ABC):
@@ -48,6 +64,7 @@ class GroundingClient(ABC):
 
     def __init__(self, *, connections: int = 8, attempts: int = 8) -> None:
         self.connections, self._attempts = connections, attempts
+        self._bound: ServiceInfo | None = None  # who answers, as `info` said first
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,9 +75,19 @@ class GroundingClient(ABC):
     @abstractmethod
     async def aclose(self) -> None: ...
 
-    @abstractmethod
     async def info(self) -> ServiceInfo:
-        """Engine, model, prompt version, parts and limits. Raises ServiceError."""
+        """Engine, model, prompt version, parts and limits. From then on every answer must come from them.
+
+        Raises ServiceError, ServiceUnfitError when another engine, model or prompt answers than before.
+        """
+        told = await self._info()
+        if self._bound is None:
+            self._bound = told
+        self._demand_same(told)
+        return told
+
+    @abstractmethod
+    async def _info(self) -> ServiceInfo: ...
 
     async def wait_ready(self, timeout_s: float) -> float:
         """Wait until the service is ready; its mean IoU in 0..1 on the calibration image.
@@ -68,47 +95,89 @@ class GroundingClient(ABC):
         Raises ServiceError after `timeout_s`, ServiceUnfitError at once when waiting does not help.
         """
         started = time.monotonic()
-        while True:
-            try:
-                return await self._readiness()
-            except ServiceUnfitError:
-                raise
-            except ServiceError as err:
+        last = ServiceError("no answer yet", fix="see the logs of the labelling service and of the model server")
+
+        def waiting() -> str:
+            where = f" [{last.path}]" if last.path else ""
+            return f"waiting {time.monotonic() - started:.0f} of {timeout_s:.0f} s for the engine: {last.what}{where}"
+
+        async with _saying(waiting):
+            while True:
+                left = timeout_s - (time.monotonic() - started)
+                try:
+                    async with asyncio.timeout(max(left, READY_ANSWER_S)):
+                        return await self._readiness()
+                except ServiceUnfitError:
+                    raise
+                except ServiceError as err:
+                    last = err
+                except TimeoutError:
+                    left = 0.0
                 elapsed = time.monotonic() - started
-                if elapsed + READY_PAUSE_S > timeout_s:
-                    what = f"not ready after {elapsed:.0f} s: {err.what}"
-                    raise ServiceError(what, path=err.path, fix=err.fix) from err
-            await asyncio.sleep(READY_PAUSE_S)
+                if left <= 0 or elapsed + READY_PAUSE_S > timeout_s:
+                    what = f"not ready after {elapsed:.0f} s: {last.what}"
+                    raise ServiceError(what, path=last.path, fix=last.fix) from last
+                await asyncio.sleep(READY_PAUSE_S)
 
     async def ground(self, contents: Sequence[bytes], parts: Sequence[str]) -> list[ImageAnswer]:
         """One answer per image file, in order. Images without an answer are sent again while that may help.
 
-        Raises ServiceError when the service cannot be used at all; never for a failed image.
+        A service that has no place for the request now (429) was not asked: it is tried again as long as it stays busy,
+        up to LONGEST_BUSY_S.
+
+        Raises ServiceError when the service cannot be used at all, ServiceUnfitError when another engine, model or
+        prompt answers than `info` said; never for a failed image.
         """
         answers: dict[int, ImageAnswer] = {}
         pending = list(range(len(contents)))
-        for failures in range(1, self._attempts + 1):
-            received, asked_s = await self._once([contents[index] for index in pending], parts)
-            for index, answer in zip(pending, received, strict=True):
+        failures, busy_s, refusals = 0, 0.0, 0
+        while True:
+            received = await self._once([contents[index] for index in pending], parts)
+            for index, answer in zip(pending, received.answers, strict=True):
                 if index not in answers or answers[index].error or not answer.error:  # keep partial answers
                     answers[index] = answer
             pending = [index for index in pending if answers[index].retryable]
-            if not pending:
-                break
-            if failures < self._attempts:
-                chance = random.random()
-                await asyncio.sleep(
-                    pause_s(failures, chance, base_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S, asked_s=asked_s)
-                )
-        return [answers[index] for index in range(len(contents))]
+            if received.busy and busy_s < LONGEST_BUSY_S:
+                refusals += 1
+            else:
+                failures, refusals = failures + 1, 0
+            if not pending or failures >= self._attempts:
+                return [answers[index] for index in range(len(contents))]
+            pause = pause_s(
+                refusals or failures,
+                random.random(),
+                base_s=FIRST_PAUSE_S,
+                longest_s=LONGEST_PAUSE_S,
+                asked_s=received.asked_s,
+            )
+            if received.busy:
+                busy_s += max(pause, READY_PAUSE_S)
+            await asyncio.sleep(pause)
+
+    def _demand_same(self, told: ServiceInfo | GroundResponse) -> None:
+        """Raises ServiceUnfitError unless the engine, model, prompt version and rules are those of `info`."""
+        if self._bound is None:
+            return
+        fields = [name for name in BOUND_TO if name in type(told).model_fields]
+        pairs = [(name, getattr(self._bound, name), getattr(told, name)) for name in fields]
+        if differing := [f"{name} {before!r} -> {now!r}" for name, before, now in pairs if before != now]:
+            raise ServiceUnfitError(
+                f"another service answers than the one this run was started with: {'; '.join(differing)}",
+                path=self._place,
+                fix="start the first one again and run the same command, or use another label run for this one",
+            )
+
+    @property
+    def _place(self) -> str | None:
+        """Where the service is, for errors."""
+        return None
 
     @abstractmethod
     async def _readiness(self) -> float:
         """Mean IoU in 0..1 on the calibration image. Raises ServiceError while the service is not ready."""
 
     @abstractmethod
-    async def _once(self, images: Sequence[bytes], parts: Sequence[str]) -> tuple[list[ImageAnswer], float | None]:
-        """One answer per image, and the seconds that the service asks to wait before a retry, if it does."""
+    async def _once(self, images: Sequence[bytes], parts: Sequence[str]) -> _Received: ...
 
 
 class InProcessClient(GroundingClient):
@@ -133,7 +202,7 @@ class InProcessClient(GroundingClient):
     async def aclose(self) -> None:
         await self._service.aclose()
 
-    async def info(self) -> ServiceInfo:
+    async def _info(self) -> ServiceInfo:
         return self._service.info()
 
     async def _readiness(self) -> float:
@@ -142,11 +211,11 @@ class InProcessClient(GroundingClient):
         except EngineError as err:
             raise _unusable_engine(err) from err
 
-    async def _once(self, images: Sequence[bytes], parts: Sequence[str]) -> tuple[list[ImageAnswer], float | None]:
+    async def _once(self, images: Sequence[bytes], parts: Sequence[str]) -> _Received:
         try:
-            return await self._service.ground(images, parts), None
+            return _Received(await self._service.ground(images, parts))
         except EngineAwayError as err:
-            return _all_failed(images, parts, err.what, retryable=True), err.retry_after_s
+            return _Received(_all_failed(images, parts, err.what, retryable=True), err.retry_after_s)
         except EngineError as err:
             raise _unusable_engine(err) from err
 
@@ -173,8 +242,12 @@ class HttpClient(GroundingClient):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(connections=connections, attempts=attempts)
+        checked = _checked(url)
+        if api_key:
+            check_key(api_key, "the API key of the labelling service")
+        self._shown_url = str(checked.copy_with(userinfo=b"", query=None))
         self._http = httpx.AsyncClient(
-            base_url=_checked(url),
+            base_url=checked,
             headers={"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {},
             # Callers keep at most `connections` requests in flight, so a PoolTimeout is a bug, not load.
             timeout=httpx.Timeout(connect=5, write=60, read=600, pool=30),
@@ -186,7 +259,11 @@ class HttpClient(GroundingClient):
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def info(self) -> ServiceInfo:
+    @property
+    def _place(self) -> str:
+        return self._shown_url
+
+    async def _info(self) -> ServiceInfo:
         try:
             return ModelList.model_validate_json(await self._get("/v1/models")).data[0]
         except (ValidationError, IndexError) as err:
@@ -198,7 +275,7 @@ class HttpClient(GroundingClient):
         except ValidationError as err:
             raise self._unusable("its /readyz is not that of a labelling service", ServiceUnfitError) from err
 
-    async def _once(self, images: Sequence[bytes], parts: Sequence[str]) -> tuple[list[ImageAnswer], float | None]:
+    async def _once(self, images: Sequence[bytes], parts: Sequence[str]) -> _Received:
         request = {"images": [base64.b64encode(image).decode() for image in images], "parts": list(parts)}
         try:
             response = await self._http.post("/v1/ground", json=request)
@@ -206,18 +283,33 @@ class HttpClient(GroundingClient):
             what = f"{type(err).__name__}: {err}"
             if not transport_retryable(err):
                 raise self._unusable(what) from err
-            return _all_failed(images, parts, what, retryable=True), None
+            return _Received(_all_failed(images, parts, what, retryable=True))
         if response.status_code == httpx.codes.OK:
-            return _received(response, images) or _all_failed(images, parts, "a damaged response", retryable=True), None
+            return _Received(
+                self._answers(response, images) or _all_failed(images, parts, "a damaged response", retryable=True)
+            )
         what = _problem(response) or f"HTTP {response.status_code}: {response.text[:SHOWN]}"
         if transport_retryable(response.status_code):
-            return _all_failed(images, parts, what, retryable=True), retry_after_s(response.headers)
+            return _Received(
+                _all_failed(images, parts, what, retryable=True),
+                retry_after_s(response.headers),
+                busy=response.status_code == BUSY_CODE,
+            )
         if response.status_code not in REJECTED_CODES:
             raise self._refused(response)
         if len(images) == 1:
-            return _all_failed(images, parts, what, retryable=False), None
+            try:
+                await self.info()  # another service may refuse what the one before would have answered
+            except ServiceUnfitError:
+                raise
+            except ServiceError as err:
+                return _Received(_all_failed(images, parts, err.what, retryable=True))
+            return _Received(_all_failed(images, parts, what, retryable=False))
         alone = [await self._once([image], parts) for image in images]  # one image may be the reason for all
-        return [answers[0] for answers, _ in alone], None
+        asked = [one.asked_s for one in alone if one.asked_s is not None]
+        return _Received(
+            [one.answers[0] for one in alone], max(asked, default=None), busy=any(one.busy for one in alone)
+        )
 
     async def _get(self, path: str) -> bytes:
         try:
@@ -228,13 +320,26 @@ class HttpClient(GroundingClient):
             raise self._refused(response)
         return response.content
 
+    def _answers(self, response: httpx.Response, images: Sequence[bytes]) -> list[ImageAnswer] | None:
+        """The answers, if there is exactly one for each image that was sent.
+
+        Raises ServiceUnfitError when they come from another engine, model or prompt than `info` said.
+        """
+        try:
+            told = GroundResponse.model_validate_json(response.content)
+        except ValidationError:
+            return None
+        self._demand_same(told)
+        fits = [answer.image_id for answer in told.images] == [image_id_of(image) for image in images]
+        return list(told.images) if fits else None
+
     def _refused(self, response: httpx.Response) -> ServiceError:
         kind = ServiceUnfitError if response.status_code == UNFIT_CODE else ServiceError
         return self._unusable(f"HTTP {response.status_code}: {_problem(response) or response.text[:SHOWN]}", kind)
 
     def _unusable(self, what: str, kind: type[ServiceError] = ServiceError) -> ServiceError:
         fix = "see the service's log and GET /readyz; for a wrong key set LABELER_API_KEY"
-        return kind(f"the labelling service cannot be used: {what}", path=str(self._http.base_url), fix=fix)
+        return kind(f"the labelling service cannot be used: {what}", path=self._place, fix=fix)
 
 
 def _unusable_engine(err: EngineError) -> ServiceError:
@@ -252,14 +357,22 @@ def _checked(url: str) -> httpx.URL:
     return parsed
 
 
-def _received(response: httpx.Response, images: Sequence[bytes]) -> list[ImageAnswer] | None:
-    """The answers, if there is exactly one for each image that was sent."""
+@asynccontextmanager
+async def _saying(line: Callable[[], str]) -> AsyncIterator[None]:
+    """Inside it a line appears in the log every WAIT_LINE_S."""
+
+    async def say() -> None:
+        while True:
+            await asyncio.sleep(WAIT_LINE_S)
+            log.warning(line())
+
+    saying = asyncio.create_task(say())
     try:
-        answers = GroundResponse.model_validate_json(response.content).images
-    except ValidationError:
-        return None
-    fits = [answer.image_id for answer in answers] == [image_id_of(image) for image in images]
-    return list(answers) if fits else None
+        yield
+    finally:
+        saying.cancel()
+        with suppress(asyncio.CancelledError):
+            await saying
 
 
 def _all_failed(images: Sequence[bytes], parts: Sequence[str], what: str, *, retryable: bool) -> list[ImageAnswer]:

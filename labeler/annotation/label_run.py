@@ -7,12 +7,10 @@ from pathlib import Path
 
 import duckdb
 
-from labeler.grounding.answers import ServiceInfo
+from labeler.grounding.answers import BOUND_TO, ServiceInfo
 from shared.errors import ConfigError, DataError
 from shared.labels import check_name, connect, label_shards, read_record, record_path, run_folder, write_record
 from shared.schemas import FINAL_STATUSES
-
-_BOUND_TO = ("engine", "model", "prompt_version", "parts", "missing_parts", "second_look")  # common to all its rows
 
 
 def default_label_run(info: ServiceInfo) -> str:
@@ -33,12 +31,12 @@ def open_label_run(labels_root: Path, label_run: str, info: ServiceInfo) -> None
     Raises ConfigError for an invalid name and for every difference, DataError for a damaged record.
     """
     check_name(label_run)
-    now = json.loads(info.model_dump_json(include=set(_BOUND_TO)))
+    now = json.loads(info.model_dump_json(include=set(BOUND_TO)))
     before = read_record(labels_root, label_run)
     if before is None:
         write_record(labels_root, label_run, {**now, "started": datetime.now(UTC).isoformat(timespec="seconds")})
         return
-    differing = [f"{key} {before.get(key)!r} -> {now[key]!r}" for key in _BOUND_TO if before.get(key) != now[key]]
+    differing = [f"{key} {before.get(key)!r} -> {now[key]!r}" for key in BOUND_TO if before.get(key) != now[key]]
     if differing:
         raise ConfigError(
             f"the label run {label_run!r} was made with other settings: {'; '.join(differing)}",

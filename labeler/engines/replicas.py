@@ -10,7 +10,7 @@ import base64
 import logging
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 import aiohttp
@@ -21,6 +21,7 @@ from labeler.grounding.engine import (
     EngineAwayError,
     EngineDownError,
     EngineError,
+    EngineRefusedError,
     EngineSlowError,
     UpstreamState,
     current_request_id,
@@ -34,6 +35,11 @@ log = logging.getLogger(__name__)
 FIRST_OUT_S = 0.5
 LONGEST_OUT_S = 15.0
 SHOWN = 300  # characters of a server's answer in an error
+SCANNED = 64 * 1024  # bytes of it that are looked through for what must not be shown
+MAX_REPLY = 4 * 2**20  # bytes; an answer of a thousand tokens with their probabilities has a tenth
+SMALL_REPLY = 256 * 1024  # bytes that are parsed in a millisecond
+# Codes that can be about the question itself; with every other error code the server answers nobody as we ask it.
+ABOUT_QUESTION = frozenset({400, 413, 422})
 FIX = "see the log of the vLLM server, and LABELER_UPSTREAM_URL, LABELER_MODEL"
 _IMAGE = re.compile(r"base64,[A-Za-z0-9+/=]+")
 
@@ -42,8 +48,10 @@ class UpstreamHttp(httpx.AsyncBaseTransport):
     """aiohttp as a transport of httpx, at a fourth of the processor time of httpx's own, which is written in Python.
 
     What is in front of a busy model runs on the cores that the model's own front end needs, so the difference is
-    throughput. Unlimited connections; no redirects, cookies, or proxies of the environment. Requests raise httpx's
-    TimeoutException after the limits in their `timeout` extension, NetworkError when there is no response.
+    throughput. Unlimited connections; no redirects, cookies, or proxies of the environment, nothing is unpacked.
+    Requests raise httpx's TimeoutException after the limits in their `timeout` extension, of which `read` is that of
+    the whole response, NetworkError when there is no response, and RemoteProtocolError for an encoded one and one of
+    more than MAX_REPLY bytes.
     """
 
     def __init__(self) -> None:
@@ -51,17 +59,25 @@ class UpstreamHttp(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         limits = request.extensions["timeout"]
+        whole_s = limits["read"] and limits["read"] + (limits["connect"] or 0)
         try:
             async with self._open().request(
                 request.method,
                 str(request.url),
                 data=request.content or None,
                 headers=request.headers.multi_items(),
-                timeout=aiohttp.ClientTimeout(sock_connect=limits["connect"], sock_read=limits["read"]),
+                timeout=aiohttp.ClientTimeout(total=whole_s, sock_connect=limits["connect"], sock_read=limits["read"]),
                 allow_redirects=False,
             ) as response:
-                content = await response.read()
-                return httpx.Response(response.status, headers=response.raw_headers, content=content)
+                encoding = response.headers.get("Content-Encoding", "identity")
+                if encoding.strip().lower() not in ("", "identity"):
+                    raise httpx.RemoteProtocolError(f"an encoded response ({encoding[:20]!r})", request=request)
+                content = bytearray()
+                async for chunk in response.content.iter_any():
+                    content += chunk
+                    if len(content) > MAX_REPLY:
+                        raise httpx.RemoteProtocolError(f"a response of over {MAX_REPLY} bytes", request=request)
+                return httpx.Response(response.status, headers=response.raw_headers, content=bytes(content))
         except TimeoutError as err:
             raise httpx.ReadTimeout(str(err), request=request) from err
         except (aiohttp.ClientError, OSError) as err:
@@ -76,7 +92,7 @@ class UpstreamHttp(httpx.AsyncBaseTransport):
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ssl=httpx.create_ssl_context(trust_env=False)),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # httpx.Response does that
+                auto_decompress=False,  # a kilobyte can be a gigabyte
                 skip_auto_headers=("Accept-Encoding", "User-Agent"),
             )
         return self._session
@@ -96,6 +112,7 @@ class Replica:
     def __init__(
         self, url: httpx.URL, transport: httpx.AsyncBaseTransport, headers: Mapping[str, str], timeout: httpx.Timeout
     ) -> None:
+        self._secrets = [secret for secret in (url.password, *headers.values()) if secret]
         self._root = str(url.copy_with(userinfo=b"")).rstrip("/")
         self._transport, self._headers, self._timeout = transport, headers, timeout
         self.name = url.netloc.decode()
@@ -122,6 +139,8 @@ class Replica:
             raise EngineDownError(f"{type(err).__name__}: {err}", path=self.name, fix=FIX) from err
         finally:
             self.in_flight -= 1
+        if len(response.content) > SMALL_REPLY:
+            return await asyncio.to_thread(self._object, response)
         return self._object(response)
 
     async def check(self, model: str, timeout_s: float) -> None:
@@ -136,7 +155,7 @@ class Replica:
     def _request(
         self, method: str, path: str, payload: dict[str, Any] | None, timeout_s: float | None
     ) -> httpx.Request:
-        headers = dict(self._headers)
+        headers = {"Accept-Encoding": "identity", **self._headers}
         if payload is not None:
             headers["Content-Type"] = "application/json"
         if request_id := current_request_id.get():  # numbered, because vLLM rejects an id that is already running
@@ -148,7 +167,9 @@ class Replica:
 
     def _object(self, response: httpx.Response) -> dict[str, Any]:
         if response.status_code != httpx.codes.OK:
-            what = f"the server answered {response.status_code}: {_shown(response)}"
+            what = f"the server answered {response.status_code}: {self._shown(response)}"
+            if response.status_code in ABOUT_QUESTION:
+                raise EngineRefusedError(what, path=self.name, fix=FIX)
             if transport_retryable(response.status_code):
                 raise EngineDownError(what, path=self.name, fix=FIX, retry_after_s=retry_after_s(response.headers))
             raise EngineError(what, path=self.name, fix=FIX)
@@ -157,8 +178,16 @@ class Replica:
         except ValueError:
             reply = None
         if not isinstance(reply, dict):
-            raise EngineDownError(f"the response is not a JSON object: {_shown(response)!r}", path=self.name, fix=FIX)
+            what = f"the response is not a JSON object: {self._shown(response)!r}"
+            raise EngineDownError(what, path=self.name, fix=FIX)
         return reply
+
+    def _shown(self, response: httpx.Response) -> str:
+        """The start of a response for errors and logs, without the image and the key, which some servers quote."""
+        text = _IMAGE.sub("base64,...", response.content[:SCANNED].decode(errors="replace"))
+        for secret in self._secrets:
+            text = text.replace(secret.removeprefix("Bearer ").removeprefix("Basic "), "**********")
+        return text[:SHOWN]
 
 
 class Replicas:
@@ -198,17 +227,33 @@ class Replicas:
     async def ask(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
         """The JSON object that the least busy server responds with.
 
-        Raises EngineAwayError, and takes that server out of use, when it cannot answer now; EngineError when it
-        refuses.
+        A server that refuses the question is no judge of it: the others are asked, too, before the refusal counts. It
+        is taken out of use where it refuses everybody (a key, an address), or what another one answers; who refuses at
+        once would otherwise be the least busy one and get nearly all questions.
+
+        Raises EngineAwayError, and takes that server out of use, when it cannot answer now; EngineRefusedError when all
+        refuse this question.
         """
-        server = self._least_busy()
-        try:
-            reply = await server.ask("POST", path, payload)
-        except EngineAwayError as err:
-            self._take_out(server, err)
-            raise
-        server.faults = 0
-        return reply
+        refusals: dict[Replica, EngineError] = {}
+        while server := self._least_busy(refusals):
+            try:
+                reply = await server.ask("POST", path, payload)
+            except EngineAwayError as err:
+                self._take_out(server, err)
+                raise
+            except EngineError as err:
+                if not isinstance(err, EngineRefusedError):
+                    self._take_out(server, err)
+                refusals[server] = err
+                continue
+            for refusing, reason in refusals.items():
+                self._take_out(refusing, reason)
+            server.faults = 0
+            return reply
+        if about_question := [err for err in refusals.values() if isinstance(err, EngineRefusedError)]:
+            raise about_question[0]
+        refusal = next(iter(refusals.values()))  # a key or an address can be put right, and the question asked again
+        raise EngineDownError(refusal.what, path=refusal.path, fix=refusal.fix)
 
     async def check(self) -> None:
         """Take servers that do not list the model out of use. Raises EngineError when none lists it."""
@@ -234,9 +279,12 @@ class Replicas:
         await asyncio.gather(*returning, return_exceptions=True)
         await self._transport.aclose()
 
-    def _least_busy(self) -> Replica:
-        candidates = [server for server in self._servers if server.up] or self._servers
-        return min(candidates, key=lambda server: (server.in_flight, server.asked))
+    def _least_busy(self, refused_by: Collection[Replica]) -> Replica | None:
+        """Of the servers in use; where none is, of all. None when there is no other than those that refused."""
+        candidates = [server for server in self._servers if server.up and server not in refused_by]
+        if not candidates and not refused_by:
+            candidates = [*self._servers]
+        return min(candidates, key=lambda server: (server.in_flight, server.asked), default=None)
 
     def _take_out(self, server: Replica, fault: EngineError) -> None:
         if not server.up:  # all questions in flight when it failed count as one failure
@@ -281,14 +329,9 @@ def _checked(url: str) -> httpx.URL:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         parsed = httpx.URL()
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
         raise ConfigError(
             "LABELER_UPSTREAM_URL holds something that is not an HTTP URL",
             fix="set it to http://host:port[,http://...]",
         )
     return parsed
-
-
-def _shown(response: httpx.Response) -> str:
-    """The start of a response for errors and logs, without the image, which some servers quote."""
-    return _IMAGE.sub("base64,...", response.text)[:SHOWN]

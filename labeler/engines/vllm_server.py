@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,13 +19,14 @@ import httpx
 from PIL import Image
 
 from labeler.engines.answers import only_reasoned, outcomes, refused
-from labeler.engines.replicas import Replicas
+from labeler.engines.replicas import MAX_REPLY, Replicas
 from labeler.engines.token_check import TokenCheck
 from labeler.grounding.coordinates import ModelFamily, Sent, family_of, prepare
 from labeler.grounding.engine import (
     EngineAnswer,
     EngineAwayError,
     EngineIdentity,
+    EngineRefusedError,
     PartOutcome,
     UpstreamState,
 )
@@ -40,6 +42,8 @@ JPEG_QUALITY = 95
 HALF_CHROMA_FROM = (
     2.0  # enlarged that many times colours are smooth: 4:2:0 moves real crops by 0.05 of 255 more than 4:4:4
 )
+LONG_ANSWER = 2000  # characters; the answers asked for have a tenth, one of 20,000 takes half a second to read
+MAX_TOKENS = 2**31  # a count from there on is none
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 4.0
 
@@ -66,6 +70,7 @@ class VllmServer:
     ) -> None:
         self._servers, self._model, self._prompts = servers, model, prompts
         self._logprobs, self._transport_attempts = logprobs, transport_attempts
+        self._takes_schema = True  # until it refuses one and answers the same question without
         self._tokens = TokenCheck(prompts.family, self._count_tokens)
         self.identity = EngineIdentity("vllm_server", model, prompts.version)
 
@@ -90,7 +95,10 @@ class VllmServer:
         for question, text_tokens, reply in zip(asked, around, replies, strict=True):
             counted = _tokens(reply, "prompt_tokens")
             self._tokens.verify(question.text, text_tokens, sent.sent_width, sent.sent_height, counted)
-            found |= _outcomes(question, reply, sent, self._prompts.vocabulary)
+            if _length(reply) > LONG_ANSWER:
+                found |= await asyncio.to_thread(_outcomes, question, reply, sent, self._prompts.vocabulary)
+            else:
+                found |= _outcomes(question, reply, sent, self._prompts.vocabulary)
         return EngineAnswer(
             found,
             sent.name,
@@ -129,6 +137,26 @@ class VllmServer:
         return _tokens(await self._post(self._payload(question, url, Attempt(with_schema=False))), "prompt_tokens")
 
     async def _post(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """The reply; without the schema where the server refuses a question only because of it."""
+        if "response_format" not in payload:
+            return await self._patiently(payload)
+        free = {key: value for key, value in payload.items() if key != "response_format"}
+        if not self._takes_schema:
+            return await self._patiently(free)
+        try:
+            return await self._patiently(payload)
+        except EngineRefusedError as refusal:
+            try:
+                reply = await self._patiently(free)
+            except EngineRefusedError:
+                raise refusal from None
+            if self._takes_schema:
+                self._takes_schema = False
+                log.warning("the model server refuses JSON schemas and is asked without: %s", refusal.what)
+            return reply
+
+    async def _patiently(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """The reply, after repeated requests where the server cannot answer now."""
         for failures in range(1, self._transport_attempts):
             try:
                 return await self._servers.ask("/v1/chat/completions", payload)
@@ -185,11 +213,25 @@ def _roots(settings: Settings, transport: httpx.BaseTransport | None) -> list[st
             transport=transport,
             trust_env=False,
         ) as http:
-            listed = http.get(f"{settings.upstream_urls[0]}/v1/models").json()["data"]
+            listed = _bounded_json(http, f"{settings.upstream_urls[0]}/v1/models", settings.probe_timeout_s)["data"]
         roots = [str(entry["root"]) for entry in listed if entry.get("id") == settings.model and entry.get("root")]
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return []  # not up, or not vLLM
     return [*map(_configured_as, roots), *roots]
+
+
+def _bounded_json(http: httpx.Client, url: str, timeout_s: float) -> Any:
+    """The JSON of a response. Raises ValueError for one that is encoded, over MAX_REPLY bytes or not there in time."""
+    until = time.monotonic() + timeout_s
+    content = bytearray()
+    with http.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response:
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ValueError("an encoded response")
+        for chunk in response.iter_raw():
+            content += chunk
+            if len(content) > MAX_REPLY or time.monotonic() > until:
+                raise ValueError("too large, or too slow")
+    return json.loads(content)
 
 
 def _prepared(image: Image.Image, family: ModelFamily) -> tuple[str, Sent]:
@@ -208,8 +250,7 @@ def _data_url(image: Image.Image, *, enlarged: float) -> str:
 
 def _outcomes(question: Question, reply: dict[str, Any], sent: Sent, vocabulary: Vocabulary) -> dict[str, PartOutcome]:
     """Outcomes of one reply of any shape."""
-    choices = reply.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    choice = _choice(reply)
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
     if isinstance(refusal := message.get("refusal"), str) and refusal:
@@ -237,4 +278,19 @@ def _tokens(reply: dict[str, Any], kind: Literal["prompt_tokens", "completion_to
     """The server's count; None when it reports none."""
     usage = reply.get("usage")
     count = usage.get(kind) if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and count > 0 else None
+    return count if type(count) is int and 0 < count < MAX_TOKENS else None
+
+
+def _choice(reply: dict[str, Any]) -> dict[str, Any]:
+    """The first choice of a reply of any shape; empty where there is none."""
+    choices = reply.get("choices")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+
+
+def _length(reply: dict[str, Any]) -> int:
+    """Characters, or tokens with their probabilities, that are read as an answer; whichever is more."""
+    choice = _choice(reply)
+    texts = choice["message"].values() if isinstance(choice.get("message"), dict) else ()
+    logprobs = choice.get("logprobs")
+    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
+    return max([len(one) for one in (*texts, tokens) if isinstance(one, str | list)], default=0)

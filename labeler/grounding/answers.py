@@ -55,6 +55,10 @@ class ImageAnswer(Frozen):
         return next((answer.status for answer in self.parts if answer.status not in FINAL_STATUSES), None)
 
 
+# Common to all rows of a label run: an answer of another engine, model, prompt or rule belongs to another run.
+BOUND_TO = ("engine", "model", "prompt_version", "parts", "missing_parts", "second_look")
+
+
 class ServiceInfo(Frozen):
     """Engine, model and prompt that answer, and the limits of one request."""
 

@@ -21,6 +21,10 @@ class EngineError(DgreidError):
     """The engine gave no answer, and asking again will not help (e.g. the request was refused)."""
 
 
+class EngineRefusedError(EngineError):
+    """It refused this question, while it may answer another one."""
+
+
 class EngineAwayError(EngineError):
     """The engine gave no answer now, but may later.
 

@@ -1,6 +1,5 @@
 """Ground one image: decode, ask, ask again, check the boxes. Failures are answers, not exceptions."""
 
-import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,18 +9,18 @@ from PIL import Image
 
 from labeler.grounding.answers import ImageAnswer, PartAnswer
 from labeler.grounding.box_checks import check_box, relation_flags
+from labeler.grounding.decoding import ImageLimits, PixelBudget, decoded
 from labeler.grounding.engine import Engine, EngineAwayError, EngineError, EngineUnfitError, PartOutcome
 from labeler.grounding.retry import ASK_AGAIN, Attempt, next_attempt
 from labeler.grounding.second_look import look_again
 from shared.body_prior import prior_box
 from shared.geometry import Box
-from shared.images import UnreadableImageError, decode, image_id_of
+from shared.images import UnreadableImageError, image_id_of
 from shared.schemas import LabelStatus
 
 log = logging.getLogger(__name__)
 
 MissingParts = Literal["absent", "prior"]
-SMALL_FILE = 16 * 1024  # bytes; such a crop is decoded in 0.1 ms, less than handing it to a thread takes
 FILLED = "filled_prior"  # flag of a box that is the body prior's, not the engine's
 
 
@@ -45,10 +44,13 @@ async def ground_image(
     max_attempts: int,
     missing_parts: MissingParts = "absent",
     second_look: Collection[str] = (),
+    max_side: int = 8192,
+    budget: PixelBudget | None = None,
 ) -> ImageAnswer:
     """Ground `parts` of one image file.
 
     Args:
+        max_pixels, max_side, budget: see ImageLimits.
         missing_parts: `absent` keeps parts that the engine says are not visible without a box; `prior` gives them the
             body prior's box, score 0 and the flag FILLED. Failures are never filled, because they can be retried.
         second_look: parts that are also asked for in the mirrored image.
@@ -61,12 +63,21 @@ async def ground_image(
     """
     image_id = image_id_of(content)
     try:
-        if len(content) <= SMALL_FILE:
-            image = decode(content, max_pixels=max_pixels)
-        else:
-            image = await asyncio.to_thread(decode, content, max_pixels=max_pixels)
+        async with decoded(content, ImageLimits(max_pixels, max_side, budget)) as image:
+            return await _answer_about(engine, image, image_id, parts, max_attempts, missing_parts, second_look)
     except UnreadableImageError as err:
         return failed_answer(image_id, parts, LabelStatus.UNREADABLE, err.reason)
+
+
+async def _answer_about(
+    engine: Engine,
+    image: Image.Image,
+    image_id: str,
+    parts: Sequence[str],
+    max_attempts: int,
+    missing_parts: MissingParts,
+    second_look: Collection[str],
+) -> ImageAnswer:
     try:
         found = await _ask(engine, image, parts, max_attempts)
         await _compare(engine, image, found, second_look)

@@ -6,12 +6,16 @@ so the question is asked again at a higher temperature, and finally without the 
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import httpx
 
 from shared.schemas import LabelStatus
 
+BUSY_CODE = 429  # nothing was asked of the engine: not an attempt
 RETRYABLE_CODES = frozenset({408, 429, 500, 502, 503, 504})
+LONGEST_ASKED_S = 30.0  # of a server's Retry-After
 UNFIT_CODE = 424  # "failed dependency": all answers of the engine would be wrong, so a run stops
 ASK_AGAIN = frozenset({LabelStatus.REFUSED, LabelStatus.TRUNCATED, LabelStatus.UNPARSEABLE, LabelStatus.INVALID_BOX})
 TEMPERATURES = (0.0, 0.3, 0.6, 0.9)  # greedy at first; later attempts must be able to differ
@@ -56,13 +60,19 @@ def pause_s(failures: int, chance: float, *, base_s: float, longest_s: float, as
     """Seconds to wait after `failures` (>= 1) failures in a row: exponential back-off with jitter.
 
     Doubles from `base_s` up to `longest_s`; `chance` in 0..1 scales the upper half. `asked_s`, a server's Retry-After,
-    is the minimum, up to `longest_s`.
+    is the minimum, up to LONGEST_ASKED_S.
     """
     full = min(longest_s, base_s * 2.0 ** min(failures - 1, 30))
-    return max(full * (0.5 + 0.5 * chance), min(asked_s or 0.0, longest_s))
+    return max(full * (0.5 + 0.5 * chance), min(asked_s or 0.0, LONGEST_ASKED_S))
 
 
-def retry_after_s(headers: httpx.Headers) -> float | None:
-    """Seconds in a Retry-After header; None when it is absent or a date."""
-    value = headers.get("retry-after", "")
-    return float(value) if value.isascii() and value.isdigit() else None
+def retry_after_s(headers: httpx.Headers, now: datetime | None = None) -> float | None:
+    """Seconds in a Retry-After header, which may be a date; None when it is absent or damaged."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+        return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
+    except (TypeError, ValueError, OverflowError):  # TypeError: a date without a zone
+        return None

@@ -42,11 +42,13 @@ class GroundRequest(Frozen):
 
 
 class GroundResponse(Frozen):
-    """One answer per image of the request, in its order."""
+    """One answer per image of the request, in its order, and who answered by which rules."""
 
     engine: str
     model: str
     prompt_version: str
+    missing_parts: str = "absent"
+    second_look: bool = False
     images: tuple[ImageAnswer, ...]
 
 
@@ -81,6 +83,8 @@ RESPONSE: dict[str, Any] = {
     "engine": "vllm_server",
     "model": "Qwen/Qwen2.5-VL-7B-Instruct",
     "prompt_version": "joint-0d1e2f3a",
+    "missing_parts": "absent",
+    "second_look": False,
     "images": [
         {
             "image_id": "c0cc66f780e10b8b",

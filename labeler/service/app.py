@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from labeler.grounding.engine import Engine
 from labeler.service import problems, routes
+from labeler.service.callers import CallerCheck
 from labeler.service.grounding_service import GroundingService, limit_image_threads
 from labeler.service.logs import RequestLog
 from labeler.settings import Settings
@@ -25,8 +26,17 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         async with service:
             yield
 
-    app = FastAPI(title="Body-part labeler", version="1", lifespan=lifespan)
+    # No pages: FastAPI's load their scripts from another host. No redirects: they repeat the Host they are given.
+    app = FastAPI(
+        title="Body-part labeler",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.service = service
+    app.add_middleware(CallerCheck, settings=settings)
     app.add_middleware(RequestLog, metrics=service.metrics)
     problems.install(app)
     app.include_router(routes.protected)

@@ -9,19 +9,21 @@ from typing import Self
 
 from labeler.engines import build_engine
 from labeler.grounding.answers import ImageAnswer, ServiceInfo
-from labeler.grounding.engine import Engine, EngineAwayError, EngineSlowError
+from labeler.grounding.decoding import PixelBudget
+from labeler.grounding.engine import Engine, EngineAwayError, EngineError, EngineSlowError, EngineUnfitError
 from labeler.grounding.ground import failed_answer, ground_image
 from labeler.grounding.vocabulary import load_vocabulary
+from labeler.service.arrivals import Arrivals, BusyError
 from labeler.service.metrics import Metrics
 from labeler.service.readiness import calibration_image, calibration_iou
 from labeler.settings import Settings
-from shared.errors import DgreidError
 from shared.images import image_id_of
 from shared.schemas import PARTS, LabelStatus
 
-
-class BusyError(DgreidError):
-    """The limit of requests in flight is reached."""
+BODIES = 6  # of the largest size may be in memory at the same time
+READY_FOR_S = 2.0  # that long the engine is not asked again whether it is ready ...
+UNFIT_FOR_S = 30.0  # ... where its boxes are wrong, that long
+READY_WAITERS = 16  # requests that wait for the engine's readiness; more are answered at once
 
 
 class GroundingService:
@@ -38,9 +40,15 @@ class GroundingService:
         self.vocabulary = load_vocabulary(settings.parts_file)
         self.metrics = Metrics(self.engine)
         self._requests = 0
+        self.arrivals = Arrivals(BODIES * settings.max_body_bytes)
         self._images = asyncio.Semaphore(settings.max_images_in_work)
+        self._pixels = PixelBudget(settings.max_pixels_in_work)
         self._calibration: float | None = None  # mean IoU on the calibration image, once it was answered
         self._calibrating = asyncio.Lock()
+        self._recent: float | EngineError | None = None  # what `readiness` returned or raised ...
+        self._recent_until = 0.0  # ... good until this time of the event loop's clock
+        self._looking = asyncio.Lock()
+        self._waiters = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,11 +73,18 @@ class GroundingService:
             max_requests=self.settings.max_requests,
         )
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Hold one of the places for requests, from before the body is read. Raises BusyError when all are taken."""
+    def refuse_when_full(self) -> None:
+        """Raises BusyError when all places for requests are taken."""
         if self._requests >= self.settings.max_requests:
             raise BusyError(f"{self._requests} requests are in flight", fix="retry after the seconds in Retry-After")
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Hold one of the places for requests, from when the body is there: bodies that arrive slowly hold none.
+
+        Raises BusyError when all are taken.
+        """
+        self.refuse_when_full()
         self._requests += 1
         try:
             yield
@@ -101,14 +116,39 @@ class GroundingService:
     async def readiness(self) -> float:
         """Mean IoU in 0..1 on the calibration image, which is asked about once; the engine is checked every time.
 
-        Raises EngineError while the engine cannot be asked, or when it did not answer with a single finite box.
+        Raises EngineError while the engine cannot be asked, EngineUnfitError when its boxes are wrong: their IoU is
+        under the limit in the settings, or there is none.
         """
         await self.engine.check()
         async with self._calibrating:
             if self._calibration is None:
                 (answer,) = await self.ground([calibration_image()], PARTS)
-                self._calibration = calibration_iou(answer)
+                self._calibration = calibration_iou(answer, self.settings.min_calibration_iou)
             return self._calibration
+
+    async def recent_readiness(self) -> float:
+        """`readiness` of the last READY_FOR_S seconds: however often one asks, the engine is asked no more often.
+
+        Raises BusyError when too many wait for it, else as `readiness` does.
+        """
+        if self._waiters >= READY_WAITERS:
+            raise BusyError("the engine is being asked whether it is ready", fix="ask again later")
+        self._waiters += 1
+        try:
+            async with self._looking:
+                now = asyncio.get_running_loop().time
+                if self._recent is None or now() >= self._recent_until:
+                    try:
+                        self._recent = await self.readiness()
+                    except EngineError as err:
+                        self._recent = err
+                    unfit = isinstance(self._recent, EngineUnfitError)
+                    self._recent_until = now() + (UNFIT_FOR_S if unfit else READY_FOR_S)
+                if isinstance(self._recent, EngineError):
+                    raise self._recent.with_traceback(None)
+                return self._recent
+        finally:
+            self._waiters -= 1
 
     async def _one(self, content: bytes, parts: Sequence[str], deadline: float) -> ImageAnswer | EngineAwayError:
         try:
@@ -122,6 +162,8 @@ class GroundingService:
                         max_attempts=self.settings.max_attempts,
                         missing_parts=self.settings.missing_parts,
                         second_look=[part for part in parts if self._looks_twice(part)],
+                        max_side=self.settings.max_side,
+                        budget=self._pixels,
                     )
         except TimeoutError:
             limit = f"not answered within {self.settings.request_timeout_s:g} s"

@@ -1,6 +1,7 @@
 """Every error response has one shape: what happened, what to do, which request."""
 
 import logging
+import math
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
@@ -8,14 +9,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowError, EngineUnfitError
-from labeler.grounding.retry import UNFIT_CODE
+from labeler.grounding.retry import LONGEST_ASKED_S, UNFIT_CODE
 from labeler.service.api_models import Problem
-from labeler.service.grounding_service import BusyError
+from labeler.service.arrivals import BusyError
 from shared.errors import DgreidError
 
 log = logging.getLogger(__name__)
 
-RETRY_AFTER_S = "2"
+RETRY_AFTER_S = 2
 
 
 class RequestError(DgreidError):
@@ -37,36 +38,41 @@ async def _expected(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, DgreidError)
     match err:
         case RequestError():
-            return _problem(request, err.status, err.what, err.fix, err.headers)
+            return problem(request, err.status, err.what, err.fix, err.headers)
         case BusyError():
-            return _problem(request, 429, err.what, err.fix, {"Retry-After": RETRY_AFTER_S})
-        case EngineSlowError():
-            return _problem(request, 504, err.what, err.fix, {"Retry-After": RETRY_AFTER_S})
-        case EngineDownError():
-            return _problem(request, 503, err.what, err.fix, {"Retry-After": RETRY_AFTER_S})
+            return problem(request, 429, err.what, err.fix, {"Retry-After": str(RETRY_AFTER_S)})
+        case EngineSlowError() | EngineDownError():
+            asked_s = min(err.retry_after_s or 0.0, LONGEST_ASKED_S)  # what the model server asks for is passed on
+            headers = {"Retry-After": str(max(RETRY_AFTER_S, math.ceil(asked_s)))}
+            return problem(request, 504 if isinstance(err, EngineSlowError) else 503, err.what, err.fix, headers)
         case EngineUnfitError():
-            return _problem(request, UNFIT_CODE, err.what, err.fix)
+            return problem(request, UNFIT_CODE, err.what, err.fix)
         case EngineError():
-            return _problem(request, 502, err.what, err.fix)
+            return problem(request, 502, err.what, err.fix)
         case _:
             return await _unexpected(request, err)
 
 
 async def _framework(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, HTTPException)
-    return _problem(
-        request, err.status_code, str(err.detail), "see /docs for the requests that this service serves", err.headers
+    return problem(
+        request,
+        err.status_code,
+        str(err.detail),
+        "see /openapi.json for the requests that this service serves",
+        err.headers,
     )
 
 
 async def _unexpected(request: Request, err: Exception) -> JSONResponse:
     log.error("request %s failed", request.state.request_id, exc_info=err)
-    return _problem(request, 500, "unexpected failure of the labeler", "see its log for this request id")
+    return problem(request, 500, "unexpected failure of the labeler", "see its log for this request id")
 
 
-def _problem(
+def problem(
     request: Request, status: int, what: str, fix: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
+    """The response that every error has."""
     request_id = getattr(request.state, "request_id", "")
     body = Problem(error=what, fix=fix, request_id=request_id)
     return JSONResponse(body.model_dump(), status, {**(headers or {}), "X-Request-ID": request_id})

@@ -5,9 +5,10 @@ import io
 from PIL import Image, ImageDraw
 
 from labeler.grounding.answers import ImageAnswer
-from labeler.grounding.engine import EngineError
+from labeler.grounding.engine import EngineUnfitError
 from labeler.grounding.ground import FILLED
 from shared.geometry import Box, iou
+from shared.schemas import LabelStatus
 
 WIDTH, HEIGHT = 64, 128  # pixels, the size of a Market-1501 crop
 TRUTH: dict[str, Box] = {
@@ -15,6 +16,8 @@ TRUTH: dict[str, Box] = {
     "upper_body": Box(14, 26, 50, 68),
     "legs": Box(18, 68, 46, 122),
 }
+
+_BLIND = "for a model that cannot see drawings set LABELER_MIN_CALIBRATION_IOU=0"
 
 
 def calibration_image() -> bytes:
@@ -31,19 +34,31 @@ def calibration_image() -> bytes:
     return buffer.getvalue()
 
 
-def calibration_iou(answer: ImageAnswer) -> float:
+def calibration_iou(answer: ImageAnswer, least: float) -> float:
     """Mean IoU in 0..1 of the answered boxes with the drawn ones; a missing part counts 0.
 
-    Raises EngineError when the engine itself gave no finite box.
+    Args:
+        least: an IoU below it is an error. With 0 a model may also say that it sees no part in a drawing.
+
+    Raises EngineUnfitError when the boxes are wrong, or there is no box for another reason.
     """
     boxes = {part.part: Box(*part.box) for part in answer.parts if part.box and FILLED not in part.flags}
-    if not boxes:
-        statuses = ", ".join(f"{part}: {status}" for part, status in answer.statuses.items())
-        raise EngineError(
+    statuses = ", ".join(f"{part}: {status}" for part, status in answer.statuses.items())
+    if not boxes and (least > 0 or set(answer.statuses.values()) != {LabelStatus.ABSENT}):
+        raise EngineUnfitError(
             f"no box in the answer about the calibration image ({answer.error or statuses})",
-            fix="check that LABELER_MODEL is a model that can ground, and LABELER_FAMILY its family",
+            fix="check that LABELER_MODEL is a model that can ground, and LABELER_FAMILY its family; " + _BLIND,
         )
-    return sum(iou(box, boxes[part]) if part in boxes else 0.0 for part, box in TRUTH.items()) / len(TRUTH)
+    by_part = {part: iou(box, boxes[part]) if part in boxes else 0.0 for part, box in TRUTH.items()}
+    mean = sum(by_part.values()) / len(TRUTH)
+    if mean < least:
+        shown = ", ".join(f"{part} {value:.2f}" for part, value in by_part.items())
+        raise EngineUnfitError(
+            f"the boxes of the calibration image are wrong: mean IoU {mean:.2f} with the drawn person ({shown}), "
+            f"the limit is {least:g}",
+            fix="check that LABELER_FAMILY is the family of the served model; " + _BLIND,
+        )
+    return mean
 
 
 def _inner(part: str) -> tuple[float, float, float, float]:

@@ -1,7 +1,9 @@
 """The HTTP interface: /v1/ground, /v1/models, /livez, /readyz, /metrics."""
 
+import asyncio
 import secrets
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -11,6 +13,10 @@ from labeler.service.api_models import Alive, GroundRequest, GroundResponse, Mod
 from labeler.service.grounding_service import GroundingService
 from labeler.service.problems import RequestError
 from labeler.service.request_body import read_batch
+
+Answer = TypeVar("Answer")
+
+CLIENT_GONE = 499  # for log and metrics: the client closed the connection
 
 
 def _service(request: Request) -> GroundingService:
@@ -67,18 +73,44 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 async def ground(request: Request) -> Response:
     """Part boxes of a batch of images: one answer per image, in order, each with its own status."""
     service = _service(request)
-    with service.admitted():
-        batch = await read_batch(request, service.settings, service.vocabulary.parts)
+    with service.arrivals.one() as arrival:
+        service.refuse_when_full()
+        batch = await read_batch(request, service.settings, service.vocabulary.parts, arrival)
         request.state.images = len(batch.images)  # for the log
-        answers = await service.ground(batch.images, batch.parts)
+        with service.admitted():
+            answers = await _unless_gone(request, service.ground(batch.images, batch.parts))
+    if answers is None:
+        return Response(status_code=CLIENT_GONE)
     identity = service.engine.identity
     response = GroundResponse(
         engine=identity.engine,
         model=identity.model,
         prompt_version=identity.prompt_version,
+        missing_parts=service.settings.missing_parts,
+        second_look=service.settings.second_look,
         images=tuple(answers),
     )
     return Response(response.model_dump_json(), media_type="application/json")
+
+
+async def _unless_gone(request: Request, work: Awaitable[Answer]) -> Answer | None:
+    """The result of `work`; None, with `work` cancelled, once the client has closed the connection.
+
+    To be called when the body has been read: what is received after it is the end of the connection.
+    """
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        leaving.cancel()
+        working.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 @protected.get("/v1/models", tags=["grounding"])
@@ -99,7 +131,7 @@ async def livez() -> Alive:
     return Alive()
 
 
-@public.get("/readyz", responses={status: {"model": Problem} for status in (424, 502, 503, 504)})
+@public.get("/readyz", responses={status: {"model": Problem} for status in (424, 429, 502, 503, 504)})
 async def readyz(request: Request) -> Ready:
-    """The engine can be asked and has answered the calibration image with at least one finite box."""
-    return Ready(calibration_iou=await _service(request).readiness())
+    """The engine can be asked, and the boxes of the calibration image were right."""
+    return Ready(calibration_iou=await _service(request).recent_readiness())

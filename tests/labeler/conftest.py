@@ -16,6 +16,7 @@ from labeler.annotation import client as client_module
 from labeler.annotation.client import GroundingClient, HttpClient, InProcessClient
 from labeler.engines import vllm_server
 from labeler.grounding.engine import Engine
+from labeler.service import grounding_service
 from labeler.service.app import create_app
 from labeler.settings import Settings
 from shared.geometry import Box
@@ -23,6 +24,7 @@ from shared.images import image_id_of
 from shared.schemas import ManifestRow
 
 COLOURS = {"head": (255, 0, 0), "upper_body": (0, 255, 0), "legs": (0, 0, 255)}
+DRAWN = {"head": (214, 170, 140), "upper_body": (160, 40, 44), "legs": (38, 48, 90)}
 PAINTED = {"head": Box(20, 6, 44, 30), "upper_body": Box(10, 34, 54, 72), "legs": Box(16, 76, 48, 122)}
 
 
@@ -116,11 +118,13 @@ class StandIn:
         height, width = pixels.shape[:2]
         self.sizes.append((width, height))
         found: dict[str, list[int] | None] = {}
+        drawn = abs(pixels[0, 0] - (168, 176, 172)).max() < 10  # the calibration image
         bare = "[[x0,y0,x1,y1]]" in text_part["text"]  # as CogVLM-grounding is asked
         for part, colour in COLOURS.items():
             if (f"the {part.replace('_', ' ')} of" if bare else f'"{part}"') not in text_part["text"]:
                 continue
-            rows, columns = np.nonzero(np.abs(pixels - colour).max(axis=2) < 100)
+            seen = np.abs(pixels - (DRAWN[part] if drawn else colour)).max(axis=2) < (40 if drawn else 100)
+            rows, columns = np.nonzero(seen)
             corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else None
             if corners and self.thousandths:
                 corners = [corner * 1000 / side for corner, side in zip(corners, (width, height) * 2, strict=True)]
@@ -160,7 +164,7 @@ async def over_http(settings: Settings, engine: Engine | None = None, **limits: 
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        HttpClient("http://service", settings.api_key, transport=transport, **limits) as client,
+        HttpClient("http://localhost", settings.api_key, transport=transport, **limits) as client,
     ):
         yield client
 
@@ -186,6 +190,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.0)
         monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.0)
     monkeypatch.setattr(client_module, "READY_PAUSE_S", 0.0)
+    monkeypatch.setattr(grounding_service, "READY_FOR_S", 0.0)
+    monkeypatch.setattr(client_module, "LONGEST_BUSY_S", 0.0)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def http():
     import httpx
     from labeler.service.app import create_app
     transport = httpx.ASGITransport(create_app(load_settings(), Slow()))
-    return HttpClient("http://service", connections=2, transport=transport)
+    return HttpClient("http://localhost", connections=2, transport=transport)
 
 async def main(manifest, root, labels):
     options = AnnotateOptions(connections=2, batch_images=2, shard_rows=12)

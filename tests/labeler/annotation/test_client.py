@@ -148,7 +148,7 @@ async def test_a_service_that_is_absent_or_another_is_named(make_dataset, tmp_pa
             await client.info()
     transport = httpx.ASGITransport(create_app(load_settings(api_key="secret"), BodyPrior()))
     for key in (None, SecretStr("wrong")):
-        async with HttpClient("http://locked", key, transport=transport) as client:
+        async with HttpClient("http://localhost", key, transport=transport) as client:
             with pytest.raises(ServiceError, match="401"):
                 await annotate_with(client, manifest, root, "toy", tmp_path, "r")
     assert not label_shards(tmp_path)
@@ -183,7 +183,7 @@ async def test_damaged_responses_are_asked_again_never_believed(paint, no_pauses
                 return httpx.Response(503, headers={"retry-after": "0"})
 
     images = [paint(), paint(height=130)]
-    async with HttpClient("http://bad", transport=httpx.MockTransport(spoil)) as client:
+    async with HttpClient("http://localhost", transport=httpx.MockTransport(spoil)) as client:
         answers = await client.ground(images, PARTS)
     assert [answer.image_id for answer in answers] == [image_id_of(image) for image in images]
     assert all(status == LabelStatus.OK for answer in answers for status in answer.statuses.values()) and faults == 0
@@ -192,7 +192,7 @@ async def test_damaged_responses_are_asked_again_never_believed(paint, no_pauses
 async def test_one_oversized_image_does_not_fail_its_batch(paint) -> None:
     app = create_app(load_settings(max_body_bytes=6000), BodyPrior())
     images = [paint(), paint() + b"\0" * 6000, paint(height=130)]
-    async with HttpClient("http://service", transport=httpx.ASGITransport(app)) as client:
+    async with HttpClient("http://localhost", transport=httpx.ASGITransport(app)) as client:
         answers = await client.ground(images, PARTS)
     assert [answer.parts[0].status for answer in answers] == ["ok", "engine_error", "ok"]
     assert "more than 6000 bytes" in answers[1].error and not answers[1].retryable

@@ -211,7 +211,7 @@ async def test_the_request_id_reaches_the_server_once_per_question(stand_in, pai
 
     settings = load_settings(engine="vllm_server", model=MODEL, prompt_mode="per_part")
     app = create_app(settings, VllmServer.from_settings(settings, httpx.MockTransport(answer)))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         files = [("images", ("a.png", paint()))]
         await client.post("/v1/ground", files=files, headers={"x-request-id": "run-7.a"})
     assert len(set(seen)) == len(seen) >= 3 and all(name.startswith("run-7.a-") for name in seen)

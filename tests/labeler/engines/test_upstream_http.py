@@ -3,12 +3,12 @@
 import asyncio
 import gzip
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
 
-from labeler.engines.replicas import Replicas
+from labeler.engines.replicas import MAX_REPLY, Replicas
 from labeler.grounding.engine import EngineDownError, EngineSlowError
 from labeler.settings import load_settings
 
@@ -61,15 +61,14 @@ async def replicas(url: str, **settings) -> AsyncIterator[Replicas]:
 
 async def test_questions_share_a_connection_and_say_what_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # must never be asked
-    packed = gzip.compress(b'{"packed": true}')
-    answers = [sized(OK, b'{"n": 1}'), sized(OK + b"content-encoding: gzip\r\n", packed)]
+    answers = [sized(OK, b'{"n": 1}'), sized(OK + b"content-encoding: identity\r\n", b'{"n": 2}')]
     async with saying(*answers) as (place, heads), replicas(f"http://me:se%40cret@{place}/v1") as servers:
         assert await servers.ask("/v1/chat/completions", {"a": 1}) == {"n": 1}
-        assert await servers.ask("/v1/chat/completions", {"a": 1}) == {"packed": True}
+        assert await servers.ask("/v1/chat/completions", {"a": 1}) == {"n": 2}
     assert all(head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n") for head in heads) and len(heads) == 2
     sent = httpx.Headers([tuple(line.split(b": ", 1)) for line in heads[0].splitlines()[1:-1]])
     assert sent["authorization"] == "Basic bWU6c2VAY3JldA==" and sent["content-type"] == "application/json"
-    assert sent["host"] == place and "accept-encoding" not in sent and "cookie" not in sent
+    assert sent["host"] == place and sent["accept-encoding"] == "identity" and "cookie" not in sent
 
 
 async def test_a_redirect_is_no_answer_and_is_not_followed() -> None:
@@ -88,7 +87,10 @@ async def test_a_redirect_is_no_answer_and_is_not_followed() -> None:
         (OK + b"content-length: 1000\r\n\r\n{ cut", EngineDownError),
         (b"cut", EngineDownError),
         (b"SSH-2.0-OpenSSH_9.6\r\n cut", EngineDownError),
-        (sized(OK + b"content-encoding: gzip\r\n", b"not packed"), EngineDownError),
+        (sized(OK + b"content-encoding: gzip\r\n", gzip.compress(b'{"packed": true}')), EngineDownError),
+        (sized(OK + b"content-encoding: zstd\r\n", b"{}"), EngineDownError),
+        (sized(OK, b" " * (MAX_REPLY + 1)), EngineDownError),
+        (OK + b"transfer-encoding: chunked\r\n\r\n" + b"100000\r\n%s\r\n" % (b" " * 2**20) * 5, EngineDownError),
         (sized(OK, b"[" * 100_000), EngineDownError),
     ],
 )
@@ -96,6 +98,25 @@ async def test_what_does_not_come_back_has_a_name(answer: bytes | None, error: t
     async with saying(answer) as (place, _), replicas(f"http://{place}", answer_timeout_s=0.3) as servers:
         with pytest.raises(error):
             await servers.ask("/v1/chat/completions", {})
+
+
+async def test_an_answer_that_trickles_ends_at_the_deadline() -> None:
+    """Every byte comes in time, all of them never do."""
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            writer.write(OK + b"content-length: 1000000\r\n\r\n")
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        settings = {"answer_timeout_s": 0.3, "connect_timeout_s": 0.3}
+        async with replicas(f"http://{host}:{port}", **settings) as servers, asyncio.timeout(20):
+            with pytest.raises(EngineSlowError):
+                await servers.ask("/v1/chat/completions", {})
 
 
 async def test_nobody_listens() -> None:

@@ -20,7 +20,9 @@ from shared.schemas import PARTS
 
 def client_of(engine=None, **overrides) -> httpx.AsyncClient:
     app = create_app(load_settings(**overrides), engine or BodyPrior())
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test")
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://localhost"
+    )
 
 
 def body(*images: bytes) -> dict:

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -13,11 +14,15 @@ from PIL import Image
 from labeler.engines.body_prior import BodyPrior
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowError
+from labeler.service import grounding_service
 from labeler.service.app import create_app
 from labeler.settings import describe, load_settings
 from shared.errors import ConfigError
+from shared.geometry import Box
 from shared.images import image_id_of
 from shared.schemas import PARTS
+
+MULTIPART = "multipart/form-data; boundary=b"
 
 
 class Scripted(BodyPrior):
@@ -47,7 +52,7 @@ class Scripted(BodyPrior):
 
 def client_of(engine=None, **overrides) -> httpx.AsyncClient:
     app = create_app(load_settings(**overrides), engine or Scripted())
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
 
 def png(width: int = 64, height: int = 128) -> bytes:
@@ -202,14 +207,16 @@ async def test_images_in_work_are_bounded() -> None:
         assert len((await task).json()["images"]) == 10
 
 
-async def test_ready_means_listed_and_answered_once() -> None:
+async def test_ready_means_listed_and_answered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grounding_service, "READY_FOR_S", 0.0)
+    monkeypatch.setattr(grounding_service, "UNFIT_FOR_S", 0.0)
     engine = Scripted()
     async with client_of(engine) as client:
         engine.unready = EngineDownError("not up", fix="-")
         assert (await client.get("/readyz")).status_code == 503
         engine.unready = None
         engine.faults = {64: EngineError("no images, please", fix="-")}
-        assert (await client.get("/readyz")).status_code == 502
+        assert (await client.get("/readyz")).status_code == 424
         assert (await client.get("/livez")).status_code == 200
         engine.faults, engine.asked = {}, 0
         first, second = await client.get("/readyz"), await client.get("/readyz")
@@ -225,7 +232,58 @@ async def test_a_model_that_cannot_ground_is_not_ready(stand_in) -> None:
     settings = load_settings(engine="vllm_server", model=server.model)
     async with client_of(VllmServer.from_settings(settings, server.transport)) as client:
         response = await client.get("/readyz")
-    assert response.status_code == 502 and "unparseable" in response.json()["error"]
+    assert response.status_code == 424 and "unparseable" in response.json()["error"]
+
+
+class Misplaced(Scripted):
+    """The prior with its boxes moved down by a share of the image's height."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
+    async def ground(self, image, parts, attempt):
+        answer = await super().ground(image, parts, attempt)
+        moved = {
+            part: replace(one, image_box=Box(*(side + (n % 2) * self.by * image.height for n, side in enumerate(box))))
+            for part, one in answer.parts.items()
+            if (box := one.image_box)
+        }
+        return replace(answer, parts=moved)
+
+
+@pytest.mark.parametrize(("by", "limit", "status"), [(0, 0.5, 200), (0.1, 0.5, 424), (0.1, 0.2, 200), (0.5, 0, 200)])
+async def test_wrong_boxes_of_the_drawn_person_are_not_ready(by: float, limit: float, status: int) -> None:
+    async with client_of(Misplaced(by), min_calibration_iou=limit) as client:
+        response = await client.get("/readyz")
+    assert response.status_code == status, response.text
+    if status == 424:
+        assert "mean IoU 0." in response.json()["error"] and "MIN_CALIBRATION_IOU" in response.json()["fix"]
+
+
+async def test_a_model_that_sees_nothing_in_drawings_is_ready_where_that_is_said(stand_in) -> None:
+    server = stand_in()
+    server._boxes = lambda payload: '{"head":null,"upper_body":null,"legs":null}'
+    for limit, status in ((0.5, 424), (0, 200)):
+        settings = load_settings(engine="vllm_server", model=server.model, min_calibration_iou=limit)
+        async with client_of(VllmServer.from_settings(settings, server.transport), min_calibration_iou=limit) as client:
+            assert (await client.get("/readyz")).status_code == status
+
+
+async def test_readiness_is_asked_of_the_engine_once_for_all_who_ask_us() -> None:
+    engine = Scripted()
+    checks = 0
+
+    async def check() -> None:
+        nonlocal checks
+        checks += 1
+        await asyncio.sleep(0.01)
+        raise EngineDownError("not up", fix="-")
+
+    engine.check = check
+    async with client_of(engine) as client:
+        statuses = [one.status_code for one in await asyncio.gather(*(client.get("/readyz") for _ in range(40)))]
+    assert checks == 1 and set(statuses) == {429, 503} and statuses.count(503) == grounding_service.READY_WAITERS
 
 
 async def test_request_ids_come_back_when_harmless() -> None:
@@ -294,3 +352,154 @@ def test_wrong_settings_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, 
 def test_a_model_of_no_known_family_is_refused_at_start() -> None:
     with pytest.raises(ConfigError, match="LABELER_FAMILY"):
         create_app(load_settings(engine="vllm_server", model="mystery"))
+
+
+@pytest.mark.parametrize(
+    ("headers", "settings", "status"),
+    [
+        ({"host": "127.0.0.1:8300"}, {}, 200),
+        ({"host": "[::1]:8300"}, {}, 200),
+        ({"host": "LOCALHOST"}, {}, 200),
+        ({"host": "evil.example"}, {}, 421),
+        ({"host": "127.0.0.1.evil.example:8300"}, {}, 421),
+        ({"host": "evil.example@127.0.0.1"}, {}, 421),
+        ({"host": "127.0.0.1:port"}, {}, 421),
+        ({"host": "203.0.113.9"}, {}, 421),
+        ({"host": ""}, {}, 421),
+        ({"host": "203.0.113.9"}, {"host": "0.0.0.0"}, 200),
+        ({"host": "evil.example"}, {"host": "0.0.0.0"}, 421),
+        ({"host": "labels.example:8300"}, {"allowed_hosts": "labeler, labels.example"}, 200),
+        ({"host": "evil.example"}, {"allowed_hosts": "*"}, 200),
+        ({"origin": "http://evil.example"}, {}, 403),
+        ({"origin": "null"}, {}, 403),
+        ({"origin": "http://localhost:3000"}, {}, 403),
+        ({"origin": "http://localhost"}, {}, 200),
+        ({"sec-fetch-site": "cross-site"}, {}, 403),
+        ({"sec-fetch-site": "same-site"}, {}, 403),
+        ({"sec-fetch-site": "none"}, {}, 200),
+        ({"sec-fetch-site": "same-origin"}, {}, 200),
+    ],
+)
+async def test_foreign_pages_and_hosts_are_refused(headers: dict[str, str], settings, status: int) -> None:
+    async with client_of(**settings) as client:
+        for path in ("/livez", "/readyz", "/v1/models", "/metrics", "/openapi.json"):
+            response = await client.get(path, headers=headers)
+            assert response.status_code == status, (path, response.text)
+        response = await client.post("/v1/ground", json=body(png()), headers=headers)
+    assert response.status_code == status
+    if status != 200:
+        assert set(response.json()) == {"error", "fix", "request_id"} and response.headers["x-request-id"]
+
+
+async def test_nothing_is_redirected_and_no_page_loads_scripts() -> None:
+    async with client_of() as client:
+        for path in ("/livez/", "/v1/ground/", "/docs", "/redoc", "//evil.example/"):
+            response = await client.get(path)
+            assert response.status_code == 404 and "location" not in response.headers, path
+
+
+@pytest.mark.parametrize("key", [" padded", "padded ", "line\n", "schlüssel", "", "two words", "\u200bkey", "k\x7f"])
+@pytest.mark.parametrize("name", ["api_key", "upstream_api_key"])
+def test_a_key_that_no_header_can_carry_is_refused_at_start(key: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=name.upper()) as refused:
+        load_settings(**{name: key})
+    assert not key or key not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:pass@a:1",
+        "http://user:pa/ss@a:1",
+        "http://user:p@ss@a:1",
+        "http://a:1, https://user:pa ss@b:2/v1",
+        "http://user:pass@a:1,http://user:other-pass@b:2",
+        "http://a:1/v1?key=pass",
+    ],
+)
+def test_no_secret_of_an_address_is_shown(url: str) -> None:
+    lines = {name: value for name, value, _ in describe(load_settings(upstream_url=url))}
+    shown = lines["LABELER_UPSTREAM_URL"]
+    assert "pass" not in shown and "ss@" not in shown and "user" not in shown, shown
+
+
+async def test_a_client_that_goes_away_takes_its_questions_with_it() -> None:
+    engine = Scripted()
+    engine.gate = asyncio.Event()
+    ended: list[str] = []
+    ground = engine.ground
+
+    async def watched(image, parts, attempt):
+        try:
+            return await ground(image, parts, attempt)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    engine.ground = watched
+    app = create_app(load_settings(), engine)
+    content = json.dumps(body(png(), png(65), png(66))).encode()
+    messages = [{"type": "http.request", "body": content, "more_body": False}]
+    sent: list[dict] = []
+    left = asyncio.Event()
+
+    async def receive() -> dict:
+        if messages:
+            return messages.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/ground",
+        "raw_path": b"/v1/ground",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("localhost", 80),
+        "root_path": "",
+    }
+    request = asyncio.create_task(app(scope, receive, send))
+    while engine.asked < 3:
+        await asyncio.sleep(0.001)
+    left.set()
+    await asyncio.wait_for(request, 20)
+    assert ended == ["cancelled"] * 3 and sent[0]["status"] == 499
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        engine.gate.set()
+        assert (await client.post("/v1/ground", json=body(png()))).status_code == 200
+
+
+async def test_what_a_model_server_asks_for_is_passed_on() -> None:
+    engine = Scripted()
+    for asked, told in ((17.2, "18"), (None, "2"), (1e9, "30")):
+        engine.faults = {64: EngineDownError("busy", fix="-", retry_after_s=asked)}
+        assert (await post([png()], client_of(engine))).headers["retry-after"] == told
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (json.dumps(body(b"x", parts=["wing" * 9 + str(n) for n in range(300)])).encode(), "application/json"),
+        (json.dumps(body(b"x", parts=["wing" * 9 + str(n) for n in range(100)])).encode(), "application/json"),
+        (json.dumps({"images": ["?"] * 200}).encode(), "application/json"),
+        (json.dumps({"images": [1] * 200}).encode(), "application/json"),
+        (json.dumps({"x" * 100_000: 1}).encode(), "application/json"),
+        (b"x", "a/" + "b" * 10_000),
+        (b'--b\r\ncontent-disposition: form-data; name="' + b"x" * 3000 + b'"\r\n\r\nx\r\n--b--', MULTIPART),
+        (
+            b'--b\r\ncontent-disposition: form-data; name="images"; filename="a"\r\n\r\nx\r\n--b\r\n'
+            b'content-disposition: form-data; name="parts"\r\n\r\n' + b"a,b,c,d,e,f,g," * 200 + b"\r\n--b--",
+            MULTIPART,
+        ),
+    ],
+)
+async def test_what_a_refusal_says_is_short(content: bytes, kind: str) -> None:
+    async with client_of() as client:
+        response = await client.post("/v1/ground", content=content, headers={"content-type": kind})
+    assert response.status_code in (400, 415, 422) and len(response.content) < 1500, response.text
