@@ -283,13 +283,13 @@ class _Job:
     def _interrupt(self) -> None:
         """What was answered is safe from here on, whatever becomes of the requests in flight."""
         self._stop.set()
-        log.warning(
-            "interrupted: %d requests in flight are finished; a second signal ends this at once", len(self._in_flight)
-        )
         try:
             self._writer.flush()
         except DgreidError as err:  # tried again at the end, where it is raised
             log.warning("the answers so far are not written yet: %s", err.what)
+        log.warning(
+            "interrupted: %d requests in flight are finished; a second signal ends this at once", len(self._in_flight)
+        )
 
     def _write_answered(self, answered: Sequence[tuple[Item, ImageAnswer]]) -> None:
         for item, answer in answered:

@@ -3,15 +3,16 @@
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import Callable
 
 import httpx
 import pytest
 
-from labeler.engines import replicas
+from labeler.engines import replicas, vllm_server
 from labeler.engines.replicas import Replicas
 from labeler.engines.vllm_server import VllmServer
-from labeler.grounding.engine import EngineDownError, EngineError
+from labeler.grounding.engine import EngineDownError, EngineError, EngineRefusedError
 from labeler.grounding.ground import ground_image
 from labeler.service.app import create_app
 from labeler.settings import load_settings
@@ -167,6 +168,102 @@ async def test_a_refused_request_is_no_fault_of_the_server(house: House) -> None
     assert up(servers) == "a"
     assert "base64,... end" in refused.value.what and "9j" not in refused.value.what, "no image content in errors"
     await servers.close()
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 413, 415, 422, 501])
+async def test_a_server_that_refuses_at_once_does_not_draw_the_questions(house: House, status: int) -> None:
+    servers = house.replicas()
+    house.failing, house.refusal = {"b"}, httpx.Response(status, text="no")
+    for _ in range(30):
+        assert (await servers.ask(PATH, {}))["from"] in "ac"
+    assert house.questions.count("b") == 1 and up(servers) == "ac"
+    await servers.close()
+
+
+async def test_what_all_servers_refuse_is_the_questions_fault(house: House) -> None:
+    servers = house.replicas()
+    house.failing, house.refusal = set("abc"), httpx.Response(400, text="prompt too long")
+    with pytest.raises(EngineRefusedError, match="prompt too long"):
+        await servers.ask(PATH, {})
+    assert sorted(house.questions) == ["a", "b", "c"] and up(servers) == "abc"
+    await servers.close()
+
+
+async def test_where_all_refuse_us_the_question_may_be_asked_again(house: House) -> None:
+    servers = house.replicas("http://a:1,http://b:1", upstream_api_key="hunter2")
+    house.failing, house.refusal = set("ab"), httpx.Response(401, text="wrong key hunter2")
+    with pytest.raises(EngineDownError, match="401") as refused:
+        await servers.ask(PATH, {})
+    assert "hunter2" not in str(refused.value)
+    house.failing = set()
+    assert (await servers.ask(PATH, {}))["from"] in "ab"
+    await servers.close()
+
+
+async def test_a_schema_that_is_refused_is_left_out_from_then_on(stand_in, paint, caplog) -> None:
+    server = stand_in()
+    refused = 0
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal refused
+        if b"response_format" in request.content:
+            refused += 1
+            return httpx.Response(400, json={"message": "response_format is not supported"})
+        return await server._answer(request)
+
+    settings = load_settings(engine="vllm_server", model=MODEL)
+    engine = VllmServer.from_settings(settings, httpx.MockTransport(answer))
+    for height in range(128, 133):
+        answer_ = await ground_image(engine, paint(height=height), PARTS, max_pixels=10**6, max_attempts=4)
+        assert set(answer_.statuses.values()) == {LabelStatus.OK}
+        assert {part.attempts for part in answer_.parts} == {1}
+    await engine.close()
+    assert refused == 1 and "asked without" in caplog.text
+
+
+async def test_a_question_refused_with_and_without_schema_is_named_by_the_first_refusal(stand_in, paint) -> None:
+    server = stand_in()
+    server.always = "400"
+    engine = VllmServer.from_settings(load_settings(engine="vllm_server", model=MODEL), server.transport)
+    answer = await ground_image(engine, paint(), PARTS, max_pixels=10**6, max_attempts=4)
+    await engine.close()
+    assert "prompt too long" in answer.error and len(server.payloads) == 2
+
+
+@pytest.mark.parametrize("count", [10**400, -(10**400), 2**31, True, 1.5, "7", None, float("inf")])
+async def test_a_count_of_tokens_that_is_none_is_not_counted(stand_in, paint, count: object) -> None:
+    server = stand_in()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        response = await server._answer(request)
+        if request.url.path == "/v1/models":
+            return response
+        reply = response.json() | {"usage": {"prompt_tokens": count, "completion_tokens": count}}
+        return httpx.Response(200, content=json.dumps(reply))
+
+    settings = load_settings(engine="vllm_server", model=MODEL)
+    app = create_app(settings, VllmServer.from_settings(settings, httpx.MockTransport(answer)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        response = await client.post("/v1/ground", files=[("images", ("a.png", paint()))])
+    (image,) = response.json()["images"]
+    assert image["completion_tokens"] == 0 and {part["status"] for part in image["parts"]} == {"ok"}
+
+
+async def test_a_long_answer_does_not_hold_up_the_event_loop(stand_in, paint, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = stand_in()
+    server._boxes = lambda payload: "head [1, 2, 3, 4] " * 1200
+    threads: list[bool] = []
+    read = vllm_server._outcomes
+
+    def noted(*given):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return read(*given)
+
+    monkeypatch.setattr(vllm_server, "_outcomes", noted)
+    engine = VllmServer.from_settings(load_settings(engine="vllm_server", model=MODEL), server.transport)
+    await ground_image(engine, paint(), PARTS, max_pixels=10**6, max_attempts=1)
+    await engine.close()
+    assert threads == [False]
 
 
 async def test_ready_as_long_as_one_server_lists_the_model(house: House) -> None:

@@ -1,5 +1,7 @@
 """The retry policy, without a clock."""
 
+from datetime import UTC, datetime
+
 import httpx
 import pytest
 
@@ -52,3 +54,17 @@ def test_what_retryable() -> None:
 def test_retry_after(value: str, seconds: float | None) -> None:
     assert retry_after_s(httpx.Headers({"retry-after": value.encode()})) == seconds
     assert retry_after_s(httpx.Headers()) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("Fri, 01 Jan 2027 12:00:30 GMT", 30.0),
+        ("Fri, 01 Jan 2027 11:00:00 GMT", 0.0),
+        ("Fri, 99 Jan 2027 12:00:30 GMT", None),
+        ("Fri, 01 Jan 2027 12:00:30", None),
+    ],
+)
+def test_retry_after_a_date(value: str, seconds: float | None) -> None:
+    now = datetime(2027, 1, 1, 12, tzinfo=UTC)
+    assert retry_after_s(httpx.Headers({"retry-after": value}), now) == seconds

@@ -3,7 +3,9 @@
     python stand_in_app.py PORT
 
 POST /control {"faults": [...], "every": n} makes every n-th question meet the next of these faults, in turn: 500, hang,
-cut, html, garbage (to a first attempt only), hold (until POST /release). An image whose corner is white is refused
+cut, html, garbage (to a first attempt only), hold (until POST /release), endless, trickle, bomb (a gzip of a gigabyte),
+tokens (more of them than there are), 401, 429, schema (400 to a question that has
+one). An image whose corner is white is refused
 whatever else happens, one whose corner is black gets no boxes. GET /count says how many questions came.
 """
 
@@ -12,13 +14,16 @@ import base64
 import io
 import json
 import sys
+import zlib
 from typing import Any
 
 import uvicorn
 from PIL import Image
 
 MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
+_packer = zlib.compressobj(9, wbits=31)
 BOXES = '{"head":[100,22,184,120],"upper_body":[56,120,224,290],"legs":[64,290,216,540]}'
+BOMB = b"".join(_packer.compress(bytes(2**20)) for _ in range(1024)) + _packer.flush()
 
 
 class StandInApp:
@@ -63,6 +68,21 @@ class StandInApp:
                 return
             case "hang":
                 await asyncio.sleep(3600)
+            case "401" | "429":
+                await answer(send, int(fault), b"{}", (b"retry-after", b"1"))
+                return
+            case "schema" if "response_format" in payload:
+                await answer(send, 400, b'{"message": "response_format is not supported"}')
+                return
+            case "endless" | "trickle":
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                while True:
+                    piece = b" " * (2**20 if fault == "endless" else 1)
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await asyncio.sleep(0 if fault == "endless" else 0.1)
+            case "bomb":
+                await answer(send, 200, BOMB, (b"content-encoding", b"gzip"))
+                return
             case "cut":
                 await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
                 await send({"type": "http.response.body", "body": b'{"choices": [', "more_body": True})
@@ -75,7 +95,8 @@ class StandInApp:
             case "hold":
                 await self.released.wait()
         choice = {"message": {"content": text}, "finish_reason": "stop"}
-        await answer(send, 200, json.dumps({"choices": [choice]}).encode())
+        usage = f', "usage": {{"completion_tokens": 1{"0" * 400}}}' if fault == "tokens" else ""
+        await answer(send, 200, json.dumps({"choices": [choice]})[:-1].encode() + usage.encode() + b"}")
 
 
 def said(payload: dict[str, Any]) -> str:
@@ -87,8 +108,8 @@ def said(payload: dict[str, Any]) -> str:
     return "there is a person in this image" if corner < 10 else BOXES
 
 
-async def answer(send: Any, status: int, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+async def answer(send: Any, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -20,7 +20,7 @@ from shared.schemas import FINAL_STATUSES, PARTS, LabelStatus, ManifestRow
 IMAGES = 240
 REFUSED, WORDY = range(5, 9), range(100, 103)  # images that the model never answers
 DEAD_S = 20.0
-FAULTS = ["500", "hang", "cut", "html", "garbage"]
+FAULTS = ["500", "hang", "cut", "html", "garbage", "endless", "trickle", "bomb", "tokens", "401", "429", "schema"]
 
 CHILD = """
 import json, sys
