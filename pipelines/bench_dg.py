@@ -11,6 +11,7 @@ import typer
 
 from pipelines.datasets import scan
 from pipelines.label import embedded_settings, label_dataset
+from shared.errors import DgreidError
 from shared.files import write_text
 from shared.workspace import Workspace
 
@@ -100,6 +101,8 @@ def _run(
     started = time.monotonic()
     train(config, workspace, run)
     found = evaluate_run(run, workspace)
+    if found.failed:
+        raise DgreidError(f"{', '.join(found.failed)} could not be scored", path=run, fix="the same command continues")
     took = {"minutes": (time.monotonic() - started) / 60}
     write_text(clock, json.dumps(took) + "\n")
-    return found | took
+    return asdict(found) | took

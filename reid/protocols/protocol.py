@@ -9,7 +9,7 @@ protocol says `supervised:`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reid.protocols.published_folds import Folds, read_folds
@@ -57,24 +57,45 @@ class Protocol:
                 fix=f"leave out {SUPERVISED!r}",
             )
 
+    def with_target(self, target: str, data_root: Path) -> "Protocol":
+        """The same training tested on one other data set (canonical name); `supervised` when a source shows its people.
+
+        Raises ConfigError when the sources were trained on with their test images and the target is one of them.
+        """
+        supervised = any(_same_people(source, target) for source in self.sources)
+        if supervised and self.all_images:
+            raise ConfigError(f"the test images of {target} were trained on", fix="name a data set that was not")
+        return replace(self, targets=(target,), supervised=supervised, folds=_published_folds((target,), data_root))
+
     def line(
-        self, splits: Mapping[str, Sequence[EvaluationSplit]], *, selected_on: str, re_ranking: bool = False
+        self,
+        splits: Mapping[str, Sequence[EvaluationSplit]],
+        *,
+        selected_on: str,
+        re_ranking: bool = False,
+        without_cameras: Sequence[str] = (),
     ) -> str:
         """The line printed above every table of scores.
 
         Args:
             splits: of each target that was tested.
-            selected_on: what chose the checkpoint, e.g. "nothing: the last epoch".
+            selected_on: what chose the checkpoint; "": nothing did, it is that of the last epoch.
             re_ranking: whether distances were re-ranked.
+            without_cameras: targets without camera labels, where the same-camera rule removes nothing.
         """
+        removed = "same-camera images of the query's identity removed"
+        if without_cameras:
+            everywhere = set(without_cameras) >= {name for name in self.targets if splits.get(name)}
+            removed = f"{removed} (no camera labels in {', '.join(without_cameras)})"
+            removed = "no image removed: no camera labels" if everywhere else removed
         told = [f"{name} ({_told(splits[name])})" for name in self.targets if splits.get(name)]
         return " | ".join(
             [
                 f"{'supervised, ' if self.supervised else ''}train {' + '.join(self.sources)}"
                 f"{' (all images)' if self.all_images else ''}",
                 f"test {' + '.join(told or self.targets)}",
-                f"selected on {selected_on}",
-                "single query, same-camera images of the query's identity removed",
+                f"selected on {selected_on}" if selected_on else "last epoch, no model selection",
+                f"single query, {removed}",
                 "k-reciprocal re-ranking" if re_ranking else "no re-ranking",
             ]
         )

@@ -101,6 +101,6 @@ def selected_checkpoint(run_folder: Path, config: RunConfig) -> Path:
 
 
 def selection(config: RunConfig) -> str:
-    """What chose that file, for the protocol line."""
+    """What chose that file, for the protocol line; "": it is that of the last epoch."""
     share = config.data.validation_share
-    return f"{share:.0%} of the source identities, held out" if share else "nothing: the last epoch"
+    return f"{share:.0%} of the source identities, held out" if share else ""
