@@ -18,11 +18,12 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="a JSON file for the same numbers unrounded")] = None,
 ) -> None:
     """Mean and standard deviation of the scores over runs that differ in the seed alone, in percent."""
-    from reid.report.comparison import compare_runs, comparison_table
-    from reid.report.run_record import read_run
-
     workspace = Workspace.from_environment()
-    groups = compare_runs([read_run(run_folder(workspace, name)) for name in runs])
+    folders = [run_folder(workspace, name) for name in runs]
+
+    from reid.evaluation.comparison import compare_runs, comparison_table  # imports torch
+
+    groups = compare_runs(folders)
     header, rows = comparison_table(groups)
     table = Table(*header)
     for row in rows:

@@ -3,7 +3,7 @@
 Defaults are the `paper` preset's values; a preset file states only what it changes. Unknown keys are refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -204,3 +204,21 @@ def _explain(problem: Any) -> str:
     for step in problem["loc"][:-1]:
         section = section.model_fields[step].annotation
     return f"unknown key {place} (known here: {', '.join(section.model_fields)})"
+
+
+def config_differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    """`section.key` -> (value before, value now) of every setting that differs between two configurations as JSON data.
+
+    A missing setting is None, a missing section has no settings; against {} every setting of `now` is listed.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys([*now, *before]):
+        old, new = before.get(key), now.get(key)
+        sections = [{} if value is None and key not in side else value for value, side in ((old, before), (new, now))]
+        if all(isinstance(value, dict) for value in sections):
+            found |= config_differences(*sections, f"{prefix}{key}.")
+        elif old != new:
+            found[prefix + str(key)] = old, new
+    return found

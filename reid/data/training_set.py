@@ -71,6 +71,10 @@ class TrainingSet:
         table = [self.identities, self.datasets, self.paths, self.labels.tolist()]
         return hashlib.sha256(json.dumps(table).encode() + self.boxes.tobytes()).hexdigest()
 
+    def images(self) -> pa.Table:
+        """The run folder's training_images.parquet: dataset and path of every image, in the order of the labels."""
+        return pa.table({"dataset": pa.array(self.datasets, pa.string()), "path": pa.array(self.paths, pa.string())})
+
     def record(self) -> dict[str, Any]:
         """The run folder's training_set.json."""
         pairs = {pair for pair in zip(self.datasets, self.cameras, strict=True) if pair[1] is not None}

@@ -24,6 +24,7 @@ from shared.files import atomic_path, write_text
 
 __all__ = [
     "SCORE_NAMES",
+    "SCORE_TITLES",
     "STATES",
     "QueryResults",
     "RunResults",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 STATES = ("trained", "untrained")
+SCORE_TITLES = {"mean_ap": "mAP", "rank_1": "Rank-1", "rank_5": "Rank-5", "rank_10": "Rank-10", "mean_inp": "mINP"}
 QUERIES_VERSION = 1  # of evaluation/<target>.<state>.npz
 RANKED = 50  # gallery images kept of every query
 

@@ -1,19 +1,19 @@
 """The table of a benchmark of several trainings: rows x targets, mean and deviation over seeds."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from reid.report.curves import FIRST, SECOND, STYLE, Panel, inline_svg
-from reid.report.markdown import markdown_table
-from reid.report.tables import RESPONSIBLE_USE, Table
+from reid.evaluation.comparison import spread_by_seed
+from reid.report.figures import FIRST, SECOND, STYLE, Panel, inline_svg
+from reid.report.tables import RESPONSIBLE_USE, Table, markdown_table
 from reid.training.run_folder import versions
 from shared.files import write_text
 
@@ -36,7 +36,7 @@ def summarise(
     for row in table:
         both = means[row["name"]].keys() & means[baseline].keys()
         gains = {seed: means[row["name"]][seed] - means[baseline][seed] for seed in sorted(both)}
-        row[f"mean_ap_over_{baseline}"] = _spread(gains) if gains and row["name"] != baseline else None
+        row[f"mean_ap_over_{baseline}"] = spread_by_seed(gains) if gains and row["name"] != baseline else None
     return {
         "protocols": sorted({result["protocol"] for result in found.values()}),
         "baseline": baseline,
@@ -83,29 +83,22 @@ def _row(row: Mapping[str, Any], found: Mapping[tuple[str, int], Mapping[str, An
     }
     targets = {
         target: {
-            measure: _spread({seed: scores[target][state][measure] for seed, scores in results.items()})
+            measure: spread_by_seed({seed: scores[target][state][measure] for seed, scores in results.items()})
             for measure in MEASURES
         }
         for target in next(iter(results.values()), {})
     }
     if targets:
         targets[MEAN] = {
-            measure: _spread(
+            measure: spread_by_seed(
                 {
-                    seed: float(np.mean([scores[target][state][measure] for target in scores]))
+                    seed: statistics.fmean(states[state][measure] for states in scores.values())
                     for seed, scores in results.items()
                 }
             )
             for measure in MEASURES
         }
     return {**row, "seeds": list(results), "targets": targets}
-
-
-def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:
-    """Mean and sample standard deviation; one value has none."""
-    values = list(by_seed.values())
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "std": deviation, "by_seed": dict(by_seed)}
 
 
 def _table(summary: Mapping[str, Any], measure: str) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from reid.config import config_differences
 from shared.errors import ConfigError
 from shared.files import make_folder, write_text
 
@@ -36,7 +37,7 @@ def open_run(folder: Path, config: dict[str, Any]) -> Path:
     frozen = folder / "config.yaml"
     if frozen.is_file():
         before = yaml.safe_load(frozen.read_text(encoding="utf-8")) or {}
-        if differing := sorted(_differences(before, json.loads(json.dumps(config)))):
+        if differing := sorted(config_differences(before, json.loads(json.dumps(config)))):
             raise ConfigError(
                 f"this run was started with another configuration ({', '.join(differing)} differ)",
                 path=folder,
@@ -78,12 +79,3 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None if found.returncode == 0 else None
-
-
-def _differences(before: Any, now: Any, prefix: str = "") -> set[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        found: set[str] = set()
-        for key in before.keys() | now.keys():
-            found |= _differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return set() if before == now else {prefix}

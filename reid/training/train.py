@@ -15,6 +15,7 @@ from reid.training.stage2 import train_images
 from reid.training.validation import hold_out
 from shared.errors import ConfigError
 from shared.files import write_text
+from shared.labels import write_table
 from shared.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def train(config: RunConfig, workspace: Workspace, run_folder: Path) -> None:
     open_run(run_folder, config.model_dump(mode="json"))
     record = {**data.record(), "held_out_identities": len(held_out.data.identities) if held_out else 0}
     write_text(run_folder / "training_set.json", json.dumps(record, indent=2) + "\n")
+    write_table(data.images(), run_folder / "training_images.parquet")
     log.info("%d images of %d identities from %s", len(data), len(data.identities), ", ".join(data.sources))
     if strangers := sorted(set(config.model.domain_contexts) - set(data.sources)):
         raise ConfigError(

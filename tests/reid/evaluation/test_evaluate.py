@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import torch
 from PIL import Image
 
 import reid.evaluation.evaluate
+import reid.evaluation.results
 from reid.config import RunConfig
 from reid.data.part_masks import PatchGrid
 from reid.data.person_images import load_pixels
 from reid.data.transforms import TESTING, normalised, resized
 from reid.evaluation.evaluate import evaluate_run
+from reid.evaluation.results import read_results
 from reid.metrics.rerank import k_reciprocal
 from reid.metrics.retrieval import evaluate, evaluate_distances
 from reid.model.checkpoint import load_checkpoint
@@ -44,8 +47,8 @@ def test_scores_are_those_of_the_checkpoint_and_of_the_model_before_training(
     trained: Path, workspace: Workspace, run_config: Config
 ) -> None:
     found = evaluate_run(trained, workspace)
-    assert found == json.loads((trained / "scores.json").read_text())
-    assert "train alpha + beta | test gamma" in found["protocol"]
+    assert found == read_results(trained)
+    assert "train alpha + beta | test gamma" in found.protocol
     config, rows = run_config(), read_manifest(workspace.manifest("gamma"))
     untrained = build_model(config.model, 8, seed=config.seed)
     model = build_model(config.model, 8, seed=5)
@@ -69,9 +72,9 @@ def test_scores_are_those_of_the_checkpoint_and_of_the_model_before_training(
             for side in (query, gallery)
             for part in ([features[r.path] for r in side], [r.identity for r in side], [r.camera for r in side])
         ]
-        assert found["scores"]["gamma"][state] == pytest.approx(evaluate(*sides).summary(), abs=1e-6)
-        assert set(found["scores"]["gamma"][state]) == SCORES
-        assert found["per_split"]["gamma"][state] == [found["scores"]["gamma"][state]]
+        assert found.scores["gamma"][state] == pytest.approx(evaluate(*sides).summary(), abs=1e-6)
+        assert set(found.scores["gamma"][state]) == SCORES
+        assert found.per_split["gamma"][state] == [found.scores["gamma"][state]]
 
 
 def test_predicted_masks_are_the_last_layers_gate(trained: Path, workspace: Workspace, run_config: Config) -> None:
@@ -95,7 +98,7 @@ def test_only_the_run_and_the_targets_are_needed(trained: Path, workspace: Works
         shutil.rmtree(workspace.data_root / name / "bounding_box_train")
         workspace.manifest(name).unlink()
     shutil.rmtree(workspace.labels)
-    assert set(evaluate_run(trained, workspace)["scores"]) == {"gamma"}
+    assert set(evaluate_run(trained, workspace).scores) == {"gamma"}
 
 
 def test_embeddings_are_used_again_only_for_the_same_checkpoint(
@@ -103,14 +106,14 @@ def test_embeddings_are_used_again_only_for_the_same_checkpoint(
 ) -> None:
     first = evaluate_run(trained, workspace)
     made: list[str] = []
-    original = reid.evaluation.evaluate._write_arrays
+    original = reid.evaluation.evaluate.write_arrays
 
     def watch(path: Path, **arrays: np.ndarray) -> None:
         made.append(path.name)
         original(path, **arrays)
 
-    monkeypatch.setattr(reid.evaluation.evaluate, "_write_arrays", watch)
-    assert evaluate_run(trained, workspace)["scores"] == first["scores"] and made == []
+    monkeypatch.setattr(reid.evaluation.evaluate, "write_arrays", watch)
+    assert evaluate_run(trained, workspace).scores == first.scores and made == []
     latest = trained / "stage2" / "latest.pt"
     state, meta = load_checkpoint(latest)
     state["model"]["bnneck.weight"] *= torch.rand(48)
@@ -136,9 +139,9 @@ def test_the_scores_of_random_splits_are_their_mean(workspace: Workspace, source
     run = workspace.training_runs / "run"
     train(run_config("evaluation.splits=4", protocol="alpha2loose"), workspace, run)
     found = evaluate_run(run, workspace)
-    splits = [split["mean_ap"] for split in found["per_split"]["loose"]["trained"]]
+    splits = [split["mean_ap"] for split in found.per_split["loose"]["trained"]]
     assert len(splits) == 4
-    assert found["scores"]["loose"]["trained"]["mean_ap"] == pytest.approx(np.mean(splits))
+    assert found.scores["loose"]["trained"]["mean_ap"] == pytest.approx(np.mean(splits))
     assert len(set(splits)) > 1
 
 
@@ -153,23 +156,23 @@ def test_a_run_without_a_model_says_what_to_do(workspace: Workspace, tmp_path: P
 def test_re_ranking_is_scored_under_the_same_keys_and_the_line_says_so(trained: Path, workspace: Workspace) -> None:
     plain = evaluate_run(trained, workspace)
     found = evaluate_run(trained, workspace, re_ranking=True)
-    assert "no re-ranking" in plain["protocol"] and found["protocol"].endswith("| k-reciprocal re-ranking")
-    assert (plain["re_ranking"], found["re_ranking"]) == (False, True)
+    assert "no re-ranking" in plain.protocol and found.protocol.endswith("| k-reciprocal re-ranking")
+    assert (plain.re_ranking, found.re_ranking) == (False, True)
     rows = read_manifest(workspace.manifest("gamma"))
     stored = read(trained / "embeddings" / "gamma.trained.npz")
     features = dict(zip(stored["paths"].tolist(), stored["features"], strict=True))
     query, gallery = ([row for row in rows if row.split == split] for split in ("query", "gallery"))
     table = k_reciprocal(*(np.stack([features[row.path] for row in side]) for side in (query, gallery)))
     labels = [[getattr(r, name) for r in side] for side in (query, gallery) for name in ("identity", "camera")]
-    assert found["scores"]["gamma"]["trained"] == evaluate_distances(table, *labels).summary()
-    assert set(found["scores"]["gamma"]["untrained"]) == SCORES
+    assert found.scores["gamma"]["trained"] == evaluate_distances(table, *labels).summary()
+    assert set(found.scores["gamma"]["untrained"]) == SCORES
 
 
 def test_what_stands_behind_the_scores_is_written_down(trained: Path, workspace: Workspace) -> None:
     found = evaluate_run(trained, workspace)
-    assert found == json.loads((trained / "scores.json").read_text())  # nothing in it that JSON changes
-    details = found["details"]["gamma"]["trained"]
+    assert asdict(found) == json.loads((trained / "scores.json").read_text())  # nothing in it that JSON changes
+    details = found.details["gamma"]["trained"]
     for name, (low, high) in details["intervals"].items():
-        assert low <= found["scores"]["gamma"]["trained"][name] <= high
+        assert low <= found.scores["gamma"]["trained"][name] <= high
     assert set(details["parts"]) == {"whole image", "head", "upper_body", "legs"}
     assert json.loads((trained / "splits" / "gamma.json").read_text())["rule"] == "fixed query and gallery"

@@ -181,7 +181,7 @@ def test_the_scored_weights_are_the_averaged_ones_of_the_best_epoch(
     assert not torch.equal(state["averaged"][name], state["model"][name])
     assert len(list((folder / "stage2").glob("epoch_*.pt"))) == 3
     report = evaluate_run(folder, workspace)
-    assert "selected on 25% of the source identities, held out" in report["protocol"]
+    assert "selected on 25% of the source identities, held out" in report.protocol
     (folder / "stage2" / "best.pt").unlink()
     with pytest.raises(Exception, match="no trained model yet"):
         evaluate_run(folder, workspace)
