@@ -76,7 +76,7 @@ def show_scores(found: "RunResults") -> None:
     for target, states in found.scores.items():
         for state in ("untrained", "trained"):
             if state in states:
-                table.add_row(target, state, *(f"{states[state][name]:.1f}" for name in COLUMNS))
+                table.add_row(found.label(target), state, *(f"{states[state][name]:.1f}" for name in COLUMNS))
     Console().print(table)
     for sentence in found.notes():
         typer.echo(sentence)

@@ -211,14 +211,14 @@ def config_differences(
 ) -> dict[str, tuple[Any, Any]]:
     """`section.key` -> (value before, value now) of every setting that differs between two configurations as JSON data.
 
-    A missing setting is None, a missing section has no settings; against {} every setting of `now` is listed.
+    A missing setting is None and a missing section has no settings; so against {} every setting that is not None.
     """
     found: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys([*now, *before]):
         old, new = before.get(key), now.get(key)
-        sections = [{} if value is None and key not in side else value for value, side in ((old, before), (new, now))]
-        if all(isinstance(value, dict) for value in sections):
-            found |= config_differences(*sections, f"{prefix}{key}.")
+        old_section, new_section = (side.get(key, {}) for side in (before, now))
+        if isinstance(old_section, dict) and isinstance(new_section, dict) and (old_section or new_section):
+            found |= config_differences(old_section, new_section, f"{prefix}{key}.")
         elif old != new:
             found[prefix + str(key)] = old, new
     return found

@@ -39,14 +39,17 @@ def compare_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
         groups.setdefault(_settings(run), []).append(run)
     if not groups:
         raise ConfigError("no run was named", fix="RUNS='<run> <run> ...'")
-    common = set.intersection(*(set(key) for key in groups))
+    names = sorted({name for key in groups for name, _ in key})
+    differing = [name for name in names if len({dict(key).get(name, "null") for key in groups}) > 1]
     return [
         {
-            "settings": [f"{name}={value}" for name, value in key if (name, value) not in common],
+            "settings": [f"{name}={dict(key).get(name, 'null')}" for name in differing],
             "runs": [run.name for run in members],
             "seeds": _different_seeds(members),
             "scores": {
-                target: {state: found for state in STATES if (found := _over_runs(members, target, state))}
+                members[0].results.label(target): {
+                    state: found for state in STATES if (found := _over_runs(members, target, state))
+                }
                 for target in members[0].results.targets
             },
         }

@@ -145,7 +145,7 @@ def evaluate_run(
             problems[name] = err
             log.error("%s is not scored: %s", name, err)
             continue
-        reason = missing if untrained else "it was left out on demand"
+        reason = missing if untrained else "left out by --no-untrained"
         line = _protocol_line(protocol, results, selected_on=selection(config))
         failed = {problem: str(error).partition("\n")[0] for problem, error in problems.items()}
         results = replace(results, protocol=line, untrained_missing=reason, failed=failed)
@@ -267,7 +267,13 @@ def _score_target(
                 continue
             features = _embed(network, model, target, config, run_folder)
         found[model.state] = _scores(target, features, config, re_ranking=results.re_ranking)
-        queries = _queries(target, found[model.state][0], model, re_ranking=results.re_ranking)
+        queries = QueryResults.of(
+            target.rows,
+            target.splits,
+            found[model.state][0],
+            model_sha256=model.sha256,
+            re_ranking=results.re_ranking,
+        )
         write_queries(run_folder, target.name, model.state, queries)
         results.seconds[f"{target.name} {model.state}"] = time.monotonic() - started
     for name in BY_TARGET:
@@ -347,39 +353,6 @@ def _scores(
     if len(rankings) > 1:
         details["breakdowns"] = score_details(rankings, scores, parts, seed=seed)
     return scores, details
-
-
-def _queries(target: Target, scores: Sequence[Scores], model: ScoredModel, *, re_ranking: bool) -> QueryResults:
-    place = {path: number for number, path in enumerate(target.paths)}
-    split_of, query, ranked, correct = [], [], [], []
-    for number, (split, one) in enumerate(zip(target.splits, scores, strict=True)):
-        gallery = np.array([place[row.path] for row in split.gallery], np.int32)
-        # identities as the rule sees them: a distractor is nobody's match
-        numbers = {row.identity: index for index, row in enumerate(split.query)}
-        of_gallery = np.array(
-            [numbers.get(row.identity, -1) if row.identity is not None else -1 for row in split.gallery]
-        )
-        of_query = np.array([numbers[row.identity] for row in split.query])
-        found = one.ranked >= 0
-        ranked.append(np.where(found, gallery[one.ranked], -1).astype(np.int32))
-        correct.append(found & (of_gallery[one.ranked] == of_query[:, None]))
-        split_of.append(np.full(len(split.query), number, np.int32))
-        query.append(np.array([place[row.path] for row in split.query], np.int32))
-    return QueryResults(
-        paths=np.array(target.paths),
-        cameras=np.array([row.camera or 0 for row in target.rows], np.int64),
-        camera_known=np.array([row.camera is not None for row in target.rows]),
-        split=np.concatenate(split_of),
-        query=np.concatenate(query),
-        average_precision=np.concatenate([one.per_query_ap for one in scores]),
-        inverse_penalty=np.concatenate([one.per_query_inp for one in scores]),
-        first_rank=np.concatenate([one.per_query_rank for one in scores]),
-        ranked=np.concatenate(ranked),
-        correct=np.concatenate(correct),
-        cmc=np.stack([one.cmc for one in scores]),
-        model_sha256=model.sha256,
-        re_ranking=re_ranking,
-    )
 
 
 def _described(target: Target, valid: int, *, selected_on: str, re_ranking: bool) -> dict[str, Any]:

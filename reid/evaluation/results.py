@@ -10,6 +10,7 @@ are written whole or not at all. Whoever shows a number reads it here.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.metrics.scores import SCORE_NAMES, spread
+from reid.metrics.scores import SCORE_NAMES, Scores, spread
+from reid.protocols.protocol import EvaluationSplit
 from shared.errors import DataError
 from shared.files import atomic_path, write_text
+from shared.schemas import ManifestRow
 
 __all__ = [
     "SCORE_NAMES",
@@ -83,6 +86,13 @@ class RunResults:
     def targets(self) -> list[str]:
         return list(self.scores)
 
+    def label(self, target: str) -> str:
+        """The target's name, marked where its score is not one of the run's cross-domain scores."""
+        mark = {SOURCE: " (trained on)", FURTHER: " (not in the protocol)"}.get(
+            self.tests.get(target, {}).get("role"), ""
+        )
+        return target + mark
+
     def splits(self, target: str) -> int:
         """How many splits a target was scored on; 0 where that was not recorded."""
         return max((len(found) for found in self.per_split.get(target, {}).values()), default=0)
@@ -93,7 +103,8 @@ class RunResults:
 
     def is_of_first_split(self, target: str, state: str) -> bool:
         """Whether `breakdown` is that of the first of several splits, as earlier versions wrote it."""
-        return self.splits(target) > 1 and not self.breakdowns.get(target, {}).get(state)
+        known = self.details.get(target, {}).get(state), self.breakdowns.get(target, {}).get(state)
+        return self.splits(target) > 1 and bool(known[0]) and not known[1]
 
     def spread(self, target: str, state: str) -> dict[str, Any] | None:
         """`splits`, and of every score over them `mean`, `std` (sample, n - 1) and `standard_error` of the mean, in
@@ -126,8 +137,10 @@ class RunResults:
                     f"{test['scored_duplicates']:,} of them count as found."
                 )
         sentences += [f"{target} could not be scored: {reason}." for target, reason in self.failed.items()]
-        if self.untrained_missing:
-            sentences.append(f"The untrained model has no scores: {self.untrained_missing}.")
+        if self.untrained_missing and (
+            alone := [name for name, found in self.scores.items() if len(found) < len(STATES)]
+        ):
+            sentences.append(f"No scores of the untrained model on {', '.join(alone)}: {self.untrained_missing}.")
         return sentences
 
 
@@ -152,6 +165,46 @@ class QueryResults:
     cmc: NDArray[np.float64]  # [S, max_rank] in 0..1
     model_sha256: str
     re_ranking: bool
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[ManifestRow],
+        splits: Sequence[EvaluationSplit],
+        scores: Sequence[Scores],
+        *,
+        model_sha256: str,
+        re_ranking: bool,
+    ) -> "QueryResults":
+        """From the scores of every split, which hold ranked galleries; rows: every image of the splits once."""
+        place = {row.path: number for number, row in enumerate(rows)}
+        ranked, correct = [], []
+        for split, one in zip(splits, scores, strict=True):
+            gallery = np.array([place[row.path] for row in split.gallery], np.int32)
+            number = {row.identity: index for index, row in enumerate(split.query)}
+            # -1: shows nobody who is asked for, as distractors do, which have no identity
+            in_gallery = np.array(
+                [-1 if row.identity is None else number.get(row.identity, -1) for row in split.gallery]
+            )
+            of_query = np.array([number[row.identity] for row in split.query])
+            found = one.ranked >= 0
+            ranked.append(np.where(found, gallery[one.ranked], -1).astype(np.int32))
+            correct.append(found & (in_gallery[one.ranked] == of_query[:, None]))
+        return cls(
+            paths=np.array([row.path for row in rows]),
+            cameras=np.array([row.camera or 0 for row in rows], np.int64),
+            camera_known=np.array([row.camera is not None for row in rows]),
+            split=np.repeat(np.arange(len(splits), dtype=np.int32), [len(split.query) for split in splits]),
+            query=np.array([place[row.path] for split in splits for row in split.query], np.int32),
+            average_precision=np.concatenate([one.per_query_ap for one in scores]),
+            inverse_penalty=np.concatenate([one.per_query_inp for one in scores]),
+            first_rank=np.concatenate([one.per_query_rank for one in scores]),
+            ranked=np.concatenate(ranked),
+            correct=np.concatenate(correct),
+            cmc=np.stack([one.cmc for one in scores]),
+            model_sha256=model_sha256,
+            re_ranking=re_ranking,
+        )
 
     def camera(self, image: int) -> int | None:
         """The camera of an image, an index into paths."""
@@ -216,13 +269,17 @@ def read_queries(folder: Path, results: RunResults, target: str, state: str) -> 
     version = found.pop("schema")
     if version.shape or int(version) != QUERIES_VERSION:
         raise DataError(f"ranked galleries of version {version}, not {QUERIES_VERSION}", path=path, fix=fix)
-    found |= {"model_sha256": str(found["model_sha256"]), "re_ranking": bool(found["re_ranking"])}
-    queries = QueryResults(**found)
+    columns: dict[str, Any] = {
+        **found,
+        "model_sha256": str(found["model_sha256"]),
+        "re_ranking": bool(found["re_ranking"]),
+    }
+    queries = QueryResults(**columns)
     if (queries.model_sha256, queries.re_ranking) != (results.models.get(state), results.re_ranking):
         raise DataError("the ranked galleries are not of the evaluation in scores.json", path=path, fix=fix)
     images, rows = len(queries.paths), len(queries.query)
-    columns = (queries.split, queries.average_precision, queries.inverse_penalty, queries.first_rank)
-    fits = all(len(column) == rows for column in (*columns, queries.ranked, queries.correct))
+    by_query = (queries.split, queries.average_precision, queries.inverse_penalty, queries.first_rank)
+    fits = all(len(column) == rows for column in (*by_query, queries.ranked, queries.correct))
     if not fits or not rows or max(queries.query.max(), queries.ranked.max(initial=-1)) >= images:
         raise DataError("the arrays do not fit together", path=path, fix=fix)
     return queries

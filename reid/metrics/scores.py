@@ -40,7 +40,7 @@ class Scores:
 class RankedQuery(NamedTuple):
     """What one query finds."""
 
-    index: int
+    query: int  # its index
     ranks: NDArray[np.int64]  # ascending 1-based ranks of its matches; empty: the query is not valid
     nearest: NDArray[np.int64]  # gallery indices of the first places
 
@@ -81,7 +81,8 @@ def scores_of_ranks(found: Iterable[RankedQuery], queries: int, max_rank: int, r
     )
 
 
-class Spread(NamedTuple):
+@dataclass(frozen=True)
+class Spread:
     """Of the same score over several splits or seeds."""
 
     mean: float

@@ -15,7 +15,7 @@ from reid.report.figures import Panel, cmc_panel, detail_panels, training_panels
 from reid.report.labels import LabelFacts, LabelledImage
 from reid.report.pictures import Album, Area, Picture, box_outlines, mask_areas, part_colours
 from reid.report.run_record import RunRecord
-from reid.report.summary import headline, joined
+from reid.report.summary import headline, joined, protocol_targets
 from shared.schemas import PARTS
 
 IMAGE_NOTE = "The pictures are part of this file: keep it where the data sets may be kept, or write it without images."
@@ -84,9 +84,10 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    named = protocol_targets(summary) or [summary["labels_of_targets"][name] for name in summary["targets"]]
     html = environment.get_template("report.html").render(
         summary=summary,
-        title=f"{' + '.join(summary['sources']) or 'unrecorded sources'} → {', '.join(summary['targets'])}",
+        title=f"{' + '.join(summary['sources']) or 'unrecorded sources'} → {', '.join(named)}",
         headline=headline(summary),
         scores=tables.score_table(summary),
         tests=tables.test_table(summary),

@@ -33,6 +33,7 @@ def summarise(record: RunRecord, labels: LabelFacts, missing: Sequence[str]) -> 
         "protocol": results.protocol,
         "sources": record.sources,
         "targets": record.targets,
+        "labels_of_targets": {target: results.label(target) for target in record.targets},
         "tests": results.tests,
         "notes": results.notes(),
         "scores": results.scores,
@@ -60,8 +61,14 @@ def _by_target(found: dict[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
 def headline(summary: dict[str, Any]) -> str:
     """What was trained and what came out, in one sentence."""
     sources = joined(summary["sources"]) or "unrecorded sources"
-    results = [f"{target} {_result(states)}" for target, states in summary["scores"].items()]
+    named = protocol_targets(summary) or summary["targets"]
+    results = [f"{summary['labels_of_targets'][target]} {_result(summary['scores'][target])}" for target in named]
     return f"Trained on {sources}: {'; '.join(results)}."
+
+
+def protocol_targets(summary: dict[str, Any]) -> list[str]:
+    """The targets without those that were scored beside the protocol."""
+    return [name for name in summary["targets"] if summary["labels_of_targets"][name] == name]
 
 
 def _result(states: dict[str, dict[str, float]]) -> str:

@@ -32,18 +32,19 @@ def score_table(summary: dict[str, Any]) -> Table:
     header = ("target", "model", *SCORE_TITLES.values())
     rows = []
     for target, states in summary["scores"].items():
+        label = summary["labels_of_targets"][target]
         for state in ("trained", "untrained"):
             if state in states:
                 spread = summary["per_split"].get(target, {}).get(state)
-                rows.append((target, state, *_cells(states[state], spread and spread["std"])))
+                rows.append((label, state, *_cells(states[state], spread and spread["std"])))
         if {"trained", "untrained"} <= states.keys():
             gains = {
                 name: states["trained"][name] - states["untrained"][name]
                 for name in states["trained"].keys() & states["untrained"].keys()
             }
-            rows.append((target, "difference", *(f"{gains[n]:+.1f}" if n in gains else "–" for n in SCORE_TITLES)))
+            rows.append((label, "difference", *(f"{gains[n]:+.1f}" if n in gains else "–" for n in SCORE_TITLES)))
         if paper := summary["paper"].get(target):
-            rows.append((target, "paper", *_cells(paper, None)))
+            rows.append((label, "paper", *_cells(paper, None)))
     return header, rows
 
 
@@ -121,8 +122,8 @@ def interval_note(summary: dict[str, Any]) -> str:
     drawn = " or ".join(f"{number:,}" for number in sorted(resamples)) or "no"
     return (
         f"95 % percentile bootstrap over identities, {drawn} resamples, each identity with all its queries. With "
-        "several splits every resample is scored on all of them and averaged. The standard error is of the mean over the "
-        "splits; splits share people, so it is a lower bound."
+        "several splits every resample is scored on all of them and averaged. The standard error is of the mean over "
+        "the splits; splits share people, so it is a lower bound."
     )
 
 
