@@ -88,9 +88,8 @@ class RunResults:
 
     def label(self, target: str) -> str:
         """The target's name, marked where its score is not one of the run's cross-domain scores."""
-        mark = {SOURCE: " (trained on)", FURTHER: " (not in the protocol)"}.get(
-            self.tests.get(target, {}).get("role"), ""
-        )
+        marks = {SOURCE: " (trained on)", FURTHER: " (not in the protocol)"}
+        mark = marks.get(str(self.tests.get(target, {}).get("role")), "")
         return target + mark
 
     def splits(self, target: str) -> int:
