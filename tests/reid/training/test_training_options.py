@@ -51,6 +51,7 @@ def losses_of(path: Path) -> list[float]:
         "data.erasing=1.0",
         "data.colour_jitter=0.5",
         "data.validation_share=0.25",
+        "stage2.text_temperature=25",
         "stage2.accumulate=2",
         "stage2.balance_domains=true",
         "stage1.balance_domains=true",
