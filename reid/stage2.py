@@ -115,11 +115,11 @@ def train_images(model: Muva, job: Job, prompts: Path) -> Path:
     text = text_prototypes(model, job.config.data.embed_batch)
     step = ImageStep(model, text, config, leave_out_absent_parts=job.config.data.leave_out_absent_parts)
     module, fabric_optimizer = fabric.setup(step, optimizer)
+    if config.fill_neck and not (folder / LATEST).is_file():
+        fill_neck(model, _source_features(model, job, after_neck=False))
     averaged = WeightAverage(model, config.ema_decay) if config.ema_decay else None
     snapshots = Snapshots(folder, marks, model, optimizer, fabric, averaged)
     history = snapshots.restore()
-    if config.fill_neck and not history:
-        fill_neck(model, _source_features(model, job, after_neck=False))
     curves, batches = Curves(folder, history, written=fabric.is_global_zero), job.batches(config)
     if len(history) < config.epochs:
         trained = sum(len(batch) for batch in batches.epoch(len(history) + 1))

@@ -65,9 +65,9 @@ def generate_dataset(
 ) -> Path:
     """Write `<root>/synth_<domain>` and return its path; do nothing when the same data set is already there.
 
-    Every identity is seen `images_per_camera` (>= 1, >= 2 with test identities) times by every one of `cameras` (>= 2)
-    cameras. Test identities follow the training ones. `workers` processes draw (default: one per processor); the bytes do not depend on
-    their number. The folder appears whole or not at all.
+    Every identity is seen `images_per_camera` (>= 1, with test identities >= 2) times by every one of `cameras` (>= 2)
+    cameras. Test identities follow the training ones. `workers` processes draw (default: one per processor); the bytes
+    do not depend on their number. The folder appears whole or not at all.
 
     Raises ConfigError for arguments that give no data set, UsageError when the folder holds another one, DgreidError
     when it cannot be written.
