@@ -39,9 +39,9 @@ class Size:
 
 # Many people ask, so that the intervals of the scores are narrow.
 SIZES = {
-    "full": Size(Population(110, cameras=6, images_per_camera=1), Population(150, cameras=4, images_per_camera=2)),
+    "full": Size(Population(80, cameras=4, images_per_camera=2), Population(150, cameras=4, images_per_camera=2)),
     "small": Size(
-        Population(8, cameras=4, images_per_camera=1),
+        Population(8, cameras=2, images_per_camera=2),
         Population(8, cameras=2, images_per_camera=2),
         overrides=("stage1.epochs=2", "stage2.epochs=2", "data.workers=0"),
     ),

@@ -65,9 +65,9 @@ def generate_dataset(
 ) -> Path:
     """Write `<root>/synth_<domain>` and return its path; do nothing when the same data set is already there.
 
-    Every identity is seen `images_per_camera` (>= 1, with test identities >= 2) times by every one of `cameras` (>= 2)
-    cameras. Test identities follow the training ones. `workers` processes draw (default: one per processor); the bytes
-    do not depend on their number. The folder appears whole or not at all.
+    Every identity is seen `images_per_camera` (>= 2) times by every one of `cameras` (>= 2) cameras. Test identities
+    follow the training ones. `workers` processes draw (default: one per processor); the bytes do not depend on
+    their number. The folder appears whole or not at all.
 
     Raises ConfigError for arguments that give no data set, UsageError when the folder holds another one, DgreidError
     when it cannot be written.
@@ -124,9 +124,7 @@ def _check(recipe: Recipe, workers: int) -> None:
         ),
         "at most 9999 identities fit the file names": recipe.train_identities + recipe.test_identities <= 9999,
         "cameras must be between 2 and 99: a query is searched in other cameras": 2 <= recipe.cameras <= 99,
-        "images_per_camera must be at least 1, and 2 with test identities: their first one becomes the query": (
-            recipe.images_per_camera >= (2 if recipe.test_identities else 1)
-        ),
+        "images_per_camera must be at least 2: the first one becomes the query": recipe.images_per_camera >= 2,
         "seed must be at least 0": recipe.seed >= 0,
         "size must be at least 32 x 64 and at most 1024 x 2048": (
             32 <= recipe.width <= 1024 and 64 <= recipe.height <= 2048

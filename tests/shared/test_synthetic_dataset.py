@@ -161,13 +161,6 @@ def test_arguments_without_a_data_set_are_refused(tmp_path: Path, change: dict[s
     assert not list(tmp_path.iterdir())
 
 
-def test_people_to_train_on_may_have_one_picture_a_camera(tmp_path: Path) -> None:
-    wanted = {**ARGUMENTS, "train_identities": 3, "test_identities": 0, "images_per_camera": 1}
-    folder = generate_dataset(tmp_path, "mall", **wanted, workers=1)
-    names = [path.name for path in folder.rglob("*.jpg")]
-    assert sorted(name[:7] for name in names) == [f"{who:04d}_c{eye}" for who in (1, 2, 3) for eye in (1, 2, 3)]
-
-
 def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: Path, content: bytes) -> int:
         raise OSError(28, "No space left on device")
