@@ -15,7 +15,7 @@ DEADLINE_S = 600
 
 
 def _start(folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "RUNS_ROOT": str(folder)}
+    environment = {**os.environ, "RUNS_ROOT": str(folder), "DATA_ROOT": str(folder / "data")}
     command = [sys.executable, "-m", "pipelines", "demo", "--size", "small"]
     return subprocess.Popen(
         command,
@@ -43,16 +43,14 @@ def _kill_when(folder: Path, pattern: str) -> bool:
 
 
 def test_the_demo_survives_two_kills_and_writes_its_report(tmp_path: Path) -> None:
-    assert _kill_when(tmp_path, "demo/labels/*/dataset=synth_plaza/*/part-*.parquet")
-    assert _kill_when(tmp_path, "demo/stage2/latest.pt")
+    assert _kill_when(tmp_path, "labels/*/shards/mini_plaza/*/part-*.parquet")
+    assert _kill_when(tmp_path, "train/demo-small/stage2/latest.pt")
     process = _start(tmp_path)
     said, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, said
     assert "report.html" in said
 
-    connection = connect(
-        labels=label_shards(tmp_path / "demo" / "labels"), manifests=list(tmp_path.glob("demo/manifests/*.parquet"))
-    )
+    connection = connect(labels=label_shards(tmp_path / "labels"), manifests=list(tmp_path.glob("manifests/*.parquet")))
     rows, distinct = connection.execute(
         "select count(*), count(distinct (dataset, image_id, part)) from label_rows"
     ).fetchall()[0]
@@ -61,8 +59,8 @@ def test_the_demo_survives_two_kills_and_writes_its_report(tmp_path: Path) -> No
     ).fetchall()[0][0]
     assert rows == distinct == wanted
 
-    report = json.loads((tmp_path / "demo" / "report.json").read_text())
-    assert report["scores"]["synth_night"].keys() == {"trained", "untrained"}
-    page = (tmp_path / "demo" / "report.html").read_text()
+    report = json.loads((tmp_path / "train" / "demo-small" / "report.json").read_text())
+    assert report["scores"]["mini_night"].keys() == {"trained", "untrained"}
+    page = (tmp_path / "train" / "demo-small" / "report.html").read_text()
     assert "data:image/" in page
-    assert "synth_night" in page
+    assert "mini_night" in page
