@@ -1,7 +1,7 @@
 """`demo`: the whole way on generated pedestrians, from crops to a report, with nothing but this project.
 
-Trains on generated places and tests on one that training never saw. The data sets are written into DATA_ROOT, labels and
-the run `demo` into RUNS_ROOT, where every other command finds them.
+Trains on generated places and tests on one that training never saw. The data sets are written into DATA_ROOT, the
+labels and the run `demo` into RUNS_ROOT, where every other command finds them.
 """
 
 from dataclasses import dataclass
@@ -94,9 +94,7 @@ def demo(
     show_scores(evaluate_run(folder, workspace))
     paths = write_report(folder, workspace)
     _step(STEPS, f"done: open {paths.html} in a browser (also {paths.markdown.name}, {paths.json.name})")
-    say(
-        f"next: make sql DATASET={sources[0]} Q=status_counts, make eval RUN={wanted.run}, make report RUN={wanted.run}"
-    )
+    say(f"next: make sql DATASET={sources[0]} Q=status_counts; make report RUN={wanted.run}; make datasets")
 
 
 def _step(number: int, what: str) -> None:
