@@ -18,10 +18,10 @@ from shared.body_prior import PROPORTIONS, prior_box
 from shared.datasets import locate
 from shared.errors import ConfigError, DataError
 from shared.geometry import Box
-from shared.schemas import FINAL_STATUSES, MANIFEST_SCHEMA, ImageStatus, ManifestRow
 from shared.labels import choose_label_run, connect, label_runs, label_shards
 from shared.manifest import read_manifest
 from shared.parquet import to_table
+from shared.schemas import FINAL_STATUSES, MANIFEST_SCHEMA, ImageStatus, ManifestRow
 from shared.workspace import Workspace
 
 log = logging.getLogger(__name__)
