@@ -7,6 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 VENV_VLLM := .venv-vllm
+VENV_EXCHANGE := .venv-exchange
 RUN_PY := $(VENV)/bin/python
 DGREID := $(VENV)/bin/dgreid
 
@@ -58,6 +59,16 @@ $(VENV_VLLM)/.installed: tests/vllm/requirements.txt tests/vllm/requirements-tor
 .PHONY: test-vllm
 test-vllm: install $(VENV_VLLM)/.installed ## the labeler against the real vLLM on the CPU, with tiny random models
 	@$(RUN_PY) -m pytest tests/vllm
+
+$(VENV_EXCHANGE)/.installed: tests/exchange_tools/requirements.txt tests/exchange_tools/constraints.txt
+	@echo "installing Label Studio's converter, Datumaro, pycocotools and FiftyOne into $(VENV_EXCHANGE) (once, a few minutes and 1.3 GB)"
+	@rm -rf $(VENV_EXCHANGE) && $(PYTHON) -m venv $(VENV_EXCHANGE)
+	@$(VENV_EXCHANGE)/bin/pip install --quiet --disable-pip-version-check -r tests/exchange_tools/requirements.txt -c tests/exchange_tools/constraints.txt
+	@touch $@
+
+.PHONY: test-exchange
+test-exchange: install $(VENV_EXCHANGE)/.installed ## export and import of labels against the real annotation tools
+	@$(RUN_PY) -m pytest tests/exchange_tools
 
 .PHONY: lint
 lint: install ## style, types and import order
@@ -160,5 +171,5 @@ lock: install ## write the versions in .venv to constraints.txt
 	@$(VENV)/bin/pip freeze --exclude-editable | LC_ALL=C sort -f > constraints.txt.new && mv constraints.txt.new constraints.txt
 
 .PHONY: clean
-clean: ## remove .venv, .venv-vllm and caches (never data or runs)
-	@rm -rf $(VENV) $(VENV_VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove .venv, .venv-vllm, .venv-exchange and caches (never data or runs)
+	@rm -rf $(VENV) $(VENV_VLLM) $(VENV_EXCHANGE) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

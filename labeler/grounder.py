@@ -94,7 +94,7 @@ class AsyncGrounder:
 
         Args:
             images: a path; the bytes of an image file; a PIL image; or an RGB array [H, W, 3] (grey [H, W]) of uint8.
-                Files are turned as their EXIF orientation says, PIL images and arrays are taken as they are.
+                The EXIF orientation of files is applied, that of PIL images is not.
             parts: what to look for; by default all of `parts`.
 
         Returns:
@@ -192,7 +192,7 @@ class Grounder:
 
 
 def _check(image: object, name: str) -> None:
-    """Raises UsageError for what is no image by its type."""
+    """Raises UsageError unless the type, shape and dtype are those of an image."""
     if isinstance(image, np.ndarray):
         rgb = image.ndim == 3 and image.shape[2] == 3
         if image.dtype != np.uint8 or not (rgb or image.ndim == 2) or not image.size:

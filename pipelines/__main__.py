@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "label": (
         "pipelines.label:label",
-        "Ask for the part boxes of every image that has none yet; killed, the same command continues.",
+        "Ask for the part boxes of all images that have no labels yet. Resumable: run the same command again.",
     ),
     "import-masks": (
         "pipelines.exchange:import_masks",
@@ -60,7 +60,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "serve": (
         "labeler.__main__:serve",
-        "Serve part labels over HTTP with the LABELER_* settings of the environment.",
+        "Run the service with the LABELER_* settings until SIGINT or SIGTERM; requests in flight are finished.",
     ),
     "doctor": ("pipelines.doctor:doctor", "Check Python, packages, device, disk, data sets and labels."),
     "train-clip": (

@@ -14,7 +14,7 @@ from shared.labels import label_runs, label_shards
 from shared.workspace import Workspace
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "fastapi", "httpx", "pyarrow", "duckdb")
-OPTIONAL = ("vllm", "transformers", "ray")
+OPTIONAL = ("vllm", "transformers")
 
 
 def doctor() -> None:
@@ -29,7 +29,7 @@ def doctor() -> None:
             rows.append((name, "no", f"{err.what}; fix: {err.fix}"))
     print_table(("check", "", "found"), rows)
     if failed:
-        raise DgreidError(f"{', '.join(failed)}: not in order", fix="see the table above")
+        raise DgreidError(f"failed checks: {', '.join(failed)}", fix="see the table above")
 
 
 def _python(_: Workspace) -> str:
@@ -77,7 +77,7 @@ def _data_root(workspace: Workspace) -> str:
         except DataError:
             continue
         found.append(name)
-    return f"{workspace.data_root}: {', '.join(found) or 'no data set that we know'}"
+    return f"{workspace.data_root}: {', '.join(found) or 'no known data set'}"
 
 
 def _labels(workspace: Workspace) -> str:

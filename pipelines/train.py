@@ -8,6 +8,7 @@ import typer
 from pipelines.datasets import scan
 from pipelines.runs import name_of, run_folder
 from pipelines.terminal import say
+from shared.datasets import locate
 from shared.errors import DataError
 from shared.labels import choose_label_run
 from shared.workspace import Workspace
@@ -38,6 +39,8 @@ def train(
         allow_pretrained_targets=config.allow_pretrained_targets,
     )
     folder = run_folder(workspace, run or f"{parsed.name}-{config.preset}-seed{config.seed}", must_exist=False)
+    for source in parsed.sources:
+        locate(source, workspace.data_root)
     if config.model.parts and (config.data.label_run or config.data.missing_labels != "prior"):
         choose_label_run(config.data.label_run, parsed.sources, workspace.labels)
     for source in parsed.sources:

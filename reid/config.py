@@ -121,7 +121,9 @@ class Stage2Config(BatchConfig):
     decay: float = Field(0.1, gt=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     memory_temperature: float = Field(0.01, gt=0)
+    text_temperature: float = Field(1.0, gt=0)  # of L_i2tce; larger for features that are longer than CLIP's
     memory_momentum: float = Field(0.2, ge=0, le=1)  # weight of the old memory row in an update
+    fill_neck: bool = False  # the neck's running statistics are those of the training images before the first step
     losses: LossWeights = LossWeights()
     gradient_clip: float | None = None  # maximum norm; None = off, as in the paper
     train_patch_projection: bool = False  # the paper freezes it; a random-initialised backbone must learn it

@@ -92,6 +92,13 @@ def check_name(label_run: str) -> None:
         )
 
 
+def check_free(labels_root: Path, label_run: str) -> None:
+    """Raises ConfigError for a name that a new label run cannot have: no plain name, or taken."""
+    check_name(label_run)
+    if run_folder(labels_root, label_run).exists():
+        raise ConfigError(f"the label run {label_run!r} exists already", fix="name another with LABELS=<run>")
+
+
 def run_folder(labels_root: Path, label_run: str) -> Path:
     """The folder of a label run, whether or not it is there. Raises DataError when two folders claim the name."""
     new, old = labels_root / label_run, labels_root / f"label_run={label_run}"
@@ -207,9 +214,7 @@ def write_correction(
     Raises ConfigError when the run exists or has no plain name, DataError for a damaged shard, DgreidError when the
     place cannot be written.
     """
-    check_name(label_run)
-    if run_folder(labels_root, label_run).exists():
-        raise ConfigError(f"the label run {label_run!r} exists already", fix="name another with LABELS=<run>")
+    check_free(labels_root, label_run)
     staging = labels_root / f".{label_run}.tmp"
     shutil.rmtree(staging, ignore_errors=True)
     for shard in label_shards(labels_root, label_run=corrects):

@@ -34,7 +34,7 @@ class ServiceError(DgreidError):
 
 
 class ServiceUnfitError(ServiceError):
-    """Waiting does not help: its engine gives wrong boxes, or it is no labelling service."""
+    """Waiting does not help: its engine gives wrong boxes, or the URL is not that of a labelling service."""
 
 
 class GroundingClient(ABC):
@@ -160,7 +160,7 @@ class HttpClient(GroundingClient):
         connections: also the size of the connection pool.
         transport: replaces the network in tests.
 
-    Raises ConfigError for something that is no HTTP URL.
+    Raises ConfigError for an invalid HTTP URL.
     """
 
     def __init__(

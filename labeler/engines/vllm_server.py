@@ -8,6 +8,7 @@ import asyncio
 import base64
 import io
 import json
+import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal, Self
 import httpx
 from PIL import Image
 
-from labeler.engines.answers import outcomes, refused
+from labeler.engines.answers import only_reasoned, outcomes, refused
 from labeler.engines.replicas import Replicas
 from labeler.engines.token_check import TokenCheck
 from labeler.grounding.coordinates import ModelFamily, Sent, family_of, prepare
@@ -32,6 +33,8 @@ from labeler.grounding.retry import Attempt, pause_s
 from labeler.grounding.vocabulary import Vocabulary, load_vocabulary
 from labeler.settings import Settings
 from shared.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 95
 HALF_CHROMA_FROM = (
@@ -215,7 +218,19 @@ def _outcomes(question: Question, reply: dict[str, Any], sent: Sent, vocabulary:
     text = text if isinstance(text, str) else None
     finish = choice.get("finish_reason")
     finish = finish if isinstance(finish, str) else None
+    if not (text and text.strip()) and (reasoning := _reasoning(message)):
+        log.warning(
+            "the answer is empty, its text stands in reasoning_content: ask a model or a chat template that does not "
+            "think, or start the server without --reasoning-parser"
+        )
+        return only_reasoned(question, reasoning, finish)
     return outcomes(question, text, finish, choice.get("logprobs"), sent, vocabulary)
+
+
+def _reasoning(message: dict[str, Any]) -> str:
+    """What the server took out of the answer as reasoning; empty where there is none. vLLM has called it both ways."""
+    texts = (message.get(key) for key in ("reasoning_content", "reasoning"))
+    return next((text for text in texts if isinstance(text, str) and text.strip()), "")
 
 
 def _tokens(reply: dict[str, Any], kind: Literal["prompt_tokens", "completion_tokens"]) -> int | None:

@@ -30,15 +30,17 @@ def identity_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     return smoothed_cross_entropy(logits, labels, smoothing)
 
 
-def text_loss(features: Tensor, text_prototypes: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """L_i2tce: smoothed cross-entropy of features . text^T at temperature 1, neither side normalised.
+def text_loss(
+    features: Tensor, text_prototypes: Tensor, labels: Tensor, smoothing: float, temperature: float = 1.0
+) -> Tensor:
+    """L_i2tce: smoothed cross-entropy of features . text^T / temperature, neither side normalised.
 
     Args:
         features: (B, F), before the neck.
         text_prototypes: (K, F), one row per identity.
         labels: (B,) int64 in 0..K-1.
     """
-    return smoothed_cross_entropy(features @ text_prototypes.T, labels, smoothing)
+    return smoothed_cross_entropy(features @ text_prototypes.T / temperature, labels, smoothing)
 
 
 def prompt_loss(text: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:

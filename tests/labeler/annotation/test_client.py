@@ -121,7 +121,7 @@ def test_labelling_in_this_process_needs_no_web_server(make_dataset, tmp_path: P
         "for name in ('fastapi', 'starlette', 'uvicorn', 'torch'): sys.modules[name] = None\n"
         "from pathlib import Path\n"
         "from labeler.annotation.annotate import annotate\n"
-        "from shared.labels import ManifestFile\n"
+        "from shared.manifest import ManifestFile\n"
         f"summary = annotate(ManifestFile(Path({str(tmp_path / 'toy.parquet')!r})), Path({str(root)!r}), 'toy', "
         f"Path({str(tmp_path / 'labels')!r}))\n"
         "assert summary.done_now == 2 and not summary.failed\n"

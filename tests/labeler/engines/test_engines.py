@@ -9,6 +9,7 @@ import random
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
@@ -173,6 +174,34 @@ def test_the_local_engine_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"dgreid\[local\]"):
         build_engine(load_settings(engine="local"))
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("content", [None, "", " \n"])
+@pytest.mark.parametrize(("finish", "status"), [("stop", LabelStatus.UNPARSEABLE), ("length", LabelStatus.TRUNCATED)])
+async def test_an_answer_that_stands_in_the_reasoning_is_named(
+    stand_in, paint, caplog, key: str, content: str | None, finish: str, status: LabelStatus
+) -> None:
+    server = stand_in()
+    thought = '{"head":[1,2,30,40],"upper_body":[1,2,30,40],"legs":null}'
+
+    def said(text: str, payload: dict, **_: str) -> httpx.Response:
+        message = {"content": content, key: thought}
+        return httpx.Response(200, json={"choices": [{"message": message, "finish_reason": finish}]})
+
+    server.text_tokens = None
+    server._said = said
+    answer = await ground(server, paint())
+    assert {(row.status, row.box, row.flags) for row in answer.parts} == {(status, None, ("reasoning_only",))}
+    assert {row.raw_text for row in answer.parts} == {thought}
+    assert "reasoning_content" in caplog.text
+
+
+async def test_the_flag_of_a_doubtful_box_reaches_the_row(stand_in, paint) -> None:
+    server = stand_in()
+    server._boxes = lambda payload: "[[20,30,90,120],[40,150,230,310],[70,330,210,530]]"
+    answer = await ground(server, paint())
+    assert {(row.status, row.flags) for row in answer.parts} == {(LabelStatus.OK, ("ambiguous",))}
 
 
 def test_scores_come_from_the_boxs_own_digits() -> None:

@@ -100,10 +100,8 @@ async def test_everything_calibration_did_is_counted_in_sql(stand_in, make_datas
     async with InProcessClient(settings, engine, connections=1) as client:
         await annotate_with(client, manifest, root, "toy", tmp_path, "r", options)
     shards = label_shards(tmp_path)
-    columns, rows = run_query(connect(labels=shards), "flag_counts")
-    counts = {
-        (line["part"], line["flag"]): line["labels"] for line in (dict(zip(columns, r, strict=True)) for r in rows)
-    }
+    lines = run_query(connect(labels=shards), "flag_counts").to_pylist()
+    counts = {(line["part"], line["flag"]): line["labels"] for line in lines}
     assert counts == {
         ("head", "reordered"): 1,
         ("upper_body", "clipped"): 1,

@@ -118,8 +118,7 @@ def test_it_is_a_column_a_query_and_a_property_of_the_run(make_dataset, tmp_path
         box = Box(row.x_min, row.y_min, row.x_max, row.y_max)
         flipped = Box(64 - row.x_max, row.y_min, 64 - row.x_min, row.y_max)
         assert row.agreement == pytest.approx(iou(box, flipped))
-    columns, found = run_query(connect(labels=label_shards(labels)), "agreement")
-    lines = [dict(zip(columns, line, strict=True)) for line in found]
+    lines = run_query(connect(labels=label_shards(labels)), "agreement").to_pylist()
     assert [(line["part"], line["compared"]) for line in lines] == [("head", 4), ("legs", 4), ("upper_body", 4)]
     heads = [row.agreement for row in rows if row.part == "head"]
     assert lines[0]["mean_agreement"] == pytest.approx(sum(heads) / 4, abs=1e-4)

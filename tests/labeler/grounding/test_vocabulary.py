@@ -7,7 +7,7 @@ import pytest
 from labeler.annotation.annotate import annotate
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.ground import ground_image
-from labeler.grounding.parsing import parse_answer
+from labeler.grounding.parsing.parse import parse_answer
 from labeler.grounding.vocabulary import SHARED, load_vocabulary
 from labeler.settings import load_settings
 from shared.errors import ConfigError

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from labeler.grounding.coordinates import prepare
-from labeler.grounding.parsing import parse_answer
+from labeler.grounding.parsing.parse import parse_answer
 from labeler.grounding.prompts import Prompts
 from labeler.grounding.vocabulary import SHARED
 from pipelines.recipes.grounder.architecture import FAMILY, PATCH, build

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labeler.exchange.import_masks import NOT_A_RECTANGLE, import_masks, tight_box
-from labeler.exchange.pickled_masks import read_masks
+from labeler.exchange.published_masks import NOT_A_RECTANGLE, import_masks, read_masks, tight_box
 from shared.errors import ConfigError, DataError
 from shared.geometry import Box
 from shared.labels import label_shards, read_labels
@@ -152,6 +151,17 @@ def test_masks_become_rows_of_a_run(tmp_path: Path) -> None:
     assert (head.engine, head.model, head.prompt_version, head.flags) == ("import", "m.pkl", "abc", ())
     assert rows["t/a.jpg", "legs"].status == LabelStatus.ABSENT and rows["t/a.jpg", "legs"].x_min is None
     assert rows["t/b.jpg", "upper_body"].flags == (NOT_A_RECTANGLE,)
+
+
+def test_a_mask_of_the_whole_image_is_no_body_part(tmp_path: Path) -> None:
+    visible = masks_of(*AREAS).reshape(3, 16, 8) == 0
+    visible[0] = True
+    found = run({"a.jpg": visible}, [image("t/a.jpg", 1)], tmp_path)
+    assert (found.boxes, found.absent, found.invalid) == (1, 1, 1)
+    rows = {row.part: row for row in read_labels(label_shards(tmp_path))}
+    head = rows["head"]
+    assert (head.status, head.x_min, head.flags) == (LabelStatus.INVALID_BOX, None, ("whole_image",))
+    assert (head.raw_box, head.space) == ((0, 0, 8, 16), "patches")
 
 
 def test_a_name_of_two_images_labels_neither_and_is_reported(tmp_path: Path) -> None:
