@@ -59,33 +59,33 @@ class ImageStep(nn.Module):
 
         With several processes B is a share of the batch: losses over identities are those of the whole batch, mask
         losses those of the share, and the mean over the processes is the whole batch's."""
-        config, weights, seen = self.config, None, None
+        config, weights, visible_slices = self.config, None, None
         features, mask_logits = self.model.encode_images(normalised(images))
         features, labels = gathered(features), gathered(labels)
         necked = self.model.neck(features)
         if self.leave_out_absent_parts:
             present = visible.any(dim=-1)  # (B, R)
-            everyones = gathered(present)
-            weights = present * processes() / everyones.sum().clamp_min(1)
-            seen = part_slices(everyones, features.shape[1])
-            features, necked = features * seen, necked * seen
+            all_present = gathered(present)
+            weights = present * processes() / all_present.sum().clamp_min(1)
+            visible_slices = part_slices(all_present, features.shape[1])
+            features, necked = features * visible_slices, necked * visible_slices
         logits = self.model.classify(necked)
         losses = {
             "identity": identity_loss(logits, labels, config.label_smoothing),
-            "memory": self.memory(F.normalize(necked, dim=1), labels, seen),
+            "memory": self.memory(F.normalize(necked, dim=1), labels, visible_slices),
             "text": text_loss(features, self.text, labels, config.label_smoothing, config.text_temperature),
         }
-        watched = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+        diagnostics = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
         if mask_logits is not None:
             encoder = self.model.image_encoder
             losses["mask_bce"] = mask_bce_loss(mask_logits, visible, weights)
             losses["mask_dice"] = mask_dice_loss(mask_logits, visible, encoder.mask_temperature, weights)
             predicted = encoder.visible_patches(mask_logits[-1])
             both = gathered(torch.stack([(predicted & visible).sum(), (predicted | visible).sum()])[None]).sum(dim=0)
-            watched["mask_iou"] = both[0] / both[1].clamp_min(1)
+            diagnostics["mask_iou"] = both[0] / both[1].clamp_min(1)
         factors = config.losses.model_dump()
         total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
-        values = {"loss": total, **losses, **watched}
+        values = {"loss": total, **losses, **diagnostics}
         return total, torch.stack([values[name].detach().float() for name in self.measures])
 
     @property

@@ -16,8 +16,7 @@ from reid.protocols.protocol import parse_protocol
 from reid.training.run_folder import read_image_ids
 from reid.training.train import train
 from shared.errors import ConfigError, DataError
-from shared.labels import read_manifest
-from shared.manifest import build_manifest
+from shared.manifest import build_manifest, read_manifest
 from shared.workspace import Workspace
 
 Config = Callable[..., RunConfig]
