@@ -7,16 +7,23 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 VENV_VLLM := .venv-vllm
+VENV_EXCHANGE := .venv-exchange
 RUN_PY := $(VENV)/bin/python
-DGREID := $(RUN_PY) -m pipelines
+DGREID := $(VENV)/bin/dgreid
 
 DATA_ROOT ?= data
 RUNS_ROOT ?= runs
 PRESET ?= paper
-export DATA_ROOT RUNS_ROOT
+DGREID_UNDER_MAKE := 1
+export DATA_ROOT RUNS_ROOT DGREID_UNDER_MAKE
 
-# name=value -> --name value, only when given
-option = $(if $($(1)),--$(2) '$($(1))')
+# What the user gives reaches a command through the environment, as it was typed: with quotes, >, commas and $.
+GIVEN := DATASET FILE PROTOCOL PRESET RUN LABELS ENGINE URL FORMAT SUITE MODEL Q
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
+export $(GIVEN)
+
+# variable,name -> --name "$variable", only when given
+option = $(if $(value $(1)),--$(2) "$$$(1)")
 
 .PHONY: help
 help: ## list every target
@@ -53,6 +60,16 @@ $(VENV_VLLM)/.installed: tests/vllm/requirements.txt tests/vllm/requirements-tor
 test-vllm: install $(VENV_VLLM)/.installed ## the labeler against the real vLLM on the CPU, with tiny random models
 	@$(RUN_PY) -m pytest tests/vllm
 
+$(VENV_EXCHANGE)/.installed: tests/exchange_tools/requirements.txt tests/exchange_tools/constraints.txt
+	@echo "installing Label Studio's converter, Datumaro, pycocotools and FiftyOne into $(VENV_EXCHANGE) (once, a few minutes and 1.3 GB)"
+	@rm -rf $(VENV_EXCHANGE) && $(PYTHON) -m venv $(VENV_EXCHANGE)
+	@$(VENV_EXCHANGE)/bin/pip install --quiet --disable-pip-version-check -r tests/exchange_tools/requirements.txt -c tests/exchange_tools/constraints.txt
+	@touch $@
+
+.PHONY: test-exchange
+test-exchange: install $(VENV_EXCHANGE)/.installed ## export and import of labels against the real annotation tools
+	@$(RUN_PY) -m pytest tests/exchange_tools
+
 .PHONY: lint
 lint: install ## style, types and import order
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
@@ -63,31 +80,31 @@ datasets: install ## what is under DATA_ROOT, what is missing and where to put i
 
 .PHONY: manifest
 manifest: install ## scan a data set into its manifest: DATASET=viper
-	@$(DGREID) manifest '$(DATASET)'
+	@$(DGREID) manifest "$$DATASET"
 
 .PHONY: protocols
 protocols: install ## the published protocols and which can be run here: [SUITE=single_source|leave_one_out|all_images]
-	@$(DGREID) protocols $(SUITE)
+	@$(DGREID) protocols $(if $(value SUITE),"$$SUITE")
 
 .PHONY: label
 label: install ## part boxes for a data set: DATASET=viper [ENGINE=local|vllm_server|body_prior] [URL=...] [LABELS=...]
-	@$(DGREID) label '$(DATASET)' $(call option,ENGINE,engine) $(call option,URL,url) $(call option,LABELS,label-run) $(ARGS)
+	@$(DGREID) label "$$DATASET" $(call option,ENGINE,engine) $(call option,URL,url) $(call option,LABELS,label-run) $(ARGS)
 
 .PHONY: import-masks
 import-masks: install ## published part masks of the reference implementation into a label run: FILE=masks.pkl DATASET=market [LABELS=...]
-	@$(DGREID) import-masks '$(FILE)' '$(DATASET)' $(call option,LABELS,label-run) $(ARGS)
+	@$(DGREID) import-masks "$$FILE" "$$DATASET" $(call option,LABELS,label-run) $(ARGS)
 
 .PHONY: export-labels
 export-labels: install ## boxes for a tool to correct them in: DATASET=viper FILE=out.json [FORMAT=coco|label-studio|fiftyone] [LABELS=...]
-	@$(DGREID) export-labels '$(DATASET)' '$(FILE)' $(call option,FORMAT,format) $(call option,LABELS,label-run) $(ARGS)
+	@$(DGREID) export-labels "$$DATASET" "$$FILE" $(call option,FORMAT,format) $(call option,LABELS,label-run) $(ARGS)
 
 .PHONY: import-labels
 import-labels: install ## corrected boxes back, as a new label run: FILE=out.json DATASET=viper [FORMAT=...] [LABELS=<the corrected run>]
-	@$(DGREID) import-labels '$(FILE)' '$(DATASET)' $(call option,FORMAT,format) $(call option,LABELS,corrects) $(ARGS)
+	@$(DGREID) import-labels "$$FILE" "$$DATASET" $(call option,FORMAT,format) $(call option,LABELS,corrects) $(ARGS)
 
 .PHONY: train
 train: install ## both stages: PROTOCOL=3dpes+caviar2viper PRESET=tiny [LABELS=...] [RUN=...] [ARGS="stage2.epochs=5"]
-	@$(DGREID) train '$(PROTOCOL)' --preset '$(PRESET)' $(call option,LABELS,label-run) $(call option,RUN,run) $(ARGS)
+	@$(DGREID) train "$$PROTOCOL" --preset "$$PRESET" $(call option,LABELS,label-run) $(call option,RUN,run) $(ARGS)
 
 .PHONY: train-grounder
 train-grounder: install ## make the pocket grounder from generated people and photos with part boxes [ARGS="--minutes 150 --export DIR"]
@@ -110,16 +127,16 @@ compare: install ## mean and deviation over runs that differ in the seed alone: 
 	@$(DGREID) compare $(RUNS) $(ARGS)
 
 .PHONY: sql
-sql: install ## ask the labels: DATASET=viper [Q="select ..."] or Q=<canned query>; without Q lists the canned ones
-	@$(DGREID) sql '$(DATASET)' $(call option,Q,query)
+sql: install ## ask the labels: DATASET=viper Q="select ..." or Q=<canned query>; without Q lists these [ARGS="--format csv"]
+	@$(DGREID) sql "$$DATASET" $(call option,Q,query) $(ARGS)
 
 .PHONY: serve
 serve: install ## the labelling service on 127.0.0.1:8300, settings from LABELER_* variables
-	@$(RUN_PY) -m labeler serve
+	@$(DGREID) serve
 
 .PHONY: vllm
 vllm: ## a vLLM server for the labelling service (GPU, needs `pip install vllm`): MODEL=Qwen/Qwen2.5-VL-7B-Instruct
-	@docker/serve_vllm.sh '$(MODEL)'
+	@docker/serve_vllm.sh "$$MODEL"
 
 .PHONY: doctor
 doctor: install ## check Python, packages, devices, data sets, labels and the service
@@ -154,5 +171,5 @@ lock: install ## write the versions in .venv to constraints.txt
 	@$(VENV)/bin/pip freeze --exclude-editable | LC_ALL=C sort -f > constraints.txt.new && mv constraints.txt.new constraints.txt
 
 .PHONY: clean
-clean: ## remove .venv, .venv-vllm and caches (never data or runs)
-	@rm -rf $(VENV) $(VENV_VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove .venv, .venv-vllm, .venv-exchange and caches (never data or runs)
+	@rm -rf $(VENV) $(VENV_VLLM) $(VENV_EXCHANGE) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

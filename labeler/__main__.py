@@ -1,4 +1,4 @@
-"""`python -m labeler serve` runs the service, `python -m labeler settings` prints what it would run with."""
+"""`python -m labeler serve` runs the service, `python -m labeler settings` prints its settings."""
 
 import logging
 import sys
@@ -18,14 +18,14 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @cli.command()
 def serve() -> None:
-    """Serve with the LABELER_* settings of the environment until SIGINT or SIGTERM; requests in flight are finished."""
+    """Run the service with the LABELER_* settings until SIGINT or SIGTERM; requests in flight are finished."""
     settings = load_settings()
     log_as_json()
     log = logging.getLogger(__name__)
     shown = {variable: {"value": value, "origin": origin} for variable, value, origin in describe(settings)}
     log.info("settings", extra={"fields": {"settings": shown}})
     if settings.host not in LOOPBACK and settings.api_key is None:
-        log.warning("open to the network of %s without a key; set LABELER_API_KEY", settings.host)
+        log.warning("listening on %s without an API key; set LABELER_API_KEY", settings.host)
     uvicorn.run(
         create_app(settings),
         host=settings.host,
@@ -33,14 +33,14 @@ def serve() -> None:
         http=BoundedHttp,
         timeout_graceful_shutdown=settings.drain_s,
         log_config=None,
-        access_log=False,  # labeler.service.observation writes one line per request
+        access_log=False,  # labeler.service.logs writes one line per request
         server_header=False,
     )
 
 
 @cli.command(name="settings")
 def show_settings() -> None:
-    """Every setting with its value and whether the environment set it; secrets are masked."""
+    """Print every setting with its value and origin; secrets are masked."""
     for variable, value, origin in describe(load_settings()):
         typer.echo(f"{variable}={value}  ({origin})")
 

@@ -1,10 +1,14 @@
-"""Looking at labels with SQL: canned queries, and any other SELECT, over the views of `shared.labels.connect`."""
+"""SQL over labels: canned queries, and any other SELECT, over the views of `shared.labels.connect`."""
 
+from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
-from shared.errors import ConfigError, UsageError
+from shared.errors import ConfigError, UsageError, did_you_mean
+from shared.labels import read_label_table
 
 
 def list_queries() -> dict[str, str]:
@@ -12,27 +16,45 @@ def list_queries() -> dict[str, str]:
     return {name: text.splitlines()[0].removeprefix("--").strip() for name, text in sorted(_texts().items())}
 
 
-def run_query(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
-    """Column names and rows of a canned query, by name, or of one SELECT over `manifest`, `labels`, `label_rows`.
+def run_query(connection: duckdb.DuckDBPyConnection, query: str, *, shards: Sequence[Path] = ()) -> pa.Table:
+    """The result of a canned query, by name, or of one SELECT over `parts`, `labels`, `label_rows`, `manifest`.
 
-    Raises ConfigError for an unknown name, UsageError for SQL that fails or is more than one SELECT: labels are read
-    here, never written.
+    Args:
+        shards: of the connection's labels; after a failure they are searched for a damaged one.
+
+    Raises ConfigError for an unknown name, UsageError for SQL that fails, reads another file or is more than one
+    SELECT (labels are read here, never written), DataError for a damaged shard.
     """
     text = query.strip()
     if text.isidentifier():
         if text not in (texts := _texts()):
-            raise ConfigError(f"no canned query is called {text!r}", fix=f"choose one of: {', '.join(sorted(texts))}")
+            raise ConfigError(
+                f"no canned query is called {text!r}{did_you_mean(text, texts)}",
+                fix=f"choose one of: {', '.join(sorted(texts))}",
+            )
         text = texts[text]
     try:
         statements = connection.extract_statements(text)
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise UsageError("the query is not a single SELECT", fix="ask one question; results can be piped to a file")
-        result = connection.execute(statements[0])
-        return [column[0] for column in result.description], result.fetchall()
+            raise UsageError(
+                "the query is not a single SELECT", fix="ask one question; --out writes the rows to a file"
+            )
+        return connection.sql(statements[0]).to_arrow_table()
     except duckdb.Error as err:
+        told = str(err).strip()[:500]
+        if "disabled by configuration" in told or ("exists in the" in told and " extension" in told):
+            raise UsageError(
+                f"a query reads the labels and manifests of the data sets named, no other file, address or extension "
+                f"({told.splitlines()[0]})",
+                fix="join several data sets with +; write rows to a file with --out",
+            ) from err
+        if not isinstance(err, duckdb.ProgrammingError):
+            for shard in shards:
+                read_label_table(shard)
         raise UsageError(
-            f"DuckDB says: {str(err).strip()[:500]}",
-            fix="columns: `describe labels`, `describe manifest`; canned queries: " + ", ".join(sorted(_texts())),
+            f"DuckDB says: {told}",
+            fix="columns: `describe parts`, `describe labels`, `describe manifest`; canned queries: "
+            + ", ".join(sorted(_texts())),
         ) from err
 
 

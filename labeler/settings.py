@@ -1,4 +1,4 @@
-"""Settings of the labelling service, from LABELER_* environment variables; read by a function, never at import."""
+"""Settings of the labelling service from LABELER_* environment variables; read by a function, never at import."""
 
 import os
 import re
@@ -16,50 +16,52 @@ from shared.errors import ConfigError
 PREFIX = "LABELER_"
 _IN_URL = re.compile(r"//[^/@\s]*@")  # name and password
 EngineName = Literal["body_prior", "vllm_server", "local"]
-VLLM_ADDRESS = "http://127.0.0.1:8000"  # where vLLM listens unless told
+VLLM_ADDRESS = "http://127.0.0.1:8000"  # vLLM's default
 SERVED_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 
 
 class Settings(BaseSettings):
-    """All settings with their defaults; the environment variable of `port` is LABELER_PORT."""
+    """All settings with their defaults; `port` is read from LABELER_PORT."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
     upstream_url: str | None = None  # OpenAI-compatible server, with or without /v1; several: a,b,c
-    # A server's address says that it is to answer; without one the model that comes with the project does.
+    # By default the shipped model; with the address of a server, that server.
     engine: EngineName = Field(default_factory=lambda got: "vllm_server" if got.get("upstream_url") else "local")
-    # As the server lists it; for `local` a folder, a hub name, or the one that comes with the project.
+    # As the server lists it; for `local` a folder, a hub name, or the shipped model.
     model: str = Field(default_factory=lambda got: POCKET_MODEL if got.get("engine") == "local" else SERVED_MODEL)
-    host: str = "127.0.0.1"  # this machine only; others are let in on purpose, with an api_key
+    host: str = "127.0.0.1"  # this machine only; to open it to others set an api_key, too
     port: int = Field(default=8300, ge=0, le=65535)
-    api_key: SecretStr | None = None  # demanded from clients as `Authorization: Bearer <key>`
+    api_key: SecretStr | None = None  # required from clients as `Authorization: Bearer <key>`
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
     max_pixels: int = Field(default=12_000_000, ge=1)  # per image, read from its header
     max_images: int = Field(default=64, ge=1)  # per request
-    max_requests: int = Field(default=32, ge=1)  # in flight; one more is answered 429
-    max_images_in_work: int = Field(default=32, ge=1)  # decoded and with the engine at the same time
+    max_requests: int = Field(default=32, ge=1)  # in flight; more are answered 429
+    max_images_in_work: int = Field(default=32, ge=1)  # decoded or with the engine at the same time
     body_timeout_s: float = Field(default=30.0, gt=0)  # to receive a request
     request_timeout_s: float = Field(default=300.0, gt=0)  # to answer it
-    drain_s: int = Field(default=60, ge=0)  # after SIGTERM, for requests in flight; then they are cut
-    max_attempts: int = Field(default=4, ge=1, le=8)  # ways to ask for one image before its answer is a failure
-    parts_file: Path | None = None  # YAML with parts to ask for beside head, upper body and legs
-    missing_parts: MissingParts = "absent"  # or prior: a part that is not visible gets the box of the body prior
-    second_look: bool = False  # ask about the mirrored image too, and store how far the two answers agree
+    drain_s: int = Field(default=60, ge=0)  # after SIGTERM, to finish requests in flight
+    max_attempts: int = Field(default=4, ge=1, le=8)  # semantic attempts per image
+    parts_file: Path | None = None  # YAML with parts beside head, upper body and legs
+    missing_parts: MissingParts = "absent"  # or `prior`: parts that are not visible get the box of the body prior
+    second_look: bool = False  # ask about the mirrored image, too, and store the agreement
 
     upstream_api_key: SecretStr | None = None
-    family: str | None = None  # of the model; found in its name, or in what the server says of it, when not set
-    prompt_mode: PromptMode | None = None  # joint where the family can answer so, else per_part
-    logprobs: bool = False  # a score for each box, at the price of longer answers on the wire
+    family: str | None = None  # of the model; by default from its configuration, its name or the server's model list
+    prompt_mode: PromptMode | None = None  # joint if the family can answer it, else per_part
+    logprobs: bool = False  # request token log-probabilities, for a score of each box
     connect_timeout_s: float = Field(default=5.0, gt=0)
-    probe_timeout_s: float = Field(default=10.0, gt=0)  # for a server to list its models
+    probe_timeout_s: float = Field(default=10.0, gt=0)  # to list the models of a server
     answer_timeout_s: float = Field(default=120.0, gt=0)
-    transport_attempts: int = Field(default=3, ge=1)  # requests to the server for one question
+    transport_attempts: int = Field(default=3, ge=1)  # requests per question
 
-    device: str = "auto"  # of the engine `local`: an accelerator when there is one, else cpu
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # the checkpoint's own, on the cpu float32
-    local_batch: int = Field(default=16, ge=1)  # questions that it answers together
-    allow_download: bool = False  # of a model that is not in the cache of this machine
+    device: str = "auto"  # of the engine `local`; auto: an accelerator if there is one, else cpu
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
+        "auto"  # auto: that of the checkpoint, on the CPU float32
+    )
+    local_batch: int = Field(default=16, ge=1)  # largest batch of questions of the engine `local`
+    allow_download: bool = False  # of models that are not in the local Hugging Face cache
 
     @property
     def upstream_urls(self) -> list[str]:
@@ -69,9 +71,9 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Settings from the environment, `overrides` winning.
+    """Settings from the environment; `overrides` take precedence.
 
-    Raises ConfigError for values that do not fit and for LABELER_* variables that no setting reads.
+    Raises ConfigError for invalid values, unknown overrides and unknown LABELER_* variables.
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     if unknown := sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known):
@@ -83,7 +85,7 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as err:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in err.errors())
         raise ConfigError(
-            f"settings of the labeler: {faults}", fix=f"set the {PREFIX}* variable to such a value"
+            f"settings of the labeler: {faults}", fix=f"correct the {PREFIX}* variable or the argument"
         ) from err
 
 

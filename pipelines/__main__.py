@@ -1,87 +1,167 @@
-"""`python -m pipelines <command>` (also `dgreid <command>`): the commands behind the Makefile."""
+"""The command `dgreid` (also `python -m pipelines`). A command's module is imported when it is the one called."""
 
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from pipelines import (
-    bench_dg,
-    compare,
-    datasets,
-    demo,
-    doctor,
-    evaluate,
-    exchange,
-    label,
-    protocols,
-    report,
-    sql,
-    train,
-    train_clip,
-    train_grounder,
-)
+from pipelines.terminal import as_called, say
 from shared.errors import DgreidError
+from shared.terminal import printable
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo.demo,
-    "datasets": datasets.datasets,
-    "manifest": datasets.manifest,
-    "label": label.label,
-    "import-masks": exchange.import_masks,
-    "export-labels": exchange.export_labels,
-    "import-labels": exchange.import_labels,
-    "sql": sql.sql,
-    "protocols": protocols.protocols,
-    "train": train.train,
-    "train-clip": train_clip.train_clip,
-    "train-grounder": train_grounder.train_grounder,
-    "eval": evaluate.evaluate,
-    "report": report.report,
-    "compare": compare.compare,
-    "bench-dg": bench_dg.bench_dg,
-    "doctor": doctor.doctor,
+# name -> where its function is, and the first line of the function's docstring
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": (
+        "pipelines.demo:demo",
+        "Generate crops, label their parts, train on three places, test on a fourth, write the report.",
+    ),
+    "datasets": ("pipelines.datasets:datasets", "What is under DATA_ROOT, what is missing and where to put it."),
+    "manifest": (
+        "pipelines.datasets:manifest",
+        "Scan a data set's files: hash, decode, read identity and camera from the names.",
+    ),
+    "label": (
+        "pipelines.label:label",
+        "Ask for the part boxes of all images that have no labels yet. Resumable: run the same command again.",
+    ),
+    "import-masks": (
+        "pipelines.exchange:import_masks",
+        "Read published part masks (without running what a pickle may hold) into a label run.",
+    ),
+    "export-labels": (
+        "pipelines.exchange:export_labels",
+        "Write the boxes of one label run for a tool in which people can look at and correct them.",
+    ),
+    "import-labels": (
+        "pipelines.exchange:import_labels",
+        "Read corrected boxes into a new label run that holds everything of the old one and takes its place.",
+    ),
+    "sql": ("pipelines.sql:sql", "Ask the labels of a data set with SQL; without a query, list the canned ones."),
+    "protocols": (
+        "pipelines.protocols:protocols",
+        "List the protocols of the published tables, the paper's scores and which data sets are missing.",
+    ),
+    "train": (
+        "pipelines.train:train",
+        "Train on the sources of a protocol: prompts first, then the image encoder.",
+    ),
+    "eval": (
+        "pipelines.evaluate:evaluate",
+        "Embed the targets with the trained and the untrained model and compare their rankings.",
+    ),
+    "report": ("pipelines.report:report", "Write report.json, report.md and report.html into the run folder."),
+    "compare": (
+        "pipelines.compare:compare",
+        "Mean and standard deviation of the scores over runs that differ in the seed alone, in percent.",
+    ),
+    "serve": (
+        "labeler.__main__:serve",
+        "Run the service with the LABELER_* settings until SIGINT or SIGTERM; requests in flight are finished.",
+    ),
+    "doctor": ("pipelines.doctor:doctor", "Check Python, packages, device, disk, data sets and labels."),
+    "train-clip": (
+        "pipelines.train_clip:train_clip",
+        "Train the pocket CLIP; killed, the same command continues. Ends with the files of reid/pocket.",
+    ),
+    "train-grounder": (
+        "pipelines.train_grounder:train_grounder",
+        "Train the pocket grounder; killed, the same command continues. With --minutes 0, only export.",
+    ),
+    "bench-dg": (
+        "pipelines.bench_dg:bench_dg",
+        "Label the sources, train and score every row with every seed, write runs/bench/dg.json, .md and .html.",
+    ),
 }
+NAME = "dgreid"
 
 
-def build_app() -> typer.Typer:
-    app = typer.Typer(add_completion=False, no_args_is_help=True, help="Domain-generalised person re-identification.")
-    for name, function in COMMANDS.items():
-        app.command(name)(function)
-    return app
+class _Commands(TyperGroup):
+    """Lists commands without importing them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = {name: TyperCommand(name, help=text) for name, (_, text) in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and _load(command.name or ""), rest
+
+
+def _load(name: str) -> Any:
+    module, function = COMMANDS[name][0].split(":")
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name)(getattr(importlib.import_module(module), function))
+    return typer.main.get_command(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        try:
+            typer.echo(f"{NAME} {metadata.version(NAME)}")
+        except metadata.PackageNotFoundError:
+            typer.echo(f"{NAME}, not installed as a package")
+        raise typer.Exit
+
+
+def build_app() -> Any:
+    app = typer.Typer(
+        cls=_Commands,
+        rich_markup_mode=None,
+        help="Domain-generalised person re-identification.",
+        context_settings={"max_content_width": 120},
+    )
+
+    @app.callback()
+    def _(
+        version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print it")] = False,
+    ) -> None: ...
+
+    return typer.main.get_command(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; exits with 0 done, 1 failed, 2 asked for something impossible, 130 interrupted."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for package in ("shared", "labeler", "reid"):
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Lines("%(levelname)s: %(message)s"))
+    for package in ("shared", "labeler", "reid", "pipelines"):
         logging.getLogger(package).setLevel(logging.INFO)
-    logging.getLogger("labeler.service.observation").setLevel(logging.WARNING)  # a line a request: servers only
     sys.exit(run(arguments))
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(as_called(super().format(record)), keep="\n")
 
 
 def run(arguments: list[str] | None = None) -> int:
     """The exit code of one command; every failure is one sentence on stderr."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        return int(build_app()(arguments, standalone_mode=False) or 0)
+        return int(build_app()(given or ["--help"], prog_name=NAME, standalone_mode=False) or 0)
     except DgreidError as err:
-        return _say(str(err), err.exit_code)
+        return _fail(str(err), err.exit_code)
     except typer.TyperException as err:
-        return _say(f"{err.format_message()}\n  fix: python -m pipelines --help", 2)
+        context = getattr(err, "ctx", None)
+        return _fail(f"{err.format_message()}\n  fix: {context.command_path if context else NAME} --help", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted; the same command continues where it stopped", 130)
+        return _fail("interrupted; the same command continues where it stopped", 130)
     except OSError as err:
-        return _say(f"{err.strerror or err} [{err.filename}]\n  fix: check that the place exists and may be used", 1)
+        return _fail(f"{err.strerror or err} [{err.filename}]\n  fix: check that the place exists and may be used", 1)
     except Exception as err:
         if os.environ.get("DGREID_DEBUG"):
             raise
-        return _say(f"{type(err).__name__}: {err}\n  fix: this is a bug; DGREID_DEBUG=1 shows where it happened", 1)
+        return _fail(f"{type(err).__name__}: {err}\n  fix: this is a bug; DGREID_DEBUG=1 shows where it happened", 1)
 
 
-def _say(text: str, code: int) -> int:
-    print(f"error: {text}", file=sys.stderr)
+def _fail(text: str, code: int) -> int:
+    say(f"error: {text}", err=True)
     return code
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipelines.runs import run_folder
+from pipelines.terminal import print_table, say
 from shared.files import write_text
 from shared.workspace import Workspace
 
@@ -24,12 +23,7 @@ def compare(
     from reid.evaluation.comparison import compare_runs, comparison_table  # imports torch
 
     groups = compare_runs(folders)
-    header, rows = comparison_table(groups)
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    print_table(*comparison_table(groups))
     if out:
         write_text(out, json.dumps(groups, indent=2) + "\n")
-        typer.echo(f"wrote {out}")
+        say(f"wrote {out}")

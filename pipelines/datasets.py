@@ -3,9 +3,8 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
+from pipelines.terminal import print_table, say
 from shared.datasets import EXPECTED, count_splits, differences, known_datasets, locate, resolve_name, scan_dataset
 from shared.errors import ConfigError, DataError
 from shared.manifest import build_manifest, summarise
@@ -18,11 +17,7 @@ DatasetNames = Annotated[str, typer.Argument(help="data set name, or several joi
 def datasets() -> None:
     """What is under DATA_ROOT, what is missing and where to put it."""
     workspace = Workspace.from_environment()
-    where = Column("found", overflow="fold")  # a path that is cut off helps nobody
-    table = Table(
-        "data set", "also called", where, "counts", "manifest", title=f"data sets under {workspace.data_root}/"
-    )
-    told = []
+    rows, told = [], []
     for name, spec in known_datasets(workspace.data_root).items():
         try:
             found = str(locate(name, workspace.data_root))
@@ -30,12 +25,13 @@ def datasets() -> None:
             counts = "" if name not in EXPECTED else "differ" if unlike else "as published"
             told += [f"{name}: {sentence}" for sentence in unlike]
         except DataError as err:
-            found, counts = f"[dim]missing: {err.fix}[/dim]", ""
+            found, counts = f"missing: {err.fix}", ""
         scanned = "yes" if workspace.manifest(name).is_file() else ""
-        table.add_row(name, ", ".join(spec.aliases), found, counts, scanned)
-    _console().print(table)
+        rows.append((name, ", ".join(spec.aliases), found, counts, scanned))
+    columns = ("data set", "also called", "found", "counts", "manifest")
+    print_table(columns, rows, title=f"data sets under {workspace.data_root}/")
     for sentence in told:
-        typer.echo(sentence)
+        say(sentence)
 
 
 def manifest(dataset: DatasetNames) -> None:
@@ -61,21 +57,15 @@ def scan(name: str, workspace: Workspace) -> list[ManifestRow]:
 def show_summary(name: str, rows: list[ManifestRow]) -> None:
     """The data set's table, with the published numbers beside it where there are any, and why they differ."""
     published = EXPECTED.get(name, {})
-    columns = ("split", "images", "identities", "cameras", "distractors", "junk", "unreadable")
-    table = Table(*columns, *(["published"] if published else []), title=name)
+    columns = ["split", "images", "identities", "cameras", "distractors", "junk", "unreadable"]
+    lines = []
     for line in summarise(rows):
         numbers = (line.images, line.identities, line.cameras, line.distractors, line.junk, line.unreadable)
         wanted = published.get(line.split)
         told = [f"{wanted.images:,} of {wanted.identities:,}" if wanted else "none"] if published else []
-        table.add_row(line.split, *(f"{number:,}" for number in numbers), *told)
-    _console().print(table)
+        lines.append((line.split, *(f"{number:,}" for number in numbers), *told))
+    print_table([*columns, *(["published"] if published else [])], lines, title=name)
     for sentence in differences(name, count_splits(rows)):
-        typer.echo(f"not as published: {sentence}")
+        say(f"not as published: {sentence}")
     for row in [row for row in rows if row.status != "ok"][:10]:
-        typer.echo(f"unreadable: {row.path}: {row.reason}", err=True)
-
-
-def _console() -> Console:
-    """The terminal; a file or pipe gets lines of 120 characters."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
+        say(f"unreadable: {row.path}: {row.reason}", err=True)

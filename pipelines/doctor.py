@@ -6,33 +6,30 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 
-from rich.console import Console
-from rich.table import Table
-
+from pipelines.terminal import print_table
 from shared.datasets import known_datasets, locate
 from shared.errors import DataError, DgreidError
 from shared.files import write_text
-from shared.labels import label_shards
+from shared.labels import label_runs, label_shards
 from shared.workspace import Workspace
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "fastapi", "httpx", "pyarrow", "duckdb")
-OPTIONAL = ("vllm", "transformers", "ray")
+OPTIONAL = ("vllm", "transformers")
 
 
 def doctor() -> None:
     """Check Python, packages, device, disk, data sets and labels."""
     workspace = Workspace.from_environment()
-    table = Table("check", "", "found")
-    failed = []
+    rows, failed = [], []
     for name, check in CHECKS.items():
         try:
-            table.add_row(name, "[green]ok[/green]", check(workspace))
+            rows.append((name, "ok", check(workspace)))
         except DgreidError as err:
             failed.append(name)
-            table.add_row(name, "[red]no[/red]", str(err))
-    Console().print(table)
+            rows.append((name, "no", f"{err.what}; fix: {err.fix}"))
+    print_table(("check", "", "found"), rows)
     if failed:
-        raise DgreidError(f"{', '.join(failed)}: not in order", fix="see the table above")
+        raise DgreidError(f"failed checks: {', '.join(failed)}", fix="see the table above")
 
 
 def _python(_: Workspace) -> str:
@@ -80,16 +77,15 @@ def _data_root(workspace: Workspace) -> str:
         except DataError:
             continue
         found.append(name)
-    return f"{workspace.data_root}: {', '.join(found) or 'no data set that we know'}"
+    return f"{workspace.data_root}: {', '.join(found) or 'no known data set'}"
 
 
 def _labels(workspace: Workspace) -> str:
-    names = sorted(
-        {
-            f"{path.parts[-3].partition('=')[2]} ({path.parts[-4].partition('=')[2]})"
-            for path in label_shards(workspace.labels)
-        }
-    )
+    names = [
+        f"{run}: {len(shards)} shards"
+        for run in label_runs(workspace.labels)
+        if (shards := label_shards(workspace.labels, label_run=run))
+    ]
     return ", ".join(names) or "none yet: make label DATASET=<name>"
 
 

@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipelines.datasets import scan
-from pipelines.runs import newest_run, run_folder
+from pipelines.runs import name_of, newest_run, run_folder
+from pipelines.terminal import print_table, say
 from shared.datasets import resolve_name
 from shared.errors import DgreidError
 from shared.workspace import Workspace
@@ -37,7 +36,8 @@ def evaluate(
     folder = run_folder(workspace, run) if run else newest_run(workspace)
     chosen = [resolve_name(name, workspace.data_root) for name in target or []]
 
-    from reid.evaluation.evaluate import evaluate_run, read_config, run_protocol  # imports torch
+    from reid.config import read_config
+    from reid.evaluation.evaluate import evaluate_run, run_protocol  # imports torch
 
     names = list(dict.fromkeys(chosen or run_protocol(read_config(folder), workspace).targets))
     problems: dict[str, DgreidError] = {}
@@ -66,17 +66,18 @@ def evaluate(
             f"{len(failed)} of {len(names)} targets could not be scored ({told})",
             fix=f"see what each of them lacks; the other scores are in {folder / 'scores.json'}",
         )
-    typer.echo(f"next: make report RUN={folder.name}")
+    say(f"next: make report RUN={name_of(workspace, folder)}")
 
 
 def show_scores(found: "RunResults") -> None:
     """The protocol line, one row per target and state of the model, in percent, and what a reader must know."""
-    typer.echo(found.protocol)
-    table = Table("target", "model", *COLUMNS.values())
-    for target, states in found.scores.items():
-        for state in ("untrained", "trained"):
-            if state in states:
-                table.add_row(found.label(target), state, *(f"{states[state][name]:.1f}" for name in COLUMNS))
-    Console().print(table)
+    say(found.protocol)
+    rows = [
+        (found.label(target), state, *(f"{states[state][name]:.1f}" for name in COLUMNS))
+        for target, states in found.scores.items()
+        for state in ("untrained", "trained")
+        if state in states
+    ]
+    print_table(("target", "model", *COLUMNS.values()), rows)
     for sentence in found.notes():
-        typer.echo(sentence)
+        say(sentence)

@@ -2,38 +2,32 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from labeler.exchange.coco import from_coco, to_coco
 from labeler.exchange.corrections import import_corrections
 from labeler.exchange.fiftyone import from_fiftyone, to_fiftyone
-from labeler.exchange.images import PartBoxes, read_json
-from labeler.exchange.import_masks import import_masks as write_masks
-from labeler.exchange.label_files import images_with_boxes, newest_rows
+from labeler.exchange.foreign_json import SHOWN, Format, Problems, Reader, read_json, shortened
 from labeler.exchange.label_studio import from_label_studio, to_label_studio
-from labeler.exchange.pickled_masks import read_masks
+from labeler.exchange.part_boxes import newest_rows, part_boxes
+from labeler.exchange.published_masks import import_masks as write_masks
+from labeler.exchange.published_masks import read_masks
 from pipelines.datasets import scan
+from pipelines.terminal import say
 from shared.datasets import resolve_name
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError
 from shared.files import write_text
-from shared.label_runs import corrected_runs
-from shared.labels import label_shards
+from shared.labels import choose_label_run
 from shared.schemas import PARTS
 from shared.workspace import Workspace
 
-Form = Literal["coco", "label-studio", "fiftyone"]
-FormOption = Annotated[Form, typer.Option("--format", help="which tool's JSON")]
-LabelRun = Annotated[str | None, typer.Option(help="the label run that is shown; default: the only one there is")]
-READERS: dict[Form, Callable[[Any], list[PartBoxes]]] = {
-    "coco": from_coco,
-    "label-studio": from_label_studio,
-    "fiftyone": from_fiftyone,
-}
-TOLD = 5  # names shown of a long list
+FormatOption = Annotated[Format, typer.Option("--format", help="which tool's JSON")]
+LabelRun = Annotated[str | None, typer.Option(help="the label run that is exported; default: the only one there is")]
 
 
 def import_masks(
@@ -56,20 +50,21 @@ def import_masks(
         origin=file.name,
         prompt_version=hashlib.sha256(file.read_bytes()).hexdigest()[:12],
     )
-    typer.echo(
+    say(
         f"label run {found.label_run}: {found.images:,} images of {name}, {found.boxes:,} boxes, "
-        f"{found.absent:,} parts absent, {found.not_rectangles:,} masks that are no rectangles"
+        f"{found.absent:,} parts absent, {found.invalid:,} boxes that cannot be a body part, "
+        f"{found.not_rectangles:,} non-rectangular masks"
     )
-    _tell(f"file names that several images of {name} have (no labels written)", list(found.collisions))
-    _tell(f"file names that no image of {name} has", found.without_image)
-    _tell("images without a mask", found.without_mask)
-    typer.echo(f"next: make train PROTOCOL={name}2<target> LABELS={found.label_run}")
+    _tell(f"file names belong to several images of {name} (no labels written)", list(found.collisions))
+    _tell(f"file names belong to no image of {name}", found.without_image)
+    _tell("images have no mask", found.without_mask)
+    say(f"next: make train PROTOCOL={name}2<target> LABELS={found.label_run}")
 
 
 def export_labels(
     dataset: Annotated[str, typer.Argument(help="one data set")],
     file: Annotated[Path, typer.Argument(help="the JSON file to write")],
-    form: FormOption = "coco",
+    form: FormatOption = "coco",
     label_run: LabelRun = None,
     image_prefix: Annotated[
         str, typer.Option(help="Label Studio only: what makes an address of a path in the data set's folder")
@@ -79,66 +74,89 @@ def export_labels(
     workspace = Workspace.from_environment()
     name = resolve_name(dataset, workspace.data_root)
     scan(name, workspace)
-    run = _run_of(name, label_run, workspace)
-    images, parts = images_with_boxes(workspace.manifest(name), newest_rows(workspace.labels, run, name))
+    run = choose_label_run(label_run, [name], workspace.labels)
+    images, parts = part_boxes(workspace.manifest(name), newest_rows(workspace.labels, run, name))
     entries = list(images.values())
-    content: dict[Form, Callable[[], Any]] = {
-        "coco": lambda: to_coco(entries, parts),
-        "label-studio": lambda: to_label_studio(entries, parts, image_prefix=image_prefix, model=run),
-        "fiftyone": lambda: to_fiftyone(entries),
-    }
-    write_text(file, json.dumps(content[form](), indent=1, ensure_ascii=False) + "\n")
-    typer.echo(
-        f"wrote {file}: {len(entries):,} images of {name}, {sum(len(e.boxes) for e in entries):,} boxes of {run}"
-    )
-    typer.echo(f"next: python -m pipelines import-labels <corrected file> {name} --format {form} --corrects {run}")
+    if form == "coco":
+        content: Any = to_coco(entries, parts)
+    elif form == "label-studio":
+        content = to_label_studio(entries, parts, image_prefix=image_prefix, model=run)
+    else:
+        content = to_fiftyone(entries)
+    write_text(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    say(f"wrote {file}: {len(entries):,} images of {name}, {sum(len(e.boxes) for e in entries):,} boxes of {run}")
+    say(f"next: python -m pipelines import-labels <corrected file> {name} --format {form} --corrects {run}")
 
 
 def import_labels(
     file: Annotated[Path, typer.Argument(help="the corrected JSON file")],
     dataset: Annotated[str, typer.Argument(help="the data set that it was exported from")],
-    form: FormOption = "coco",
-    corrects: LabelRun = None,
+    form: FormatOption = "coco",
+    corrects: Annotated[
+        str | None, typer.Option(help="the label run that was exported; default: the only one there is")
+    ] = None,
     label_run: Annotated[
         str | None, typer.Option(help="name of the new run; default: <corrected run>.corrected")
     ] = None,
+    absent_means_removed: Annotated[
+        bool,
+        typer.Option(
+            "--absent-means-removed",
+            help="remove every box that an annotated image lacks in the file, even if the image has no box at all; "
+            "by default a box is removed only if the image has another box and its part occurs in the file",
+        ),
+    ] = False,
+    field: Annotated[
+        str | None, typer.Option(help="FiftyOne only: the field of detections; default: parts, or the only one")
+    ] = None,
 ) -> None:
-    """Read corrected boxes into a new label run that holds everything of the old one and takes its place."""
+    """Read corrected boxes into a new label run that holds everything of the old one and takes its place.
+
+    A file in which anything is not understood is refused as a whole. When no box differs, no run is written.
+    """
+    if field is not None and form != "fiftyone":
+        raise ConfigError("--field is for FiftyOne only", fix="leave it out, or add --format fiftyone")
     workspace = Workspace.from_environment()
     name = resolve_name(dataset, workspace.data_root)
     scan(name, workspace)
-    images = read_json(file, READERS[form], f"{form} export")
+    run = choose_label_run(corrects, [name], workspace.labels)
+    readers: dict[Format, Reader] = {
+        "coco": from_coco,
+        "label-studio": from_label_studio,
+        "fiftyone": partial(from_fiftyone, field=field),
+    }
+    problems = Problems(file)
+    labels = readers[form](read_json(file, form), problems)
+    problems.raise_if_any(fix="correct these entries in your tool, or leave the images out, and export again")
     found = import_corrections(
-        images,
+        labels,
+        file,
         workspace.manifest(name),
         workspace.labels,
-        corrects=_run_of(name, corrects, workspace),
+        corrects=run,
         dataset=name,
         form=form,
         label_run=label_run,
+        absent_means_removed=absent_means_removed,
     )
-    typer.echo(
-        f"label run {found.label_run}: {found.images:,} images looked at, boxes moved {found.moved:,}, "
-        f"added {found.added:,}, removed {found.removed:,}; training uses it when no label run is named"
-    )
-    _tell(f"images of the file that {name} does not have", list(found.unknown))
+    if found.label_run is None:
+        say(f"nothing changed: no box of {found.images:,} images differs from {run}; no label run was written")
+    else:
+        say(
+            f"label run {found.label_run}: {found.images:,} images in the file, boxes moved {found.moved:,}, "
+            f"added {found.added:,}, removed {found.removed:,}; training uses it when no label run is named"
+        )
+    if found.kept:
+        say(
+            f"{found.kept:,} boxes of {run} have no counterpart in the file and stay "
+            f"({found.without_box:,} of its images have no box at all); to remove them: --absent-means-removed",
+            err=True,
+        )
+    _tell("entries of the file are not annotated, their labels stay", labels.not_annotated)
+    _tell(f"images of the file are not in {name}", found.unknown)
 
 
-def _run_of(dataset: str, asked: str | None, workspace: Workspace) -> str:
-    """The run that was asked for, or the only one of the data set that no other one corrects."""
-    shards = label_shards(workspace.labels, dataset=dataset)
-    runs = sorted({shard.parents[2].name.removeprefix("label_run=") for shard in shards})
-    current = [run for run in runs if run not in corrected_runs(workspace.labels, runs)]
-    if not runs:
-        raise DataError(f"{dataset} has no labels yet", path=workspace.labels, fix=f"make label DATASET={dataset}")
-    if asked is None and len(current) > 1:
-        raise ConfigError(f"there are several label runs: {', '.join(current)}", fix="name one of them")
-    if asked is not None and asked not in runs:
-        raise ConfigError(f"there is no label run {asked!r} of {dataset}", fix=f"choose one of {', '.join(runs)}")
-    return asked or current[0]
-
-
-def _tell(what: str, names: list[str]) -> None:
+def _tell(what: str, names: Sequence[str]) -> None:
     if names:
-        more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
-        typer.echo(f"{len(names):,} {what}: {', '.join(names[:TOLD])}{more}", err=True)
+        more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+        say(f"{len(names):,} {what}: {', '.join(map(shortened, names[:SHOWN]))}{more}", err=True)

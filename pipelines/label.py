@@ -1,22 +1,20 @@
-"""`label`: part boxes of a data set, through the labelling service into Parquet shards."""
+"""`label`: part boxes of a data set into Parquet shards."""
 
 import os
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from pydantic import SecretStr
-from rich.console import Console
-from rich.table import Table
 
-from labeler.annotation.annotate import AnnotateOptions, annotate
-from labeler.annotation.summary import Summary
+from labeler.annotation.annotate import AnnotateOptions, Summary, annotate
 from labeler.pocket import NAME as POCKET_MODEL
 from labeler.settings import SERVED_MODEL, Settings, load_settings
 from pipelines.datasets import DatasetNames, scan, split_names
+from pipelines.terminal import print_table, say
 from shared.datasets import locate
 from shared.errors import DgreidError
-from shared.labels import ManifestFile
+from shared.manifest import ManifestFile
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 
@@ -25,33 +23,43 @@ def label(
     dataset: DatasetNames,
     engine: Annotated[str | None, typer.Option(help="local, vllm_server, body_prior; default: LABELER_ENGINE")] = None,
     url: Annotated[
-        str | None, typer.Option(help="a running service instead of one in this process", envvar="DGREID_LABELER_URL")
+        str | None,
+        typer.Option(
+            help="a running labelling service; default: an engine in this process", envvar="DGREID_LABELER_URL"
+        ),
     ] = None,
-    label_run: Annotated[str | None, typer.Option(help="name of the label run; default: from engine and model")] = None,
-    retry_failed: Annotated[bool, typer.Option(help="ask again for parts whose answer was a failure")] = False,
+    label_run: Annotated[
+        str | None, typer.Option(help="name of the label run; default: from engine, model and prompt")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="ask again for parts whose newest answer is a failure")] = False,
 ) -> None:
-    """Ask for the part boxes of every image that has none yet; killed, the same command continues."""
+    """Ask for the part boxes of all images that have no labels yet. Resumable: run the same command again."""
     workspace = Workspace.from_environment()
     options = AnnotateOptions(retry_failed=retry_failed)
     settings = None if url else embedded_settings(engine)
     unfinished = [
         problem
         for name in split_names(dataset, workspace)
-        if (problem := label_dataset(name, workspace, settings, url=url, label_run=label_run, options=options))
+        if (problem := label_dataset(name, workspace, settings, url=url, label_run=label_run, options=options).problem)
     ]
     if unfinished:
         raise unfinished[0]
 
 
 def embedded_settings(engine: str | None = None) -> Settings:
-    """Settings of a service in this process; says so when it answers with the model that comes with the project."""
+    """Settings of an engine in this process; prints a note when it is the shipped pocket model."""
     settings = load_settings(**({"engine": engine} if engine else {}))
     if (settings.engine, settings.model) == ("local", POCKET_MODEL):
-        typer.echo(
-            f"boxes by {POCKET_MODEL}, a small model for demo and research; for a large one: "
+        say(
+            f"boxes by {POCKET_MODEL}, a small model for demos and tests; for research-quality labels use a large one: "
             f"LABELER_UPSTREAM_URL=http://<vLLM server>:8000 LABELER_MODEL={SERVED_MODEL} make label ..."
         )
     return settings
+
+
+class Labelled(NamedTuple):
+    label_run: str
+    problem: DgreidError | None  # about single images that failed, if any
 
 
 def label_dataset(
@@ -62,15 +70,14 @@ def label_dataset(
     url: str | None = None,
     label_run: str | None = None,
     options: AnnotateOptions | None = None,
-) -> DgreidError | None:
+) -> Labelled:
     """Scan and label one data set and print its closing table.
 
     Args:
-        settings: of the service in this process; by default from the environment.
+        settings: of the engine in this process; by default from the environment.
         url: a running service instead.
 
-    Returns what is left to mend when single images failed; raises DgreidError when nothing could be done,
-    or when it was interrupted.
+    Raises DgreidError when nothing could be done, or when it was interrupted.
     """
     images = len(scan(name, workspace))
     rows = ManifestFile(workspace.manifest(name))
@@ -86,19 +93,18 @@ def label_dataset(
         settings=settings,
         options=options,
     )
-    table = Table(show_header=False, title=f"labels of {name}")
-    for line in summary.table():
-        table.add_row(*line)
-    Console().print(table)
+    print_table((f"labels of {name}", ""), summary.table())
     if summary.interrupted:
         raise DgreidError(
             f"labelling {name} was interrupted after {summary.images} of {images} images",
-            fix="the same command continues",
+            fix="run the same command to resume",
         )
-    return _left_to_mend(name, summary, rows, workspace)
+    return Labelled(summary.label_run, _failed_images(name, summary, rows, workspace))
 
 
-def _left_to_mend(name: str, summary: Summary, rows: Iterable[ManifestRow], workspace: Workspace) -> DgreidError | None:
+def _failed_images(
+    name: str, summary: Summary, rows: Iterable[ManifestRow], workspace: Workspace
+) -> DgreidError | None:
     broken = [row for row in rows if row.status != "ok"]
     if broken:
         first = f"{broken[0].path}: {broken[0].reason}"
@@ -106,11 +112,11 @@ def _left_to_mend(name: str, summary: Summary, rows: Iterable[ManifestRow], work
             f"{len(broken)} image{'s' if len(broken) > 1 else ''} of {name} could not be read (first: {first}); "
             "all others are labelled, and training leaves the broken ones out",
             path=locate(name, workspace.data_root),
-            fix="replace or delete the files and run the same command again",
+            fix="replace or delete the files, then run the same command again",
         )
     if failed := summary.failed.total():
         return DgreidError(
-            f"{failed} images of {name} got no box ({', '.join(f'{kind} {n}' for kind, n in summary.failed.items())})",
+            f"{failed} images of {name} have no box ({', '.join(f'{kind} {n}' for kind, n in summary.failed.items())})",
             fix=f"make sql DATASET={name} Q=failures shows the answers; make label DATASET={name} ARGS=--retry-failed",
         )
     return None

@@ -1,11 +1,10 @@
-"""`protocols`: the protocols that papers report on, and which of them can be run with what is under DATA_ROOT."""
+"""`protocols`: the protocols of published tables, and which of them can be run with the data sets under DATA_ROOT."""
 
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from pipelines.terminal import print_table, say
 from shared.workspace import Workspace
 
 
@@ -15,16 +14,19 @@ def protocols(
     ] = None,
 ) -> None:
     """List the protocols of the published tables, the paper's scores and which data sets are missing."""
-    from reid.protocols.suites import suite_entries
+    from reid.protocols.published import suite_entries
 
     workspace = Workspace.from_environment()
     entries = suite_entries(workspace.data_root, suite)
-    table = Table("suite", "PROTOCOL=", "paper mAP / Rank-1", "data sets", title="published protocols")
-    for entry in entries:
-        paper = f"{entry.paper.mean_ap:.1f} / {entry.paper.rank_1:.1f}" if entry.paper else ""
-        there = f"[dim]missing: {', '.join(entry.missing)}[/dim]" if entry.missing else "[green]all there[/green]"
-        table.add_row(entry.suite, entry.protocol.name, paper, there)
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    rows = [
+        (
+            entry.suite,
+            entry.protocol.name,
+            f"{entry.paper.mean_ap:.1f} / {entry.paper.rank_1:.1f}" if entry.paper else "",
+            f"missing: {', '.join(entry.missing)}" if entry.missing else "all there",
+        )
+        for entry in entries
+    ]
+    print_table(("suite", "protocol", "paper mAP / Rank-1", "data sets"), rows, title="published protocols")
     ready = next((entry.protocol.name for entry in entries if not entry.missing), None)
-    typer.echo(f"next: make train PROTOCOL={ready}" if ready else "next: make datasets says where to put data sets")
+    say(f"next: make train PROTOCOL={ready}" if ready else "next: make datasets (says where to put data sets)")

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from pipelines.runs import newest_run, run_folder
+from pipelines.terminal import say
 from shared.workspace import Workspace
 
 
@@ -23,8 +24,8 @@ def report(
 
     files = write_report(folder, workspace, images=images, replace=replace)
     for sentence in files.missing:
-        typer.echo(f"not in the report: {sentence}")
+        say(f"not in the report: {sentence}")
     for path in (files.json, files.markdown, *([] if files.html_kept else [files.html])):
-        typer.echo(f"wrote {path}")
+        say(f"wrote {path}")
     if files.html_kept:
-        typer.echo(f"kept {files.html} as it was: {files.html_kept}\n  fix: --replace writes the poorer page")
+        say(f"kept {files.html} as it was: {files.html_kept}\n  fix: --replace writes the poorer page")

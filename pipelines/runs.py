@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
-from shared.errors import ConfigError, DataError
+from reid.training.run_folder import trained_at
+from shared.errors import ConfigError, DataError, did_you_mean
 from shared.workspace import Workspace
+
+TRAIN = "make train PROTOCOL=<sources>2<targets> PRESET=tiny"
 
 
 def run_folder(workspace: Workspace, name: str, *, must_exist: bool = True) -> Path:
@@ -13,18 +16,27 @@ def run_folder(workspace: Workspace, name: str, *, must_exist: bool = True) -> P
     if not re.fullmatch(r"[A-Za-z0-9:+._-]+", folder.name) or folder.name in {".", ".."}:
         raise ConfigError(f"{folder.name!r} cannot be a run's name", fix="use letters, digits and + - _ . :")
     if must_exist and not (folder / "config.yaml").is_file():
-        raise DataError("there is no such training run", path=folder, fix=_choices(workspace))
+        names = sorted(path.parent.name for path in workspace.training_runs.glob("*/config.yaml"))
+        raise DataError(
+            f"there is no such training run{did_you_mean(folder.name, names)}",
+            path=folder,
+            fix=f"RUN=<one of {', '.join(names)}>" if names else TRAIN,
+        )
     return folder
 
 
+def name_of(workspace: Workspace, folder: Path) -> str:
+    """What `run_folder` finds a run by: its name, or its path when it lies elsewhere."""
+    return folder.name if folder == workspace.training_runs / folder.name else str(folder)
+
+
 def newest_run(workspace: Workspace) -> Path:
-    """The run folder that was written to last. Raises DataError when there is none."""
-    runs = [path.parent for path in workspace.training_runs.glob("*/config.yaml")]
-    if not runs:
-        raise DataError("there is no training run yet", path=workspace.training_runs, fix=_choices(workspace))
-    return max(runs, key=lambda folder: max(file.stat().st_mtime_ns for file in folder.rglob("*")))
+    """The run that trained last: finished, or begun and resumable. One that failed before it trained does not count.
 
-
-def _choices(workspace: Workspace) -> str:
-    names = sorted(path.parent.name for path in workspace.training_runs.glob("*/config.yaml"))
-    return f"RUN=<one of {', '.join(names)}>" if names else "make train PROTOCOL=<sources>2<targets> PRESET=tiny"
+    Raises DataError when there is none.
+    """
+    runs = {path.parent: trained_at(path.parent) for path in workspace.training_runs.glob("*/config.yaml")}
+    trained = {folder: when for folder, when in runs.items() if when is not None}
+    if not trained:
+        raise DataError("there is no training run yet", path=workspace.training_runs, fix=TRAIN)
+    return max(trained, key=lambda folder: (trained[folder], folder.name))

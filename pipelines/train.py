@@ -1,11 +1,16 @@
-"""`train`: both stages of one protocol, continued when the run folder already exists."""
+"""`train`: both stages of one protocol, resumed when the run folder already exists."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from pipelines.datasets import scan
-from pipelines.runs import run_folder
+from pipelines.runs import name_of, run_folder
+from pipelines.terminal import say
+from shared.datasets import locate
+from shared.errors import DataError
+from shared.labels import choose_label_run
 from shared.workspace import Workspace
 
 
@@ -21,16 +26,30 @@ def train(
     """Train on the sources of a protocol: prompts first, then the image encoder."""
     from reid.config import load_config
     from reid.protocols.protocol import parse_protocol
-    from reid.training.train import train as train_both_stages
 
     workspace = Workspace.from_environment()
-    parsed = parse_protocol(protocol, workspace.data_root)
     given = list(overrides or [])
     if label_run:
         given.append(f"data.label_run={label_run}")
-    config = load_config(preset, given, protocol=parsed.name)
+    config = load_config(preset, given, protocol=protocol.strip().lower())
+    parsed = parse_protocol(
+        config.protocol,
+        workspace.data_root,
+        pretrained_on=config.model.pretrained_on,
+        allow_pretrained_targets=config.allow_pretrained_targets,
+    )
+    folder = run_folder(workspace, run or f"{parsed.name}-{config.preset}-seed{config.seed}", must_exist=False)
+    for source in parsed.sources:
+        locate(source, workspace.data_root)
+    if config.model.parts and (config.data.label_run or config.data.missing_labels != "prior"):
+        choose_label_run(config.data.label_run, parsed.sources, workspace.labels)
     for source in parsed.sources:
         scan(source, workspace)
-    folder = run_folder(workspace, run or f"{parsed.name}-{config.preset}-seed{config.seed}", must_exist=False)
-    train_both_stages(config, workspace, folder)
-    typer.echo(f"trained: {folder}\nnext: make eval RUN={folder.name} && make report RUN={folder.name}")
+    for target in parsed.targets:
+        with suppress(DataError):  # not on this machine: training says that it was not checked
+            scan(target, workspace)
+
+    from reid.training.train import train as train_both_stages  # imports torch: after the arguments are checked
+
+    train_both_stages(parsed, config, workspace, folder)
+    say(f"trained: {folder}\nnext: make eval RUN={name_of(workspace, folder)}")

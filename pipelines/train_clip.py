@@ -1,23 +1,29 @@
-"""`train-clip`: make the pocket CLIP from captioned people, score it on people it never saw, write it for shipping."""
+"""`train-clip`: train the pocket CLIP on captioned people, score it on held-out people, write the release folder."""
 
 from typing import Annotated
 
 import typer
 
 from pipelines.datasets import scan, split_names
+from pipelines.terminal import say
 from shared.workspace import Workspace
 
 
 def train_clip(
     sources: Annotated[
-        str, typer.Option(help="data sets whose training identities are shown, joined by +; none: only generated")
+        str,
+        typer.Option(
+            help="data sets whose training identities are trained on, joined by +; none: generated people only"
+        ),
     ] = "3dpes+caviar+towncentre",
-    preset: Annotated[str, typer.Option(help="the preset whose model.architecture is trained")] = "pocket",
-    rounds: Annotated[int | None, typer.Option(help="of 100 batches; default: as the shipped model")] = None,
-    seed: Annotated[int, typer.Option(help="of every draw")] = 0,
+    preset: Annotated[str, typer.Option(help="preset whose model.architecture is trained")] = "pocket",
+    rounds: Annotated[
+        int | None, typer.Option(help="number of rounds of 100 batches; default: as for the shipped model")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="random seed")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
 ) -> None:
-    """Train the pocket CLIP; killed, the same command continues. Ends with the files of reid/pocket."""
+    """Train the pocket CLIP and write the files of reid/pocket. Interrupted, the same command resumes."""
     from pipelines.recipes.clip.release import write_release
     from pipelines.recipes.clip.training import clip_training
     from pipelines.recipes.clip.training import train_clip as train
@@ -31,8 +37,8 @@ def train_clip(
     folder = workspace.runs_root / "pocket-clip"
     model = load_config(preset).model
     scores = write_release(train(config, model, workspace, folder), config, model, workspace, folder)
-    typer.echo(
-        f"written: {folder / 'release'} (README.md tells the scores)\n"
-        f"to ship it: copy the folder to reid/pocket and set model.weights_sha256={scores['weights_sha256']} "
-        f"in reid/presets/{preset}.yaml"
+    say(
+        f"written: {folder / 'release'} (scores in README.md)\n"
+        f"to ship it: copy the folder to reid/pocket and set model.weights_sha256={scores['weights_sha256']} and "
+        f"model.pretrained_on={scores['pretrained_on']} in reid/presets/{preset}.yaml"
     )

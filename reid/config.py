@@ -1,6 +1,7 @@
 """The whole configuration of a training run: frozen sections, presets in YAML, `section.key=value` overrides.
 
-Defaults are the `paper` preset's values; a preset file states only what it changes. Unknown keys are refused.
+Defaults are the `paper` preset's values; a preset file states only what it changes. Unknown keys are refused; keys and
+paths of earlier versions (`RENAMED`, `MOVED_WEIGHTS`) are read as their successors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,25 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, DataError, did_you_mean
 from shared.schemas import PARTS
+
+# Earlier names of keys, still read from config.yaml of existing runs, presets and overrides.
+RENAMED = {"visible_share": "patch_coverage", "crop_keeps": "min_box_visibility"}  # of section `data`
+# Where shipped weights lay in earlier versions, and where they are now.
+MOVED_WEIGHTS = {
+    Path("shared/pocket/clip/open_clip_model.safetensors"): Path("reid/pocket/open_clip_model.safetensors")
+}
+# Shipped weights from before runs recorded `model.pretrained_on`, by SHA-256.
+PRETRAINED_ON = {"1fa28b073ce0fdce0ac54c5a4ffe399b144ae038ea7b8f8dba286d4c51fb5f4e": ("3dpes", "caviar", "towncentre")}
+
+
+def _renamed(data: dict[str, Any]) -> dict[str, Any]:
+    """Section `data` with earlier names replaced. Raises ConfigError when a key is given under both names."""
+    for old, new in RENAMED.items():
+        if old in data and new in data:
+            raise ConfigError(f"data.{old} is an earlier name of data.{new}", fix=f"give data.{new} alone")
+    return {RENAMED.get(key, key): value for key, value in data.items()}
 
 
 class Section(BaseModel):
@@ -25,6 +43,7 @@ class ModelConfig(Section):
     pretrained: str | None = "openai"  # open_clip tag of the weights; None = random initialisation
     weights_file: Path | None = None  # local file with those weights, used instead of open_clip's cache
     weights_sha256: str | None = None  # refuse a file with another digest
+    pretrained_on: tuple[str, ...] = ()  # re-ID data sets (canonical names) whose people the weights were trained on
     allow_download: bool = False  # let open_clip fetch the pretrained weights; never silently
     image_size: tuple[int, int] = (256, 128)  # height, width in pixels
     stride: int = Field(16, gt=0)  # pixels between patches; 12 makes them overlap
@@ -34,30 +53,44 @@ class ModelConfig(Section):
     gate_threshold: float = Field(0.5, ge=0, le=1)  # a patch is visible where p is strictly above
     soft_gate: float | None = Field(None, gt=0)  # m: add (2p - 1) * m to the attention logits; None = the hard gate
     domain_contexts: dict[str, str] = {}  # data set -> words; the prompts of its identities end with ", <words>"
-    part_agnostic_prompts: bool = False  # "A photo of a * * * * person" for the parts too, each with its own vectors
+    part_agnostic_prompts: bool = False  # "A photo of a * * * *" for person and parts alike, each with its own vectors
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_weights(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("weights_file"), str | Path):
+            return given
+        file = Path(given["weights_file"])
+        known = PRETRAINED_ON.get(str(given.get("weights_sha256")).lower(), ())
+        return {"pretrained_on": known, **given, "weights_file": MOVED_WEIGHTS.get(file, file)}
 
 
 class DataConfig(Section):
     label_run: str | None = None  # None: the only label run there is
-    missing_labels: Literal["require", "drop", "prior"] = "require"  # parts nobody has answered stop the run, leave the
-    # image out, or get the box where that part usually is (shared/body_prior.py)
+    missing_labels: Literal["require", "drop", "prior"] = "require"  # parts without a label stop the run, leave the
+    # image out, or get the body prior's box (shared/body_prior.py)
     max_images_per_identity: int | None = Field(None, gt=0)  # evenly spaced over all there are; None = all of them
-    visible_share: float = Field(0.5, gt=0, le=1)  # a patch shows a part when the box covers this share of it
+    patch_coverage: float = Field(0.5, gt=0, le=1)  # a part is visible in a patch whose area its box covers this far
     flip: float = Field(0.5, ge=0, le=1)  # chance of a horizontal flip, image and mask together
     crop_padding: int = Field(0, ge=0)  # pixels added around the input before it is cut out again at random; 0 = off
-    crop_keeps: float = Field(0.5, gt=0, le=1)  # a part with a smaller share of its box left in the crop is absent
+    min_box_visibility: float = Field(0.5, gt=0, le=1)  # a part with less of its box area left in the crop is absent
     erasing: float = Field(0.0, ge=0, le=1)  # chance that a random rectangle is painted over; the boxes stay
     colour_jitter: float = Field(0.0, ge=0, lt=1)  # j: brightness, contrast and saturation times 1 - j .. 1 + j
-    leave_out_absent_parts: bool = False  # a part that no patch of an image shows takes no part in its losses
-    validation_share: float = Field(0.0, ge=0, lt=1)  # of each source's identities, held out to choose the epoch
+    leave_out_absent_parts: bool = False  # a part visible in no patch of an image is left out of its losses
+    validation_share: float = Field(0.0, ge=0, lt=1)  # of each source's identities, held out for model selection
     workers: int = Field(2, ge=0)  # image loading processes
     embed_batch: int = Field(256, gt=0)  # images per batch where no gradient is needed
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, given: Any) -> Any:
+        return _renamed(given) if isinstance(given, dict) else given
 
 
 class BatchConfig(Section):
     identities_per_batch: int = Field(16, gt=1)
     images_per_identity: int = Field(4, gt=0)
-    balance_domains: bool = False  # every batch takes as many identities from each source as from the others
+    balance_domains: bool = False  # every batch takes equally many identities from each source
 
 
 class Stage1Config(BatchConfig):
@@ -88,14 +121,16 @@ class Stage2Config(BatchConfig):
     decay: float = Field(0.1, gt=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     memory_temperature: float = Field(0.01, gt=0)
-    memory_momentum: float = Field(0.2, ge=0, le=1)  # share of the old memory row that is kept
+    text_temperature: float = Field(1.0, gt=0)  # of L_i2tce; larger for features that are longer than CLIP's
+    memory_momentum: float = Field(0.2, ge=0, le=1)  # weight of the old memory row in an update
+    fill_neck: bool = False  # the neck's running statistics are those of the training images before the first step
     losses: LossWeights = LossWeights()
     gradient_clip: float | None = None  # maximum norm; None = off, as in the paper
     train_patch_projection: bool = False  # the paper freezes it; a random-initialised backbone must learn it
     accumulate: int = Field(1, gt=0)  # batches per optimiser step; their gradients are averaged
     ema_decay: float = Field(0.0, ge=0, lt=1)  # of averaged weights, which are then validated and scored; 0 = off
     checkpoint_every: int = Field(1, gt=0)  # epochs between two writes of latest.pt
-    keep_every: int | None = Field(None, gt=0)  # epochs between two checkpoints that are kept for good; None = none
+    keep_every: int | None = Field(None, gt=0)  # epochs between two checkpoints that are never deleted; None = none
 
 
 class EvalConfig(Section):
@@ -107,7 +142,8 @@ class EvalConfig(Section):
 
 class RunConfig(Section):
     preset: str = "paper"
-    protocol: str = ""
+    protocol: str = ""  # as written, see reid.protocols.protocol
+    allow_pretrained_targets: bool = False  # test on data sets of `model.pretrained_on`; the protocol line says so
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, gt=0)  # processes, one device each, that share every batch
@@ -157,6 +193,41 @@ def parse_config(given: dict[str, Any], where: str) -> RunConfig:
         raise ConfigError(f"{where}: {problems}", fix="correct the key or value and run the command again") from err
 
 
+def flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`section.key` -> value of a configuration as plain data; an empty section is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def different_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """`section.key` -> value in `now` of every setting that is another one in `before`; None where `now` has none."""
+    old, new = flat_settings(before), flat_settings(now)
+    return {key: new.get(key) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)}
+
+
+def read_config(run_folder: Path) -> RunConfig:
+    """The frozen configuration of a run. Raises DataError when there is no such run, ConfigError when it is damaged."""
+    path = run_folder / "config.yaml"
+    if not path.is_file():
+        raise DataError("there is no such run", path=path, fix="make train PROTOCOL=<sources>2<target>")
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as err:
+        raise _not_yaml(path, err) from err
+    if not isinstance(given, dict):
+        raise ConfigError("not a configuration", path=path, fix="restore the file, or train again with another RUN=")
+    return parse_config(given, where=str(path))
+
+
+def _not_yaml(path: Any, err: Exception) -> ConfigError:
+    return ConfigError(f"not readable as YAML: {str(err).splitlines()[0]}", path=str(path), fix="correct the file")
+
+
 def _preset_folder() -> Any:
     return resources.files("reid") / "presets"
 
@@ -166,14 +237,17 @@ def _read_preset(preset: str) -> dict[str, Any]:
     if not source.is_file():
         known = ", ".join(preset_names())
         raise ConfigError(
-            f"there is no preset {preset!r}", fix=f"choose one of {known}, or give a path to a .yaml file"
+            f"there is no preset {preset!r}{did_you_mean(preset, preset_names())}",
+            fix=f"choose one of {known}, or give a path to a .yaml file",
         )
     try:
         given = yaml.safe_load(source.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as err:
-        raise ConfigError(f"not readable as YAML: {str(err).splitlines()[0]}", path=str(source), fix="mend it") from err
+    except (ValueError, yaml.YAMLError) as err:
+        raise _not_yaml(source, err) from err
     if not isinstance(given, dict):
         raise ConfigError("a preset must be a mapping of sections", path=str(source), fix="see reid/presets/tiny.yaml")
+    if isinstance(given.get("data"), dict):
+        given["data"] = _renamed(given["data"])  # before overrides are applied under the present names
     return given
 
 
@@ -186,7 +260,7 @@ def _apply(given: dict[str, Any], override: str) -> None:
         given = given.setdefault(section, {})
         if not isinstance(given, dict):
             raise ConfigError(f"override {override!r}: {section} is not a section", fix="see reid/config.py")
-    given[last] = _yaml_value(text)
+    given[RENAMED.get(last, last) if sections == ["data"] else last] = _yaml_value(text)
 
 
 def _yaml_value(text: str) -> Any:
@@ -203,22 +277,5 @@ def _explain(problem: Any) -> str:
     section: Any = RunConfig
     for step in problem["loc"][:-1]:
         section = section.model_fields[step].annotation
-    return f"unknown key {place} (known here: {', '.join(section.model_fields)})"
-
-
-def config_differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
-    """`section.key` -> (value before, value now) of every setting that differs between two configurations as JSON data.
-
-    A missing setting is None and a missing section has no settings; so against {} every setting that is not None.
-    """
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in dict.fromkeys([*now, *before]):
-        old, new = before.get(key), now.get(key)
-        old_section, new_section = (side.get(key, {}) for side in (before, now))
-        if isinstance(old_section, dict) and isinstance(new_section, dict) and (old_section or new_section):
-            found |= config_differences(old_section, new_section, f"{prefix}{key}.")
-        elif old != new:
-            found[prefix + str(key)] = old, new
-    return found
+    known = section.model_fields
+    return f"unknown key {place}{did_you_mean(str(problem['loc'][-1]), known)} (known here: {', '.join(known)})"

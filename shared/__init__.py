@@ -1,1 +1,1 @@
-"""What both halves agree on: errors, typed rows, boxes, images, shards, data sets. Imports only itself."""
+"""The contracts of both halves: schemas, manifests, the label store, images, data sets, errors. Imports only itself."""

@@ -8,6 +8,7 @@
 Commands turn any of these into one sentence on stderr and its exit code; nothing else may reach a user.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -37,3 +38,12 @@ class ConfigError(UsageError):
 
 class DataError(UsageError):
     pass
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean 'viper'?)" for the known word nearest to a mistyped one, "" when none is near."""
+    import difflib
+
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""

@@ -1,8 +1,10 @@
-"""Files appear whole or not at all: written beside their place, synced, then renamed over it."""
+"""Files appear whole or not at all: written under a temporary name, synced, then renamed."""
 
 import os
+import re
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import DgreidError
@@ -18,14 +20,19 @@ def make_folder(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it becomes `path`, on an exception it is removed.
+def atomic_path(path: Path, *, staging: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path; on success it becomes `path`, on an exception it is removed.
 
-    The temporary name ends in `.tmp`, so readers that glob for the final suffix never see half a file.
-    Raises DgreidError when the folder cannot be written.
+    The temporary name ends in `.tmp`, so readers that glob for the final suffix never see half a file. What a killed
+    process left of the same file is removed. Raises DgreidError when the folder cannot be written.
+
+    Args:
+        staging: folder for the temporary file, on the same file system; default: the folder of `path`.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    folder = make_folder(staging) if staging else path.parent
+    _remove_leftovers(folder, path.name)
+    temporary = folder / f".{path.name}.{_host()}-{os.getpid()}.tmp"
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -48,6 +55,29 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 text to `path` atomically. Raises DgreidError when it cannot be written."""
     write_bytes(path, content.encode())
+
+
+def _remove_leftovers(folder: Path, name: str) -> None:
+    """Remove temporary files of `name` whose process on this machine has ended."""
+    pattern = re.compile(rf"\.{re.escape(name)}\.{re.escape(_host())}-(\d+)\.tmp")
+    with suppress(OSError):  # whoever may not look may not write either, which is said in a moment
+        for entry in os.scandir(folder):
+            if (match := pattern.fullmatch(entry.name)) and not _is_alive(int(match[1])):
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,121 +1,355 @@
-"""Manifest and label rows as Parquet: written atomically, checked on reading, opened as DuckDB views."""
+"""The label store: part labels as Parquet shards, written by label runs, read as Arrow tables and DuckDB views.
 
-from collections.abc import Iterable, Iterator, Sequence
+    <labels root>/<label run>/_run.json                                       what made the run
+    <labels root>/<label run>/shards/<data set>/<split>/part-<number>.parquet
+
+`<label run>/shards` and every folder below it holds nothing but Parquet files with all columns in them, so that pandas,
+polars, pyarrow and DuckDB open it as it is. Runs of older versions (`label_run=<run>/dataset=<name>/split=<split>`,
+with `run.json`) are read and continued where they are.
+
+Rows are never changed: asking again writes new ones. Of the rows of one (label run, data set, image, part) the newest
+counts, and newest means: in the shard with the highest number, whatever the clock said. Numbers run through all splits
+of a data set. Older versions numbered each split by itself; between shards of equal number `created_at` decides.
+"""
+
+import fcntl
+import functools
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import BaseModel, ValidationError
+import pyarrow.compute as pc
 
-from shared.errors import DataError
-from shared.files import atomic_path
-from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, LabelRow, ManifestRow
+from shared.errors import ConfigError, DataError, DgreidError, did_you_mean
+from shared.files import make_folder, write_text
+from shared.parquet import check_file, read_table, to_table, write_table
+from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, PARTS, LabelRow, LabelStatus
+from shared.workspace import Workspace
 
-ROWS_AT_ONCE = 1024  # of a manifest that is streamed
+log = logging.getLogger(__name__)
 
-
-def to_table(rows: Sequence[BaseModel], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist([row.model_dump() for row in rows], schema=schema)
-
-
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write one Parquet file atomically. Raises DgreidError when the place cannot be written."""
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def write_manifest(rows: Sequence[ManifestRow], path: Path) -> None:
-    write_table(to_table(rows, MANIFEST_SCHEMA), path)
+CORRECTS = "corrects"  # key of a run's record: the run that this one is a correction of
+_RECORD, _OLD_RECORD = "_run.json", "run.json"  # Parquet readers pass over names that start with an underscore
+_SHARDS = "shards"
+_STAGING = "_unfinished"
+_SHARD = re.compile(r"part-(\d+)\.parquet")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+_FIX = "delete this shard and run the same make label command again"
+_NOT_IN_PARTS = ("status", "reason", "size_bytes", "modified_ns")  # columns of the manifest that say nothing of a part
 
 
-def read_manifest(path: Path) -> list[ManifestRow]:
-    """All rows of one manifest. Raises DataError, with the command that makes it, when it is missing, damaged or of
-    another version."""
-    return list(iter_manifest(path))
+def read(dataset: str, label_run: str | None = None, *, workspace: Workspace | None = None) -> pa.Table:
+    """The part labels of a data set: one row per (image, part), the newest, ordered by path and part.
+
+        table = shared.labels.read("viper")
+        frame = table.to_pandas()
+
+    Args:
+        dataset: its name or an alias.
+        label_run: default: the only label run of the data set, or the one that corrects the others.
+        workspace: default: from DATA_ROOT and RUNS_ROOT.
+
+    Returns the columns of `shared.schemas.LABEL_SCHEMA`: boxes in pixels of the original images, maxima exclusive; NULL
+    where `status` is not ok.
+    Raises DataError when there are no labels or a shard is damaged, ConfigError for an unknown data set or label run,
+    or when there are several runs to choose from.
+    """
+    workspace = workspace or Workspace.from_environment()
+    if not label_shards(workspace.labels, dataset=dataset):
+        from shared.datasets import resolve_name
+
+        dataset = resolve_name(dataset, workspace.data_root)
+    return newest_labels(workspace.labels, choose_label_run(label_run, [dataset], workspace.labels), dataset)
 
 
-def iter_manifest(path: Path) -> Iterator[ManifestRow]:
-    """The rows of one manifest, read as they are asked for. Raises what `read_manifest` raises, at the first row."""
-    if not path.is_file():
-        raise DataError(
-            "there is no manifest for this data set yet", path=path, fix=f"make manifest DATASET={path.stem}"
+def newest_labels(labels_root: Path, label_run: str, dataset: str) -> pa.Table:
+    """`read` for names that are known to be right. Raises DataError for a damaged shard."""
+    shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
+    order = ", ".join(f"'{part}'" for part in PARTS)
+    with connect(labels=shards) as connection:
+        found = connection.sql(
+            f"select * from labels order by path, coalesce(list_position([{order}], part), {len(PARTS) + 1}), part"
         )
-    remedy = _manifest_remedy(path)
+        return found.to_arrow_table().cast(LABEL_SCHEMA)
+
+
+# ---- label runs
+
+
+def check_name(label_run: str) -> None:
+    """Raises ConfigError for a label run's name that cannot be a folder's name."""
+    if not _NAME.fullmatch(label_run):
+        raise ConfigError(
+            f"label run {label_run!r} is not a plain name", fix="use letters, digits, dot, dash, underscore"
+        )
+
+
+def check_free(labels_root: Path, label_run: str) -> None:
+    """Raises ConfigError for a name that a new label run cannot have: no plain name, or taken."""
+    check_name(label_run)
+    if run_folder(labels_root, label_run).exists():
+        raise ConfigError(f"the label run {label_run!r} exists already", fix="name another with LABELS=<run>")
+
+
+def run_folder(labels_root: Path, label_run: str) -> Path:
+    """The folder of a label run, whether or not it is there. Raises DataError when two folders claim the name."""
+    new, old = labels_root / label_run, labels_root / f"label_run={label_run}"
+    if new.is_dir() and old.is_dir():
+        raise DataError(f"two folders hold label run {label_run!r}: {new.name} and {old.name}", path=labels_root,
+                        fix="rename one of them")  # fmt: skip
+    return old if old.is_dir() else new
+
+
+def label_runs(labels_root: Path, datasets: Iterable[str] | None = None) -> list[str]:
+    """Names of the runs that have labels (of one of the data sets), sorted."""
+    wanted = None if datasets is None else set(datasets)
+    places = [_place(shard) for shard in label_shards(labels_root)]
+    return sorted({place.label_run for place in places if place and (wanted is None or place.dataset in wanted)})
+
+
+def corrected_runs(labels_root: Path, runs: Iterable[str]) -> set[str]:
+    """Those of the runs that another of them corrects. A run made by correcting another one is whole: it holds every
+    row of that one, the corrected ones replaced, and takes its place wherever no run is named."""
+    return {str(record[CORRECTS]) for run in runs if CORRECTS in (record := _record_or_nothing(labels_root, run))}
+
+
+def choose_label_run(asked: str | None, datasets: Sequence[str], labels_root: Path) -> str:
+    """The label run to read: the one asked for, or the only one that has labels of the data sets.
+
+    A run that another one corrects is not in question unless it is asked for. Raises ConfigError for an unknown or
+    ambiguous choice, DataError when there are no labels at all.
+    """
+    runs = label_runs(labels_root, datasets)
+    if asked is not None and asked in runs:
+        return asked
+    if asked is not None and runs:
+        raise ConfigError(
+            f"there is no label run {asked!r} of {', '.join(datasets)}{did_you_mean(asked, runs)}",
+            fix=f"choose one of LABELS={' or LABELS='.join(runs)}",
+        )
+    current = sorted(set(runs) - corrected_runs(labels_root, runs))
+    if not current:
+        raise DataError(
+            f"there are no part labels of {', '.join(datasets)} yet",
+            path=labels_root,
+            fix="; ".join(f"make label DATASET={name}" for name in datasets),
+        )
+    if len(current) > 1:
+        raise ConfigError(f"there are several label runs: {', '.join(current)}", fix="choose one with LABELS=<run>")
+    return current[0]
+
+
+def record_path(labels_root: Path, label_run: str) -> Path:
+    """The file that says what made a run."""
+    folder = run_folder(labels_root, label_run)
+    return folder / (_OLD_RECORD if _is_old(folder) else _RECORD)
+
+
+def read_record(labels_root: Path, label_run: str) -> dict[str, Any] | None:
+    """What made a run; None when it has no record yet. Raises DataError for a damaged one."""
+    path, remedy = record_path(labels_root, label_run), "use another label run name"
+    if not path.is_file():
+        return None
     try:
-        with pq.ParquetFile(path) as file:
-            _check_schema(file.schema_arrow, MANIFEST_SCHEMA, path, remedy)
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-                yield from (ManifestRow(**row) for row in batch.to_pylist())
-    except ValidationError as err:
-        raise DataError(f"no row of a manifest ({err.errors()[0]['msg']})", path=path, fix=remedy) from err
-    except (OSError, pa.ArrowInvalid) as err:
-        raise _damaged(err, path, remedy) from err
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise DataError(f"damaged record of a label run ({err})", path=path, fix=remedy) from err
+    if not isinstance(found, dict):
+        raise DataError("damaged record of a label run (not a JSON object)", path=path, fix=remedy)
+    return found
 
 
-@dataclass(frozen=True)
-class ManifestFile:
-    """A manifest that can be walked through any number of times without being held in memory."""
+def write_record(labels_root: Path, label_run: str, record: Mapping[str, Any]) -> None:
+    write_text(record_path(labels_root, label_run), json.dumps({"label_run": label_run, **record}, indent=2) + "\n")
 
-    path: Path
 
-    def __iter__(self) -> Iterator[ManifestRow]:
-        return iter_manifest(self.path)
+@contextmanager
+def writer_lock(labels_root: Path, label_run: str, dataset: str) -> Iterator[None]:
+    """Let one process at a time write labels of this run and data set; the system frees it when the process dies.
+
+    Removes what a killed writer left unfinished. Raises DgreidError when another process is writing.
+    """
+    run = run_folder(labels_root, label_run)
+    folder = make_folder(run / f"dataset={dataset}" if _is_old(run) else run)
+    path = folder / (".lock" if _is_old(run) else f"_{dataset}.lock")
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise DgreidError(
+                "another process is labelling this data set in this run",
+                path=path.parent,
+                fix="wait for it, or stop it",
+            ) from err
+        if _is_old(run):
+            for leftover in folder.glob("split=*/.part-*.tmp"):
+                leftover.unlink(missing_ok=True)
+        shutil.rmtree(run / _STAGING / dataset, ignore_errors=True)
+        try:
+            yield
+        finally:
+            shutil.rmtree(run / _STAGING / dataset, ignore_errors=True)
+            with suppress(OSError):  # another data set is being labelled
+                (run / _STAGING).rmdir()
+
+
+def write_correction(
+    labels_root: Path, corrects: str, label_run: str, rows: Sequence[LabelRow], record: Mapping[str, Any]
+) -> None:
+    """Write a run that holds all rows of another one and, as the newest, the given rows; it appears whole or not.
+
+    Args:
+        corrects: the run whose rows are taken over under the new name.
+        rows: of one data set.
+        record: what made the run.
+
+    Raises ConfigError when the run exists or has no plain name, DataError for a damaged shard, DgreidError when the
+    place cannot be written.
+    """
+    check_free(labels_root, label_run)
+    staging = labels_root / f".{label_run}.tmp"
+    shutil.rmtree(staging, ignore_errors=True)
+    for shard in label_shards(labels_root, label_run=corrects):
+        place = _place(shard)
+        assert place is not None
+        table = read_label_table(shard)
+        index = table.schema.get_field_index("label_run")
+        renamed = table.set_column(index, table.schema.field(index), pa.array([label_run] * len(table), pa.string()))
+        write_table(renamed, staging / label_run / _SHARDS / place.dataset / place.split / shard.name)
+    for split in sorted({row.split for row in rows}):
+        chosen = [row for row in rows if row.split == split]
+        write_label_shard(chosen, label_folder(staging, label_run, chosen[0].dataset, split))
+    write_record(staging, label_run, {**record, CORRECTS: corrects})
+    shutil.rmtree(staging / label_run / _STAGING, ignore_errors=True)
+    (staging / label_run).rename(labels_root / label_run)
+    shutil.rmtree(staging)
+
+
+# ---- shards
 
 
 def label_folder(labels_root: Path, label_run: str, dataset: str, split: str) -> Path:
-    return labels_root / f"label_run={label_run}" / f"dataset={dataset}" / f"split={split}"
+    """Where the shards of one (label run, data set, split) are written."""
+    run = run_folder(labels_root, label_run)
+    return run / f"dataset={dataset}" / f"split={split}" if _is_old(run) else run / _SHARDS / dataset / split
 
 
 def label_shards(labels_root: Path, *, label_run: str = "*", dataset: str = "*") -> list[Path]:
-    """Finished shards of one or all label runs and data sets, sorted by path."""
-    return sorted(labels_root.glob(f"label_run={label_run}/dataset={dataset}/split=*/part-*.parquet"))
+    """Finished shards of one or all label runs and data sets, ordered by run, data set, number and split."""
+    runs = [run_folder(labels_root, label_run)] if label_run != "*" else _run_folders(labels_root)
+    found = []
+    for run in runs:
+        pattern = "dataset=*/split=*/part-*" if _is_old(run) else f"{_SHARDS}/*/*/part-*"
+        for path in run.glob(pattern):
+            place = _place(path)
+            if path.suffix != ".parquet" or place is None or dataset not in ("*", place.dataset):
+                continue
+            if place.number is None:
+                _warn_of(path)
+            else:
+                found.append((place.label_run, place.dataset, place.number, place.split, path))
+    return [path for *_, path in sorted(found)]
 
 
 def write_label_shard(rows: Sequence[LabelRow], folder: Path) -> Path:
-    """Write rows of one (label run, data set, split) as the next free part-NNNNN.parquet of `folder`."""
+    """Write rows of one (label run, data set, split) as the next shard of its `label_folder`."""
     return write_label_table(to_table(rows, LABEL_SCHEMA), folder)
 
 
 def write_label_table(table: pa.Table, folder: Path) -> Path:
-    """`write_label_shard` for rows that are a table of LABEL_SCHEMA already."""
-    taken = [int(path.stem.removeprefix("part-")) for path in folder.glob("part-*.parquet")]
-    path = folder / f"part-{max(taken, default=-1) + 1:05d}.parquet"
-    write_table(table, path)
+    """`write_label_shard` for rows that are a table of LABEL_SCHEMA already. The shard's number is above that of all
+    shards of the data set; other files in the folder stay as they are."""
+    siblings = folder.parent.glob("*/part-*.parquet")  # of all splits
+    numbers = [int(match[1]) for path in siblings if (match := _SHARD.fullmatch(path.name))]
+    path = folder / f"part-{max(numbers, default=-1) + 1:05d}.parquet"
+    inside = folder.parent.parent.name == _SHARDS
+    write_table(table, path, staging=folder.parents[2] / _STAGING / folder.parent.name if inside else None)
     return path
 
 
 def read_labels(paths: Iterable[Path]) -> list[LabelRow]:
-    """Label rows of the given shards. Raises DataError for a damaged or foreign shard."""
+    """All label rows of the given shards. Raises DataError for a damaged or foreign shard."""
     return [LabelRow(**row) for path in paths for row in read_label_table(path).to_pylist()]
 
 
 def read_label_table(path: Path) -> pa.Table:
-    return _read_checked(path, LABEL_SCHEMA, "delete this shard and run the same make label command again")
+    """The rows of one shard. Raises DataError when it is damaged, of another version, has an unknown status, or rows of
+    another label run, data set or split than its folder."""
+    table = read_table(path, LABEL_SCHEMA, fix=_FIX)
+    _check_values(table, path)
+    return table
 
 
-def connect(*, manifests: Sequence[Path] = (), labels: Sequence[Path] = ()) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with the views `manifest` and `labels` over the given Parquet files.
+def check_shard(path: Path) -> None:
+    """Raises what `read_label_table` raises, without reading the boxes (so that damage inside their pages stays)."""
+    _check_values(read_table(path, LABEL_SCHEMA, fix=_FIX, columns=("label_run", "dataset", "split", "status")), path)
 
-    Without files a view is empty but has its columns. In `labels` a later row of the same
-    (label run, data set, image, part) hides an earlier one, so retried images count once.
 
-    Raises DataError for a manifest that is damaged or of another version.
+# ---- SQL
+
+
+def connect(
+    *, manifests: Sequence[Path] = (), labels: Sequence[Path] = (), only_these_files: bool = False
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB with views over the given Parquet files:
+
+    manifest: one row per file of a data set. labels: one row per (label run, data set, image, part), the newest.
+    label_rows: all rows, those of earlier attempts too. parts: `labels` joined with `manifest`, one row per (label run,
+    file, part), with the file's own split and path, identity, camera, the box relative to the image (rel_x_min ..
+    rel_y_max, in [0, 1]) and its area in pixels (area) and relative to the image (rel_area).
+
+    Without files a view is empty but has its columns. Times are UTC.
+
+    Args:
+        only_these_files: queries may read no other file and load no extension.
+
+    Raises DataError for a file that is damaged or of another version, and for a shard that is not where it belongs.
     """
     for path in manifests:
-        try:
-            found = pq.read_schema(path)
-        except (OSError, pa.ArrowInvalid) as err:
-            raise _damaged(err, path, _manifest_remedy(path)) from err
-        _check_schema(found, MANIFEST_SCHEMA, path, _manifest_remedy(path))
+        check_file(path, MANIFEST_SCHEMA, fix=f"make manifest DATASET={path.stem}")
+    for path in labels:
+        check_shard(path)
     connection = duckdb.connect()
+    connection.execute("set TimeZone='UTC'")
     _view(connection, "manifest", manifests, MANIFEST_SCHEMA)
-    _view(connection, "label_rows", labels, LABEL_SCHEMA)
-    connection.execute(
-        "create view labels as select * from label_rows qualify row_number() over "
-        "(partition by label_run, dataset, image_id, part order by created_at desc) = 1"
+    if labels:
+        names = ", ".join(_quoted(path) for path in labels)
+        connection.execute(
+            f"create view _shards as from read_parquet([{names}], hive_partitioning=false, filename=true, "
+            "file_row_number=true)"
+        )
+        connection.execute("create view label_rows as select * exclude (filename, file_row_number) from _shards")
+        connection.execute(
+            "create view labels as select * exclude (filename, file_row_number) from _shards qualify row_number() over "
+            "(partition by label_run, dataset, image_id, part order by "
+            "cast(regexp_extract(filename, 'part-([0-9]+)[.]parquet$', 1) as integer) desc, created_at desc, "
+            "file_row_number desc) = 1"
+        )
+    else:
+        _view(connection, "label_rows", (), LABEL_SCHEMA)
+        connection.execute("create view labels as from label_rows")
+    of_manifest = ", ".join(
+        f"manifest.{name}" for name in MANIFEST_SCHEMA.names if name not in (*LABEL_SCHEMA.names, *_NOT_IN_PARTS)
     )
+    connection.execute(
+        "create view parts as select labels.* replace (coalesce(manifest.split, labels.split) as split, "
+        f"coalesce(manifest.path, labels.path) as path), {of_manifest}, "
+        "labels.x_min / labels.width as rel_x_min, labels.y_min / labels.height as rel_y_min, "
+        "labels.x_max / labels.width as rel_x_max, labels.y_max / labels.height as rel_y_max, "
+        "(labels.x_max - labels.x_min) * (labels.y_max - labels.y_min) as area, "
+        "area / (labels.width * labels.height) as rel_area "
+        "from labels left join manifest using (dataset, image_id)"
+    )
+    if only_these_files:
+        _confine(connection, [*manifests, *labels])
     return connection
 
 
@@ -126,28 +360,83 @@ def _view(connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path
         connection.register(name, schema.empty_table())
 
 
-def _manifest_remedy(path: Path) -> str:
-    return f"make manifest DATASET={path.stem}"
+def _confine(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
+    connection.execute(f"set allowed_paths=[{', '.join(_quoted(path) for path in files)}]")
+    for setting, value in (
+        ("autoinstall_known_extensions", "false"),
+        ("autoload_known_extensions", "false"),
+        ("python_enable_replacements", "false"),  # names of our own variables as tables
+        ("enable_external_access", "false"),
+        ("lock_configuration", "true"),
+    ):
+        connection.execute(f"set {setting}={value}")
 
 
-def _read_checked(path: Path, schema: pa.Schema, remedy: str) -> pa.Table:
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+# ---- the layout on disk
+
+
+@dataclass(frozen=True)
+class _Place:
+    label_run: str
+    dataset: str
+    split: str
+    number: int | None  # None: the file's name is not a shard's
+
+
+def _place(path: Path) -> _Place | None:
+    """What a shard's path says that it holds; None for a file that is not in a label store."""
+    if len(path.parts) < 4:
+        return None
+    above, dataset, split, name = path.parts[-4:]
+    match = _SHARD.fullmatch(name)
+    number = int(match[1]) if match else None
+    if above == _SHARDS and len(path.parts) > 4:
+        return _Place(path.parts[-5], dataset, split, number)
+    pairs = [part.partition("=") for part in (above, dataset, split)]
+    if [key for key, _, _ in pairs] == ["label_run", "dataset", "split"]:
+        (_, _, run), (_, _, dataset), (_, _, split) = pairs
+        return _Place(run, dataset, split, number)
+    return None
+
+
+def _is_old(run: Path) -> bool:
+    return run.name.startswith("label_run=")
+
+
+def _run_folders(labels_root: Path) -> list[Path]:
+    if not labels_root.is_dir():
+        return []
+    names = (path.name for path in labels_root.iterdir() if path.is_dir() and path.name[0] not in "._")
+    return sorted({run_folder(labels_root, name.removeprefix("label_run=")) for name in names})
+
+
+def _record_or_nothing(labels_root: Path, label_run: str) -> dict[str, Any]:
     try:
-        table = pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowInvalid) as err:
-        raise _damaged(err, path, remedy) from err
-    _check_schema(table.schema, schema, path, remedy)
-    return table
+        return read_record(labels_root, label_run) or {}
+    except DataError as err:  # then it corrects nothing
+        log.warning("%s", err)
+        return {}
 
 
-def _check_schema(found: pa.Schema, schema: pa.Schema, path: Path, remedy: str) -> None:
-    version, ours = (
-        (one.metadata or {}).get(b"dgreid.version", b"none").decode(errors="replace") for one in (found, schema)
-    )
-    if version != ours:
-        raise DataError(f"schema version {version} is not ours, which is {ours}", path=path, fix=remedy)
-    if not found.equals(schema):
-        raise DataError("the columns are not those of this version", path=path, fix=remedy)
+@functools.cache
+def _warn_of(path: Path) -> None:
+    log.warning("not a shard of the label store, left out: %s", path)
 
 
-def _damaged(err: Exception, path: Path, remedy: str) -> DataError:
-    return DataError(f"not a readable Parquet file ({str(err).splitlines()[0][:120]})", path=path, fix=remedy)
+def _check_values(table: pa.Table, path: Path) -> None:
+    place, statuses = _place(path), [str(status) for status in LabelStatus]
+    wanted = {"status": statuses}
+    if place:
+        wanted |= {"label_run": [place.label_run], "dataset": [place.dataset], "split": [place.split]}
+    for name, allowed in wanted.items():
+        if strange := sorted(set(pc.unique(table[name]).to_pylist()) - set(allowed)):
+            expected = f"only {allowed[0]!r} belongs here" if len(allowed) == 1 else f"known: {', '.join(allowed)}"
+            raise DataError(
+                f"rows with {name} {strange[0]!r} ({expected})",
+                path=path,
+                fix="move the shard to where it belongs" if name != "status" else "update dgreid, or delete this shard",
+            )

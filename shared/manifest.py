@@ -1,23 +1,57 @@
 """The manifest of a data set: every image of its layout, hashed and fully decoded once, as typed rows in Parquet."""
 
+import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from shared.datasets import FileRecord, Scan, locate, resolve_name, scan_dataset
 from shared.errors import DataError
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
-from shared.labels import read_manifest, write_manifest
+from shared.parquet import iter_rows, to_table, write_table
 from shared.progress import Progress
-from shared.schemas import ImageStatus, Kind, ManifestRow
+from shared.schemas import MANIFEST_SCHEMA, ImageStatus, Kind, ManifestRow
 
 log = logging.getLogger(__name__)
 
 WORKERS = 2  # threads: hashing and decoding both let go of the interpreter
 SPLITS = ("train", "query", "gallery", "all")
+
+
+def write_manifest(rows: Sequence[ManifestRow], path: Path) -> None:
+    write_table(to_table(rows, MANIFEST_SCHEMA), path)
+
+
+def read_manifest(path: Path) -> list[ManifestRow]:
+    """All rows of one manifest. Raises DataError when it is missing, damaged or of another version."""
+    return list(iter_manifest(path))
+
+
+def iter_manifest(path: Path) -> Iterator[ManifestRow]:
+    """The rows of one manifest, read as they are asked for. Raises what `read_manifest` raises, at the first row."""
+    scan = f"make manifest DATASET={path.stem}"
+    if not path.is_file():
+        raise DataError("there is no manifest for this data set yet", path=path, fix=scan)
+    try:
+        for row in iter_rows(path, MANIFEST_SCHEMA, fix=scan):
+            yield ManifestRow.model_validate(row)
+    except ValidationError as err:
+        raise DataError(f"not a row of a manifest ({err.errors()[0]['msg']})", path=path, fix=scan) from err
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """A manifest that can be walked through any number of times without being held in memory."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[ManifestRow]:
+        return iter_manifest(self.path)
 
 
 @dataclass(frozen=True)
@@ -116,7 +150,7 @@ def _row(name: str, root: Path, record: FileRecord, known: dict[tuple[str, int, 
     return ManifestRow(
         dataset=name,
         path=record.path,
-        image_id=image_id_of(content),
+        image_id=image_id_of(content) if content else _id_without_content(name, record.path),
         width=width,
         height=height,
         status=ImageStatus.UNREADABLE if reason else ImageStatus.OK,
@@ -125,6 +159,11 @@ def _row(name: str, root: Path, record: FileRecord, known: dict[tuple[str, int, 
         modified_ns=modified,
         **labels,
     )
+
+
+def _id_without_content(dataset: str, path: str) -> str:
+    """The image_id of a file that is empty or could not be read: its own, and never that of any content."""
+    return f"path:{hashlib.sha256(f'{dataset}/{path}'.encode(errors='surrogateescape')).hexdigest()[:11]}"
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

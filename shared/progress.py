@@ -1,16 +1,18 @@
-"""One progress line for every long job: done/total, rate, time left, failures by kind.
+"""Progress of every long job: done/total, rate, time left, failures by kind.
 
-On a terminal the line is redrawn in place; in a log file a new line appears every few seconds.
+On a terminal a bar is redrawn in place; in a log file a line appears every few seconds.
 """
 
 import sys
 import time
 from collections import Counter
-from typing import Self
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from shared.terminal import printable
+
+if TYPE_CHECKING:
+    from rich import progress as rich_progress
 
 LOG_INTERVAL_S = 10.0
 
@@ -26,23 +28,23 @@ class Progress:
     """
 
     def __init__(self, what: str, total: int | None, unit: str = "images", *, shown: bool = True) -> None:
-        self.what, self.total, self.unit, self.shown = what, total, unit, shown
+        self.what, self.total, self.unit, self.shown = printable(what), total, unit, shown
         self.done = 0
         self.failures: Counter[str] = Counter()
         self._note = ""
         self._started = self._logged = time.monotonic()
-        self._live: Live | None = None
+        self._bar: rich_progress.Progress | None = None
 
     def __enter__(self) -> Self:
-        console = Console(stderr=True)
-        if self.shown and console.is_terminal:
-            self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
-            self._live.start()
+        if self.shown and sys.stderr.isatty():
+            self._bar = _bar()
+            self._bar.add_task(self.what, total=self.total, unit=self.unit, told="")
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
+        if self._bar:
+            self._bar.stop()
         if self.shown:
             print(self.line(final=True), file=sys.stderr, flush=True)
 
@@ -52,9 +54,11 @@ class Progress:
         if failure:
             self.failures[failure] += count
         if note is not None:
-            self._note = note
+            self._note = printable(note)
         now = time.monotonic()
-        if self.shown and self._live is None and now - self._logged >= LOG_INTERVAL_S:
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=self.done, told=" · ".join(self._told()))
+        elif self.shown and now - self._logged >= LOG_INTERVAL_S:
             self._logged = now
             print(self.line(), file=sys.stderr, flush=True)
 
@@ -64,21 +68,31 @@ class Progress:
         words = [f"{self.what}: {self.done}" + (f"/{self.total}" if self.total is not None else "") + f" {self.unit}"]
         words.append(f"{rate:,.1f}/s")
         if final:
-            words.append(f"in {_duration(elapsed)}")
+            words.append(f"in {timedelta(seconds=round(elapsed))}")
         elif self.total is not None and self.done:
-            words.append(f"{_duration((self.total - self.done) / rate)} left")
-        words += [f"{kind} {count}" for kind, count in sorted(self.failures.items())]
-        if self._note:
-            words.append(self._note)
-        return " · ".join(words)
+            words.append(f"{timedelta(seconds=round((self.total - self.done) / rate))} left")
+        return " · ".join(words + self._told())
 
-    def _render(self) -> Text:
-        return Text(self.line(), overflow="ellipsis", no_wrap=True)
+    def _told(self) -> list[str]:
+        return [f"{kind} {count}" for kind, count in sorted(self.failures.items())] + [self._note] * bool(self._note)
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+def _bar() -> "rich_progress.Progress":
+    from rich import progress
+    from rich.console import Console
+
+    class Rate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> str:
+            return f"{task.speed or 0:,.1f}/s"
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[unit]}", markup=False),
+        Rate(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[told]}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -3,9 +3,9 @@
 DATA_ROOT (default data/)   the user's data sets, only ever read (the demo's generated ones are written there)
 RUNS_ROOT (default runs/)   everything we make:
     manifests/<dataset>.parquet
-    labels/label_run=<run>/dataset=<dataset>/split=<split>/part-*.parquet
+    labels/<run>/shards/<dataset>/<split>/part-*.parquet    see shared/labels.py
     train/<name>/           one training run: config, checkpoints, scores, report
-    demo/  bench/
+    bench/
 """
 
 import os

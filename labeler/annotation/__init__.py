@@ -1,1 +1,1 @@
-"""A manifest through the grounding service, in this process or over HTTP, into Parquet shards."""
+"""Labels a manifest through a grounding service, in this process or over HTTP, into Parquet shards."""

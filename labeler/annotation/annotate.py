@@ -1,49 +1,111 @@
-"""A manifest through the labelling service into shards: bounded, resumable, interruptible, nothing lost or doubled.
+"""Label the images of a manifest: resumable, interruptible, with bounded memory, one row per image and part.
 
-Work left is a set difference on image_id, so a killed run is continued by the same command. Rows are on disk when their
-shard is; what was in flight is asked for again.
+The remaining work is the manifest minus the image_ids that have rows, so the same command resumes a killed run. Rows
+are safe when their shard is written; what was in flight is asked for again.
 """
 
 import asyncio
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from labeler.annotation.backlog import Backlog, Batch, Item, batches
-from labeler.annotation.client import LabelerClient, embedded_client, remote_client
-from labeler.annotation.label_run import default_label_run, finished_parts, open_label_run, writer_lock
-from labeler.annotation.summary import Summary
+from labeler.annotation.client import GroundingClient, HttpClient, InProcessClient
+from labeler.annotation.label_run import default_label_run, finished_parts, open_label_run
 from labeler.annotation.writer import LabelWriter
 from labeler.grounding.answers import ImageAnswer, ServiceInfo
 from labeler.grounding.rows import answered_rows, unreadable_rows
+from labeler.service.grounding_service import limit_image_threads
 from labeler.settings import Settings, load_settings
 from shared.errors import DataError, DgreidError
+from shared.labels import writer_lock
 from shared.progress import Progress
 from shared.schemas import LabelStatus, ManifestRow
 
-BODY_SHARE = 0.6  # of the service's body limit that a batch of file bytes may fill: base64 adds a third
+BODY_SHARE = 0.6  # of the service's body limit that the file bytes of a batch may take: base64 adds a third
 
 
 @dataclass(frozen=True)
 class AnnotateOptions:
-    """How a run behaves; none of it changes what a label says."""
+    """How a run behaves; nothing here changes a label."""
 
     connections: int = 8  # requests in flight
     batch_images: int = 16  # images per request, within the service's limit
-    shard_rows: int = 20_000  # rows per shard: a kill loses at most these ...
+    shard_rows: int = 20_000  # rows per shard: a kill costs at most these ...
     shard_seconds: float = 60.0  # ... or the rows of this time
-    retry_failed: bool = False  # ask again for parts whose newest answer is a failure
-    failed_share_limit: float = 0.2  # of the images asked; more stops the run
-    failed_share_after: int = 100  # images asked before that limit counts
-    ready_timeout_s: float = 300.0  # for the service to become ready
-    stall_s: float = 900.0  # without a single finished request: the run stops
+    retry_failed: bool = False  # ask again for parts whose newest row is a failure
+    failed_share_limit: float = 0.2  # of the images asked about; more stops the run
+    failed_share_after: int = 100  # images asked about before that limit applies
+    ready_timeout_s: float = 300.0  # to wait for the service to become ready
+    stall_s: float = 900.0  # without a finished request, after which the run stops
     transport_attempts: int = 8  # requests for one batch
+
+
+@dataclass
+class Summary:
+    """How a labelling run ended; counts are of images unless said otherwise."""
+
+    label_run: str
+    dataset: str
+    done_before: int = 0  # finished in earlier sessions of this run
+    done_now: int = 0  # rows were written, whatever their status
+    failed: Counter[str] = field(default_factory=Counter)  # of done_now, by status
+    finished_at_attempt: Counter[int] = field(default_factory=Counter)  # of the successful ones
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False  # stopped by a signal; the next session does the rest
+
+    @property
+    def images(self) -> int:
+        return self.done_before + self.done_now
+
+    @property
+    def images_per_s(self) -> float:
+        return self.done_now / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def asked(self) -> int:
+        """Images that went to the engine: the base of `failed_share`."""
+        return self.done_now - self.failed[LabelStatus.UNREADABLE]
+
+    @property
+    def failed_share(self) -> float:
+        return (self.failed.total() - self.failed[LabelStatus.UNREADABLE]) / max(1, self.asked)
+
+    def count(self, answer: ImageAnswer) -> LabelStatus | None:
+        """Count one answered image; returns its failure, if it failed."""
+        self.done_now += 1
+        self.prompt_tokens += answer.prompt_tokens
+        self.completion_tokens += answer.completion_tokens
+        failure = answer.failure
+        if failure:
+            self.failed[failure] += 1
+        else:
+            self.finished_at_attempt[max(part.attempts for part in answer.parts)] += 1
+        return failure
+
+    def table(self) -> list[tuple[str, str]]:
+        """(name, value) rows of the closing table."""
+        lines = [
+            ("label run", self.label_run),
+            ("images", f"{self.images:,}"),
+            ("done before", f"{self.done_before:,}"),
+            ("done now", f"{self.done_now:,}"),
+            *((f"failed: {kind}", f"{count:,}") for kind, count in sorted(self.failed.items()) if count),
+            *((f"finished at attempt {n}", f"{count:,}") for n, count in sorted(self.finished_at_attempt.items())),
+            ("images/s", f"{self.images_per_s:,.1f}"),
+        ]
+        if self.prompt_tokens or self.completion_tokens:
+            lines.append(("tokens", f"{self.prompt_tokens:,} prompt, {self.completion_tokens:,} answer"))
+        return [*lines, ("interrupted", "yes; run the same command to resume")] if self.interrupted else lines
 
 
 def annotate(
@@ -61,35 +123,40 @@ def annotate(
     """Label the images of one data set that this label run has not labelled yet.
 
     Args:
-        rows: the data set's manifest, streamed; walked through twice, to know how much is left, if it can be.
-        dataset_root: the folder its paths are relative to.
+        rows: the manifest of the data set, streamed; iterated twice, to count the remaining images, unless it is an
+            iterator.
+        dataset_root: folder that its paths are relative to.
         labels_root: folder of all label runs.
         label_run: name of the run; by default derived from engine, model and prompt version.
-        url, api_key: a running service; without a URL the service is embedded in this process.
-        settings: of the embedded service; by default from the environment.
+        url, api_key: of a running service; without a URL the engine runs in this process.
+        settings: of the engine in this process; by default from the environment.
 
-    SIGINT and SIGTERM stop sending, finish what is in flight, write it and return (`Summary.interrupted`).
-    Raises DgreidError when too many images fail, nothing moves, the service cannot be used or the place cannot be
-    written (finished rows are written first), ConfigError when the run was started with another engine, model or
-    prompt, DataError for a row of another data set or a damaged shard.
+    SIGINT and SIGTERM stop sending; what is in flight is finished and written (`Summary.interrupted`).
+
+    Raises:
+        DgreidError: too many images fail, no request is answered any more, the service cannot be used, or the folder
+            cannot be written. Finished rows are written first.
+        ConfigError: the run was started with another engine, model or prompt.
+        DataError: a row of another data set, or a damaged shard.
     """
     options = options or AnnotateOptions()
 
     async def run() -> Summary:
+        limit_image_threads()
         connections, attempts = options.connections, options.transport_attempts
-        context = (
-            remote_client(url, api_key, connections=connections, transport_attempts=attempts)
+        client: GroundingClient = (
+            HttpClient(url, api_key, connections=connections, attempts=attempts)
             if url
-            else embedded_client(settings or load_settings(), connections=connections, transport_attempts=attempts)
+            else InProcessClient(settings or load_settings(), connections=connections, attempts=attempts)
         )
-        async with context as client:
+        async with client:
             return await annotate_with(client, rows, dataset_root, dataset, labels_root, label_run, options)
 
     return asyncio.run(run())
 
 
 async def annotate_with(
-    client: LabelerClient,
+    client: GroundingClient,
     rows: Iterable[ManifestRow],
     dataset_root: Path,
     dataset: str,
@@ -97,7 +164,7 @@ async def annotate_with(
     label_run: str | None = None,
     options: AnnotateOptions | None = None,
 ) -> Summary:
-    """`annotate` with a client that is already there."""
+    """`annotate` through an open client."""
     options = options or AnnotateOptions()
     await client.wait_ready(options.ready_timeout_s)
     info = await client.info()
@@ -109,8 +176,8 @@ async def annotate_with(
         writer = LabelWriter(
             labels_root, label_run, dataset, shard_rows=options.shard_rows, shard_seconds=options.shard_seconds
         )
-        once = iter(rows) is rows
-        total = None if once else sum(1 for _ in Backlog(info.parts, finished).items(rows))
+        is_iterator = iter(rows) is rows
+        total = None if is_iterator else sum(1 for _ in Backlog(info.parts, finished).items(rows))
         with Progress(f"label {dataset}", total) as progress:
             job = _Job(client, info, options, writer, Summary(label_run, dataset), progress)
             work = batches(
@@ -126,11 +193,11 @@ async def annotate_with(
 
 
 class _Job:
-    """One session of a label run: a window of requests in flight, their answers written as they come."""
+    """One session of a label run: keeps requests in flight and writes their answers as they arrive."""
 
     def __init__(
         self,
-        client: LabelerClient,
+        client: GroundingClient,
         info: ServiceInfo,
         options: AnnotateOptions,
         writer: LabelWriter,
@@ -172,7 +239,7 @@ class _Job:
         return list(zip(items, answers, strict=True))
 
     async def _collect(self) -> None:
-        """Wait until a request in flight is finished and write its rows. Raises DgreidError when none does."""
+        """Wait until a request is answered and write its rows. Raises DgreidError when none is for `stall_s`."""
         waited = 0.0
         step = min(self._options.shard_seconds, self._options.stall_s)
         while True:
@@ -186,7 +253,7 @@ class _Job:
             if waited >= self._options.stall_s:
                 raise DgreidError(
                     f"no request was answered for {waited:.0f} s; {len(self._in_flight)} are in flight",
-                    fix="see the log of the labelling service and of vLLM; the same command continues",
+                    fix="see the logs of the labelling service and of vLLM; run the same command to resume",
                 )
         for task in done:
             for item, answer in await task:
@@ -213,7 +280,7 @@ class _Job:
         raise DgreidError(
             f"{summary.failed_share:.0%} of {summary.asked} images failed ({kinds}); "
             f"the limit is {self._options.failed_share_limit:.0%}",
-            fix="see raw_text of the failed rows (make sql Q=failures), mend the cause, then retry the failed ones",
+            fix="see raw_text of the failed rows (make sql Q=failures), fix the cause, then retry with --retry-failed",
         )
 
 
@@ -228,7 +295,7 @@ def _of_dataset(rows: Iterable[ManifestRow], dataset: str) -> Iterator[ManifestR
 
 @contextmanager
 def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `stop` once; a second one ends the process as it always does."""
+    """The first SIGINT or SIGTERM calls `stop`; a second one has its default effect."""
     loop = asyncio.get_running_loop()
     kinds = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
 

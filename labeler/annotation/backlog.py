@@ -1,4 +1,4 @@
-"""The work that is left: manifest minus finished, read from disk in small batches, each file checked by its hash."""
+"""The remaining work: manifest minus finished rows, read from disk in small batches, each file checked by its hash."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from shared.schemas import ImageStatus, ManifestRow
 
 @dataclass(frozen=True)
 class Item:
-    """One image and the parts whose rows are wanted."""
+    """One image and the parts that need rows."""
 
     row: ManifestRow
     parts: frozenset[str]
@@ -26,16 +26,18 @@ class Batch:
 
 
 class Backlog:
-    """What is left to do of a manifest, in its order; the same bytes count once however often they occur.
+    """The remaining images of a manifest, in its order; identical files count once.
 
     Args:
         parts: every image needs a row for each of them.
-        finished: parts that need no more asking, by image_id.
+        finished: parts that need no further question, by image_id.
     """
 
     def __init__(self, parts: Sequence[str], finished: Mapping[str, frozenset[str]]) -> None:
         self._parts, self._finished = frozenset(parts), finished
-        self._seen: set[str] = set()  # with `finished` all that grows with the data set: under 200 bytes per image
+        self._seen: set[str] = (
+            set()
+        )  # with `finished` the only thing that grows with the data set: under 200 bytes per image
         self.done_before = 0
 
     def items(self, rows: Iterable[ManifestRow]) -> Iterator[Item]:

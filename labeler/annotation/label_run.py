@@ -1,28 +1,22 @@
-"""A label run on disk: what made it, what is finished in it, and who may write to it now."""
+"""A label run on disk: what produced it, which rows it has, and the lock of its writer."""
 
-import fcntl
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 
 from labeler.grounding.answers import ServiceInfo
-from shared.errors import ConfigError, DataError, DgreidError
-from shared.files import make_folder, write_text
-from shared.labels import connect, label_shards
+from shared.errors import ConfigError, DataError
+from shared.labels import check_name, connect, label_shards, read_record, record_path, run_folder, write_record
 from shared.schemas import FINAL_STATUSES
 
-RECORD = "run.json"
 _BOUND_TO = ("engine", "model", "prompt_version", "parts", "missing_parts", "second_look")  # common to all its rows
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 def default_label_run(info: ServiceInfo) -> str:
-    """A name that says what made the labels: engine, model, prompt version, and what was done beyond one answer."""
+    """A name from engine, model, prompt version and the rules that add to one answer."""
     words = (
         info.engine,
         info.model.rsplit("/", 1)[-1],
@@ -34,41 +28,29 @@ def default_label_run(info: ServiceInfo) -> str:
 
 
 def open_label_run(labels_root: Path, label_run: str, info: ServiceInfo) -> None:
-    """Record what makes this run on its first use; later uses must be the same.
+    """Record engine, model, prompt version, parts and rules of a new run, or check them against those of an old one.
 
-    Raises ConfigError for a name that is no folder name and for another engine, model, prompt, other parts or rules,
-    naming them.
+    Raises ConfigError for an invalid name and for every difference, DataError for a damaged record.
     """
     check_name(label_run)
-    path = labels_root / f"label_run={label_run}" / RECORD
     now = json.loads(info.model_dump_json(include=set(_BOUND_TO)))
-    if not path.is_file():
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        write_text(path, json.dumps({"label_run": label_run, **now, "started": started}, indent=2) + "\n")
+    before = read_record(labels_root, label_run)
+    if before is None:
+        write_record(labels_root, label_run, {**now, "started": datetime.now(UTC).isoformat(timespec="seconds")})
         return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        differing = [f"{key} {before.get(key)!r} -> {now[key]!r}" for key in _BOUND_TO if before.get(key) != now[key]]
-    except (OSError, ValueError, AttributeError) as err:
-        raise DataError(f"damaged record of a label run ({err})", path=path, fix="use another label run name") from err
+    differing = [f"{key} {before.get(key)!r} -> {now[key]!r}" for key in _BOUND_TO if before.get(key) != now[key]]
     if differing:
         raise ConfigError(
-            f"the label run {label_run!r} was made otherwise: {'; '.join(differing)}",
-            path=path,
+            f"the label run {label_run!r} was made with other settings: {'; '.join(differing)}",
+            path=record_path(labels_root, label_run),
             fix="use another label run name, or the engine, model, prompt and rules it was started with",
         )
 
 
-def check_name(label_run: str) -> None:
-    """Raises ConfigError for a label run's name that is no plain folder name."""
-    if not _NAME.fullmatch(label_run):
-        raise ConfigError(f"label run {label_run!r} is no plain name", fix="use letters, digits, dot, dash, underscore")
-
-
 def finished_parts(labels_root: Path, label_run: str, dataset: str, *, final_only: bool) -> dict[str, frozenset[str]]:
-    """Parts that need no more asking, by image_id, read from three columns of the shards.
+    """Parts that need no further question, by image_id.
 
-    With `final_only` a part whose newest row is a failure is not finished; else every row counts.
+    With `final_only` a part whose newest row is a failure is not finished; otherwise every row counts.
     Raises DataError for a damaged shard.
     """
     shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
@@ -83,26 +65,7 @@ def finished_parts(labels_root: Path, label_run: str, dataset: str, *, final_onl
     except duckdb.Error as err:
         raise DataError(
             f"a shard of this label run cannot be read ({str(err).splitlines()[0][:200]})",
-            path=labels_root / f"label_run={label_run}" / f"dataset={dataset}",
+            path=run_folder(labels_root, label_run),
             fix="delete the damaged shard and run the same make label command again",
         ) from err
     return {image_id: shared_sets.setdefault(tuple(parts), frozenset(parts)) for image_id, parts in rows}
-
-
-@contextmanager
-def writer_lock(labels_root: Path, label_run: str, dataset: str) -> Iterator[None]:
-    """Let one process at a time write labels of this run and data set; the system frees it when the process dies.
-
-    Raises DgreidError when another one is at work.
-    """
-    path = make_folder(labels_root / f"label_run={label_run}" / f"dataset={dataset}") / ".lock"
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            raise DgreidError(
-                "another process is labelling this data set in this run",
-                path=path.parent,
-                fix="wait for it, or stop it",
-            ) from err
-        yield

@@ -1,4 +1,4 @@
-"""Label rows become shards: buffered per split, rotated by rows or by age, each written whole."""
+"""Writes label rows into shards: buffered per split, rotated by rows or by age, each file complete."""
 
 import time
 from collections import defaultdict
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from shared.labels import label_folder, to_table, write_label_table
+from shared.labels import label_folder, write_label_table
+from shared.parquet import to_table
 from shared.schemas import LABEL_SCHEMA, LabelRow, Split
 
-ROWS_AS_OBJECTS = 512  # more are kept as columns, in a fifth of the memory
+ROWS_AS_OBJECTS = 512  # beyond these, rows are kept as columns in a fifth of the memory
 
 
 class LabelWriter:
@@ -50,7 +51,7 @@ class LabelWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write everything that is buffered. Raises DgreidError when the place cannot be written."""
+        """Write everything that is buffered. Raises DgreidError when the folder cannot be written."""
         for split in list(self._rows):
             self._to_columns(split)
         for split in list(self._tables):

@@ -5,10 +5,12 @@ from typing import Any
 from labeler.engines.token_scores import box_scores
 from labeler.grounding.coordinates import Sent
 from labeler.grounding.engine import PartOutcome
-from labeler.grounding.parsing import kept_text, parse_answer
+from labeler.grounding.parsing.parse import kept_text, parse_answer
 from labeler.grounding.prompts import Question
 from labeler.grounding.vocabulary import Vocabulary
 from shared.schemas import LabelStatus
+
+REASONING_ONLY = "reasoning_only"  # flag of a part whose answer is empty, while there is a text called reasoning
 
 
 def outcomes(
@@ -30,9 +32,18 @@ def outcomes(
             raw_box=tuple(answer.box) if answer.box else None,
             image_box=sent.to_image(answer.box) if answer.box else None,
             score=scores.get(part) if answer.box else None,
+            flags=answer.flags,
             raw_text=kept_text(text),
         )
     return found
+
+
+def only_reasoned(question: Question, reasoning: str, finish_reason: str | None) -> dict[str, PartOutcome]:
+    """The answer's text is empty and the server calls all that the model wrote its reasoning, where drafts stand too:
+    no box is taken from it, and the flag REASONING_ONLY says where the text was."""
+    status = LabelStatus.TRUNCATED if finish_reason == "length" else LabelStatus.UNPARSEABLE
+    outcome = PartOutcome(status, flags=(REASONING_ONLY,), raw_text=kept_text(reasoning))
+    return dict.fromkeys(question.parts, outcome)
 
 
 def refused(question: Question, text: str) -> dict[str, PartOutcome]:

@@ -1,6 +1,6 @@
 """Fixed body proportions, the same for every image: no model, no weights, score 0, flag `prior`.
 
-Good for trying the pipeline, as a baseline that a real engine must beat, and to fill gaps.
+A baseline that a model must beat, and an engine for trying the pipeline without one.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from shared.schemas import LabelStatus
 
 
 class BodyPrior:
-    """The engine `body_prior`; a part without a known proportion is absent."""
+    """The engine `body_prior`; a part that the body prior does not know is absent."""
 
     identity = EngineIdentity(engine="body_prior", model="ccp-medians", prompt_version="none")
 

@@ -1,7 +1,7 @@
 """A vision-language model in this process, through transformers: for one small GPU, or none.
 
-Same prompts, parser and conversion as for a served model. Answers are free text here: transformers has no guided
-decoding, so a model that cannot keep to a form of its own accord is better served by vLLM.
+Prompts, parser and coordinates are those of a served model. transformers has no guided decoding, so answers are free
+text, and a model that does not keep to the requested form is better served by vLLM.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ class LocalTransformers:
 
     Args:
         model: loaded and ready.
-        prompts: what it is asked, and the family that says how it sees images and answers.
-        batch_questions: questions that are answered together.
+        prompts: of the model's family.
+        batch_questions: largest number of questions in one batch.
     """
 
     def __init__(self, model: LocalModel, prompts: Prompts, *, batch_questions: int = 8) -> None:
@@ -39,7 +39,7 @@ class LocalTransformers:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """Loads the model. Raises ConfigError when it is not here or of no known family."""
+        """Loads the model. Raises ConfigError when it cannot be found or is of no known family."""
         model = LocalModel.load(settings)
         prompts = Prompts.choose(model.family, settings.prompt_mode, load_vocabulary(settings.parts_file))
         return cls(model, prompts, batch_questions=settings.local_batch)
@@ -61,7 +61,7 @@ class LocalTransformers:
         )
 
     async def check(self) -> None:
-        """A model that was loaded can be asked."""
+        """Always ready: the model is loaded."""
 
     async def close(self) -> None:
         await self._batches.close()

@@ -1,4 +1,4 @@
-"""Loading a vision-language model with transformers and generating answers from it, a batch at a time."""
+"""Loads a vision-language model with transformers and generates its answers in batches."""
 
 import logging
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from shared.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# A model's own generation settings may say top_k = 1, and then no temperature would change its answer.
+# A checkpoint's generation_config may set top_k = 1, with which no temperature changes the answer.
 _FREE: dict[str, Any] = {"top_p": 1.0, "top_k": 0}
 _GREEDY: dict[str, Any] = {"top_p": None, "top_k": None, "temperature": None}
 
 
 @dataclass(frozen=True)
 class LocalQuestion:
-    """One image as the model is to see it, what is asked about it, the token limit of the answer, and how to sample."""
+    """One resized image, the question, the token limit of the answer, and the sampling."""
 
     image: Image.Image
     text: str
@@ -38,7 +38,7 @@ class LocalQuestion:
 
 @dataclass(frozen=True)
 class LocalReply:
-    """What a server would have answered: the text, why it ended, and its tokens in the shape of the OpenAI API."""
+    """Text, finish reason and token log-probabilities in the form of the OpenAI API, and token counts."""
 
     text: str
     finish_reason: str
@@ -51,25 +51,25 @@ class LocalModel:
     """A loaded model with its processor.
 
     Args:
-        name: as the label rows name it.
-        family: how it sees images and answers.
-        logprobs: whether replies carry their tokens' log-probabilities.
+        name: its name in label rows.
+        family: its image sizes and coordinate space.
+        logprobs: whether replies contain token log-probabilities.
     """
 
     def __init__(self, name: str, family: ModelFamily, model: Any, processor: Any, *, logprobs: bool) -> None:
         self.name, self.family, self._model, self._processor = name, family, model, processor
         self._tokenizer = processor.tokenizer
-        self._tokenizer.padding_side = "left"  # generation goes on at the right
+        self._tokenizer.padding_side = "left"  # generation appends at the right
         self._logprobs = logprobs
         ends = model.generation_config.eos_token_id
         self._ends = {*(ends if isinstance(ends, list) else [ends]), self._tokenizer.eos_token_id} - {None}
 
     @classmethod
     def load(cls, settings: Settings) -> Self:
-        """The model that LABELER_MODEL names: the project's own, a folder, or a hub name whose files are here.
+        """The model that LABELER_MODEL names: the pocket grounder, a folder, or a hub name in the local cache.
 
-        Weights are read from safetensors only and no code that comes with a model is run.
-        Raises ConfigError when it is not here, of no known family, or the device is not there.
+        Weights are read from safetensors only, and code in a checkpoint is never run.
+        Raises ConfigError when it cannot be found, is of no known family, or the device is unavailable.
         """
         folder = POCKET_GROUNDER if settings.model == POCKET_MODEL else Path(settings.model).expanduser()
         where = str(folder) if folder.is_dir() else settings.model
@@ -84,21 +84,21 @@ class LocalModel:
             )
         except (OSError, ValueError, KeyError, ImportError) as err:
             raise _not_loaded(settings, err) from err
-        log.info("%s is loaded on %s as %s", settings.model, device, model.dtype)
+        log.info("loaded %s on %s as %s", settings.model, device, model.dtype)
         return cls(settings.model, family, model.to(device).eval(), processor, logprobs=settings.logprobs)
 
     def answer(self, questions: Sequence[LocalQuestion]) -> list[LocalReply]:
-        """The replies to questions that share an attempt, in order.
+        """Replies to questions of the same attempt, in order.
 
-        A batch too large for the memory is answered in halves. Raises EngineUnfitError when the processor resizes
-        the images, EngineError when a single question does not fit into the memory.
+        A batch that does not fit into memory is split in halves. Raises EngineUnfitError when the processor resizes
+        the images, EngineError when a single question does not fit into memory.
         """
         try:
             return self._generate(questions)
         except torch.OutOfMemoryError as err:
             if len(questions) == 1:
                 fix = "use a smaller model, LABELER_DTYPE=bfloat16, or LABELER_DEVICE=cpu"
-                raise EngineError("the model's memory is too small for one question", fix=fix) from err
+                raise EngineError("not enough memory for one question", fix=fix) from err
         middle = len(questions) // 2
         return self.answer(questions[:middle]) + self.answer(questions[middle:])
 
@@ -110,7 +110,7 @@ class LocalModel:
             padding=True,
             return_tensors="pt",
         )
-        self._demand_images_unchanged(inputs["image_grid_thw"], questions)
+        self._check_images_unchanged(inputs["image_grid_thw"], questions)
         recorder = _ChosenLogprobs()
         attempt = questions[0].attempt
         if sampled := attempt.temperature > 0:
@@ -120,7 +120,7 @@ class LocalModel:
             max_new_tokens=max(question.max_tokens for question in questions),
             do_sample=sampled,
             **({**_FREE, "temperature": attempt.temperature} if sampled else _GREEDY),
-            repetition_penalty=1.0,  # boxes repeat their digits
+            repetition_penalty=1.0,  # boxes legitimately repeat digits
             logits_processor=transformers.LogitsProcessorList([recorder] if self._logprobs else []),
             pad_token_id=self._tokenizer.pad_token_id,
         )
@@ -145,7 +145,9 @@ class LocalModel:
         said = ids[:length]
         tokens = [
             {"token": self._tokenizer.decode([token]), "logprob": logprob}
-            for token, logprob in zip(said, logprobs or [], strict=False)  # a batch goes on until its longest answer
+            for token, logprob in zip(
+                said, logprobs or [], strict=False
+            )  # all rows are as long as the batch's longest answer
         ]
         return LocalReply(
             text=str(self._tokenizer.decode(said, skip_special_tokens=True)),
@@ -155,8 +157,8 @@ class LocalModel:
             completion_tokens=length,
         )
 
-    def _demand_images_unchanged(self, grids: Tensor, questions: Sequence[LocalQuestion]) -> None:
-        """grids [B, 3]: patches in time, rows and columns, merged (usually 2 x 2) into tokens."""
+    def _check_images_unchanged(self, grids: Tensor, questions: Sequence[LocalQuestion]) -> None:
+        """grids [B, 3]: numbers of patches in time, height and width, before merging (usually 2 x 2) into tokens."""
         merged = self._processor.image_processor.merge_size**2
         for grid, question in zip(grids.tolist(), questions, strict=True):
             seen, expected = grid[0] * grid[1] * grid[2] // merged, image_tokens(*question.image.size, self.family)
@@ -169,29 +171,29 @@ class LocalModel:
 
 
 class _ChosenLogprobs(transformers.LogitsProcessor):  # type: ignore[misc]  # untyped base
-    """Notes how likely each chosen token was, one step late: only one step's logits [B, V] are kept at a time."""
+    """Records the log-probability of each chosen token, one step later, so that it keeps one step's logits [B, V]."""
 
     def __init__(self) -> None:
         self._before: Tensor | None = None
         self._columns: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self._note(input_ids[:, -1])
+        self._record(input_ids[:, -1])
         self._before = scores.float().log_softmax(dim=-1)
         return scores
 
     def chosen(self, output: Tensor) -> list[list[float]]:
-        """Log-probability of every generated token, by row; `output` [B, N] is what generation returned."""
-        self._note(output[:, -1])
+        """Log-probabilities of the generated tokens, by row. output [B, N]: token ids that `generate` returned."""
+        self._record(output[:, -1])
         return torch.stack(self._columns, dim=1).tolist() if self._columns else [[] for _ in output]
 
-    def _note(self, tokens: Tensor) -> None:
+    def _record(self, tokens: Tensor) -> None:
         if self._before is not None:
             self._columns.append(self._before.gather(1, tokens[:, None])[:, 0])
 
 
 def _device(wanted: str) -> torch.device:
-    """Raises ConfigError for a device that is not there."""
+    """Raises ConfigError for an unavailable device."""
     if wanted == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
@@ -205,12 +207,12 @@ def _device(wanted: str) -> torch.device:
 
 
 def _dtype(wanted: str, device: torch.device) -> str:
-    """As wanted; by itself what the checkpoint was saved in, which it was made for, on a CPU what is fast there."""
+    """The given one; for `auto` that of the checkpoint, on a CPU float32, which is the fastest there."""
     return "float32" if wanted == "auto" and device.type == "cpu" else wanted
 
 
 def _family(settings: Settings, config: Any) -> ModelFamily:
-    """The configuration knows better than a name."""
+    """LABELER_FAMILY, else from the checkpoint's configuration, else from the name."""
     if settings.family:
         return family_of(settings.model, settings.family)
     try:
@@ -222,10 +224,10 @@ def _family(settings: Settings, config: Any) -> ModelFamily:
 def _not_loaded(settings: Settings, err: Exception) -> ConfigError:
     fault = str(err).strip().splitlines()[0][:200] if str(err).strip() else type(err).__name__
     if isinstance(err, OSError) and not settings.allow_download and not Path(settings.model).expanduser().exists():
-        fault = "it is no folder, and its files are not in the Hugging Face cache of this machine"
+        fault = "it is not a folder, and not in the Hugging Face cache of this machine"
     return ConfigError(
         f"the model {settings.model!r} cannot be loaded: {fault}",
         fix="set LABELER_MODEL to a folder with config.json, the tokenizer's and processor's files and *.safetensors, "
-        f"or put it into the cache of this machine with `hf download {settings.model}`, or allow the download with "
-        "LABELER_ALLOW_DOWNLOAD=true; models that bring code of their own are not run here: serve them with vLLM",
+        f"or put it into the cache with `hf download {settings.model}`, or allow the download with "
+        "LABELER_ALLOW_DOWNLOAD=true; checkpoints that need their own code are not loaded here: serve them with vLLM",
     )

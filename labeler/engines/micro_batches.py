@@ -1,4 +1,4 @@
-"""Questions that come one by one, answered several at a time in a thread of their own."""
+"""Dynamic batching: single questions are answered in batches in a worker thread."""
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
@@ -10,12 +10,12 @@ Result = TypeVar("Result")
 
 
 class MicroBatches(Generic[Task, Result]):
-    """Collects what waits while a batch is running into the next one: nobody waits for a batch to fill.
+    """Whatever arrives while a batch runs goes into the next one; no batch waits to fill up.
 
     Args:
-        run: the results of a batch, in order; called in one thread, one batch at a time.
-        kind: tasks are batched with others of the same kind only.
-        limit: tasks in one batch.
+        run: returns the results of a batch, in order; called in one thread, one batch at a time.
+        kind: only tasks of the same kind share a batch.
+        limit: largest number of tasks in one batch.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class MicroBatches(Generic[Task, Result]):
         self._work: asyncio.Task[None] | None = None
 
     async def ask(self, task: Task) -> Result:
-        """The result of one task. Raises what `run` raised for its batch."""
+        """The result of one task. Raises what `run` raises for its batch."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((task, future))
         if self._work is None or self._work.done():
@@ -35,7 +35,7 @@ class MicroBatches(Generic[Task, Result]):
         return await future
 
     async def close(self) -> None:
-        """Forget what waits; a batch that is running is waited for."""
+        """Cancel waiting tasks; a running batch is finished."""
         for _, future in self._waiting:
             future.cancel()
         self._waiting.clear()
@@ -44,22 +44,22 @@ class MicroBatches(Generic[Task, Result]):
         self._thread.shutdown(wait=False)
 
     async def _drain(self) -> None:
-        await asyncio.sleep(0)  # tasks that were started together are asked together
+        await asyncio.sleep(0)  # tasks that start together share a batch
         while batch := self._next_batch():
             tasks = [task for task, _ in batch]
             try:
                 results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, tasks)
-            except Exception as err:  # whoever asked decides what a failure means
+            except Exception as err:  # re-raised in every caller of the batch
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(err)
                 continue
             for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():  # nobody waits any more: its deadline has passed
+                if not future.done():  # cancelled, e.g. by its deadline
                     future.set_result(result)
 
     def _next_batch(self) -> list[tuple[Task, asyncio.Future[Result]]]:
-        """The oldest task that is still wanted, and the next ones of its kind."""
+        """The oldest task that is not cancelled, and the next ones of its kind."""
         wanted = [entry for entry in self._waiting if not entry[1].done()]
         batch = [entry for entry in wanted if self._kind(entry[0]) == self._kind(wanted[0][0])][: self._limit]
         taken = {id(future) for _, future in batch}

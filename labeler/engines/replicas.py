@@ -1,8 +1,8 @@
-"""One or several equal model servers behind one name.
+"""Load balancing over one or several servers of the same model.
 
-Each question goes to the server with the least in flight. A server that fails a question is taken out, longer with
-every failure in a row, and comes back when it lists its model again. When all are out the least busy one is asked
-anyway: with a single server it is as if nobody counted, and the error a user sees is the server's own.
+Each question goes to the server with the fewest in flight. A server that fails is taken out of use, for longer with
+every failure in a row, and returns when it lists its model again. When all are out, the least busy one is asked anyway:
+so a single server is never out, and the error that the user sees is the server's own.
 """
 
 import asyncio
@@ -13,13 +13,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+import aiohttp
 import httpx
 from pydantic_core import from_json, to_json
 
-from labeler.engines.upstream_http import UpstreamHttp
-from labeler.grounding.engine import EngineAwayError, EngineDownError, EngineError, EngineSlowError, UpstreamState
+from labeler.grounding.engine import (
+    EngineAwayError,
+    EngineDownError,
+    EngineError,
+    EngineSlowError,
+    UpstreamState,
+    current_request_id,
+)
 from labeler.grounding.retry import pause_s, retry_after_s, transport_retryable
-from labeler.service.request_ids import current_request_id
 from labeler.settings import Settings
 from shared.errors import ConfigError
 
@@ -32,15 +38,59 @@ FIX = "see the log of the vLLM server, and LABELER_UPSTREAM_URL, LABELER_MODEL"
 _IMAGE = re.compile(r"base64,[A-Za-z0-9+/=]+")
 
 
+class UpstreamHttp(httpx.AsyncBaseTransport):
+    """aiohttp as a transport of httpx, at a fourth of the processor time of httpx's own, which is written in Python.
+
+    What is in front of a busy model runs on the cores that the model's own front end needs, so the difference is
+    throughput. Unlimited connections; no redirects, cookies, or proxies of the environment. Requests raise httpx's
+    TimeoutException after the limits in their `timeout` extension, NetworkError when there is no response.
+    """
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None  # created inside the event loop
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        limits = request.extensions["timeout"]
+        try:
+            async with self._open().request(
+                request.method,
+                str(request.url),
+                data=request.content or None,
+                headers=request.headers.multi_items(),
+                timeout=aiohttp.ClientTimeout(sock_connect=limits["connect"], sock_read=limits["read"]),
+                allow_redirects=False,
+            ) as response:
+                content = await response.read()
+                return httpx.Response(response.status, headers=response.raw_headers, content=content)
+        except TimeoutError as err:
+            raise httpx.ReadTimeout(str(err), request=request) from err
+        except (aiohttp.ClientError, OSError) as err:
+            raise httpx.NetworkError(f"{type(err).__name__}: {err}", request=request) from err
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=httpx.create_ssl_context(trust_env=False)),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # httpx.Response does that
+                skip_auto_headers=("Accept-Encoding", "User-Agent"),
+            )
+        return self._session
+
+
 class Replica:
-    """One server and how it fares.
+    """One server, its load and its failures.
 
     Args:
         url: its root, without /v1.
-        transport: carries the requests. Nothing of httpx's client is around it: redirects, cookies and merged settings
-            cost a third of a request and are not wanted here.
+        transport: sends the requests, without httpx's client around it: redirects, cookies and merged settings take a
+            third of the time of a request and are not needed.
         headers: of every request.
-        timeout: of every request, unless it says otherwise.
+        timeout: default of every request.
     """
 
     def __init__(
@@ -60,7 +110,7 @@ class Replica:
     async def ask(
         self, method: str, path: str, payload: dict[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> dict[str, Any]:
-        """The JSON object it answers with. Raises EngineError, its subclasses when the fault may pass."""
+        """The JSON object of the response. Raises EngineError, EngineAwayError when a retry may help."""
         self.asked += 1
         self.in_flight += 1
         try:
@@ -89,7 +139,7 @@ class Replica:
         headers = dict(self._headers)
         if payload is not None:
             headers["Content-Type"] = "application/json"
-        if request_id := current_request_id.get():  # numbered, because vLLM refuses an id that is already running
+        if request_id := current_request_id.get():  # numbered, because vLLM rejects an id that is already running
             headers["X-Request-ID"] = f"{request_id}-{self.asked}"
         timeout = self._timeout if timeout_s is None else httpx.Timeout(timeout_s)
         content = None if payload is None else to_json(payload)
@@ -107,17 +157,17 @@ class Replica:
         except ValueError:
             reply = None
         if not isinstance(reply, dict):
-            raise EngineDownError(f"not an answer: {_shown(response)!r}", path=self.name, fix=FIX)
+            raise EngineDownError(f"the response is not a JSON object: {_shown(response)!r}", path=self.name, fix=FIX)
         return reply
 
 
 class Replicas:
-    """Servers of one model; safe to use from many tasks of one event loop.
+    """Servers of one model. Safe to use from many tasks of one event loop.
 
     Args:
         model: the name under which each of them lists it.
         transport: of all of them; closed by `close`.
-        probe_timeout_s: for one look at a server's model list.
+        probe_timeout_s: for listing the models of a server.
     """
 
     def __init__(
@@ -133,9 +183,12 @@ class Replicas:
 
     @classmethod
     def from_settings(cls, settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> Self:
-        """Raises ConfigError when LABELER_UPSTREAM_URL holds no, or a damaged, URL. `transport`: see VllmServer."""
+        """Raises ConfigError when LABELER_UPSTREAM_URL holds no or an invalid URL. `transport`: see VllmServer."""
         if not settings.upstream_urls:
-            raise ConfigError("no model server is named", fix="set LABELER_UPSTREAM_URL=http://host:port[,http://...]")
+            raise ConfigError(
+                "LABELER_UPSTREAM_URL names no model server",
+                fix="set LABELER_UPSTREAM_URL=http://host:port[,http://...]",
+            )
         transport = transport or UpstreamHttp()
         timeout = httpx.Timeout(settings.answer_timeout_s, connect=settings.connect_timeout_s)
         found = map(_checked, dict.fromkeys(settings.upstream_urls))
@@ -143,9 +196,10 @@ class Replicas:
         return cls(servers, settings.model, transport, probe_timeout_s=settings.probe_timeout_s)
 
     async def ask(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """The JSON object that the least busy server answers with.
+        """The JSON object that the least busy server responds with.
 
-        Raises EngineAwayError, and takes that server out, when it cannot answer now; EngineError when it refuses.
+        Raises EngineAwayError, and takes that server out of use, when it cannot answer now; EngineError when it
+        refuses.
         """
         server = self._least_busy()
         try:
@@ -157,9 +211,9 @@ class Replicas:
         return reply
 
     async def check(self) -> None:
-        """Look at every server; those that do not list the model are taken out. Raises EngineError if all are."""
-        looks = [server.check(self._model, self._probe_timeout_s) for server in self._servers]
-        results = await asyncio.gather(*looks, return_exceptions=True)
+        """Take servers that do not list the model out of use. Raises EngineError when none lists it."""
+        checks = [server.check(self._model, self._probe_timeout_s) for server in self._servers]
+        results = await asyncio.gather(*checks, return_exceptions=True)
         faults = []
         for server, result in zip(self._servers, results, strict=True):
             if isinstance(result, EngineError):
@@ -185,19 +239,19 @@ class Replicas:
         return min(candidates, key=lambda server: (server.in_flight, server.asked))
 
     def _take_out(self, server: Replica, fault: EngineError) -> None:
-        if not server.up:  # questions that were in flight when it fell are one fault, not many
+        if not server.up:  # all questions in flight when it failed count as one failure
             return
         server.faults += 1
         if len(self._servers) > 1:
-            log.warning("%s is taken out: %s", server.name, fault.what)
+            log.warning("%s is out of use: %s", server.name, fault.what)
         asked_s = fault.retry_after_s if isinstance(fault, EngineAwayError) else None
         server.coming_back = asyncio.create_task(self._come_back(server, asked_s))
 
     async def _come_back(self, server: Replica, asked_s: float | None) -> None:
-        """Look again after ever longer pauses until the server lists the model; then it is asked again."""
-        looks = 0
+        """Check with growing pauses until the server lists the model, then put it back into use."""
+        checks = 0
         while True:
-            failures = server.faults + looks
+            failures = server.faults + checks
             await asyncio.sleep(
                 pause_s(failures, random.random(), base_s=FIRST_OUT_S, longest_s=LONGEST_OUT_S, asked_s=asked_s)
             )
@@ -205,15 +259,15 @@ class Replicas:
                 await server.check(self._model, self._probe_timeout_s)
                 break
             except EngineError as err:
-                looks, asked_s = looks + 1, None
-                log.debug("%s is still out: %s", server.name, err.what)
+                checks, asked_s = checks + 1, None
+                log.debug("%s is still out of use: %s", server.name, err.what)
         server.coming_back = None
         if len(self._servers) > 1:
-            log.warning("%s is back", server.name)
+            log.warning("%s is in use again", server.name)
 
 
 def _authorization(settings: Settings, url: httpx.URL) -> dict[str, str]:
-    """The header for the key, or for the name and password that the URL holds."""
+    """The header with the API key, or with user name and password of the URL."""
     if settings.upstream_api_key:
         return {"Authorization": f"Bearer {settings.upstream_api_key.get_secret_value()}"}
     if url.userinfo:
@@ -229,11 +283,12 @@ def _checked(url: str) -> httpx.URL:
         parsed = httpx.URL()
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigError(
-            "LABELER_UPSTREAM_URL holds something that is no http URL", fix="set it to http://host:port[,http://...]"
+            "LABELER_UPSTREAM_URL holds something that is not an HTTP URL",
+            fix="set it to http://host:port[,http://...]",
         )
     return parsed
 
 
 def _shown(response: httpx.Response) -> str:
-    """The start of an answer for errors and logs; servers like to quote the image they refuse, we do not."""
+    """The start of a response for errors and logs, without the image, which some servers quote."""
     return _IMAGE.sub("base64,...", response.text)[:SHOWN]

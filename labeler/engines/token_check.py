@@ -1,9 +1,9 @@
-"""Whether a server saw the image that was sent to it, by the number of tokens it counted for it.
+"""Detects servers that resize images, from the number of prompt tokens they report.
 
-A server that resizes by limits of its own moves every box and does not say so; but an image token stands for a fixed
-square of pixels, so the count gives it away. What the text around the image takes depends on the model's chat template,
-so it is measured: two plain images of different sizes are sent with the same text. If images are counted as expected,
-both leave the same remainder, and that is the text.
+A server that resizes by its own limits moves every box without an error. An image token stands for a fixed square of
+pixels, so the token count reveals it. The number of text tokens depends on the chat template, so it is measured: two
+plain images of different sizes are sent with the same text, and what remains after subtracting the expected image
+tokens must be equal.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from labeler.grounding.engine import EngineUnfitError
 
 log = logging.getLogger(__name__)
 
-PROBES = ((64, 128), (400, 800))  # width, height in pixels before enlarging: a small crop and a large one
+PROBES = ((64, 128), (400, 800))  # width, height in pixels before resizing: a small crop and a large one
 FIX = (
     "start it with the processor's own pixel limits, e.g. `make vllm` (no min_pixels, max_pixels), "
     "and check that LABELER_FAMILY is the model's family"
@@ -30,17 +30,17 @@ class TokenCheck:
 
     Args:
         family: of the served model.
-        probe: asks a text about a plain image of a width and a height (pixels); the prompt tokens that the server
-            counted, None when it does not say.
+        probe: sends a text with a plain image of a width and a height (pixels); returns the prompt tokens that the
+            server reports, None when it reports none.
     """
 
     def __init__(self, family: ModelFamily, probe: Probe) -> None:
         self._family, self._probe = family, probe
-        self._text_tokens: dict[str, int | None] = {}  # by text; None: the server does not count
+        self._text_tokens: dict[str, int | None] = {}  # by text; None: the server reports none
         self._measuring = asyncio.Lock()
 
     async def of_text(self, text: str) -> int | None:
-        """Tokens of a prompt without those of its image, measured once per text; None when the server does not say.
+        """Prompt tokens without those of the image, measured once per text; None when the server reports none.
 
         Raises EngineUnfitError when images are not counted as expected, EngineError as the probe does.
         """
@@ -51,7 +51,7 @@ class TokenCheck:
         return self._text_tokens[text]
 
     def verify(self, text: str, text_tokens: int | None, width: int, height: int, counted: int | None) -> None:
-        """Compare `counted` prompt tokens with the image of `width` x `height` pixels that was sent with `text`.
+        """Compare the reported prompt tokens with the image of `width` x `height` pixels that was sent with `text`.
 
         Raises EngineUnfitError, with both numbers, when the server saw another image.
         """
@@ -59,15 +59,15 @@ class TokenCheck:
             return
         expected = image_tokens(width, height, self._family)
         if counted - text_tokens != expected:
-            self._text_tokens.pop(text, None)  # the server may be mended while this service lives on
+            self._text_tokens.pop(text, None)  # measure again: the server may be fixed while this service runs
             _refuse(f"for an image of {width} x {height} pixels", counted - text_tokens, expected)
 
     async def _measure(self, text: str) -> int | None:
         sizes = [sent_size(*probe, self._family) for probe in PROBES]
         small, large = [await self._probe(text, *size) for size in sizes]
         if small is None or large is None:
-            if not self._text_tokens:  # said once, not for every text
-                log.warning("the server reports no prompt tokens, so nobody checks whether it resizes the images")
+            if not self._text_tokens:  # logged once, not for every text
+                log.warning("the server reports no prompt tokens: cannot check whether it resizes images")
             return None
         expected_small, expected_large = (image_tokens(*size, self._family) for size in sizes)
         if large - small != expected_large - expected_small:

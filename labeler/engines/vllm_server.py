@@ -1,25 +1,26 @@
 """A vision-language model behind an OpenAI-compatible server such as vLLM.
 
-One question is one POST /v1/chat/completions: the crop enlarged by us (see coordinates.py) as a data URL, the answer
-forced into a small JSON schema, few tokens. Faults of the transport are repeated here; answers that cannot be used are
-the caller's to ask again.
+One question is one POST /v1/chat/completions: the crop, already resized (see coordinates.py), as a data URL; guided
+decoding into a small JSON schema; few tokens. Transport failures are retried here, unusable answers by the caller.
 """
 
 import asyncio
 import base64
 import io
+import json
+import logging
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import httpx
 from PIL import Image
 
-from labeler.engines.answers import outcomes, refused
+from labeler.engines.answers import only_reasoned, outcomes, refused
 from labeler.engines.replicas import Replicas
-from labeler.engines.served_family import family_of_served
 from labeler.engines.token_check import TokenCheck
-from labeler.grounding.coordinates import ModelFamily, Sent, prepare
+from labeler.grounding.coordinates import ModelFamily, Sent, family_of, prepare
 from labeler.grounding.engine import (
     EngineAnswer,
     EngineAwayError,
@@ -31,9 +32,14 @@ from labeler.grounding.prompts import Prompts, Question
 from labeler.grounding.retry import Attempt, pause_s
 from labeler.grounding.vocabulary import Vocabulary, load_vocabulary
 from labeler.settings import Settings
+from shared.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 95
-HALF_CHROMA_FROM = 2.0  # times enlarged: colours are smooth then, 4:2:0 moves real crops by 0.05 of 255 more than 4:4:4
+HALF_CHROMA_FROM = (
+    2.0  # enlarged that many times colours are smooth: 4:2:0 moves real crops by 0.05 of 255 more than 4:4:4
+)
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 4.0
 
@@ -42,10 +48,10 @@ class VllmServer:
     """The engine `vllm_server`.
 
     Args:
-        servers: one or several equal servers of that model; closed by `close`.
-        model: the served model's name.
-        prompts: what it is asked, and the family that says how it sees images and answers.
-        logprobs: whether to ask for the token probabilities that boxes are scored with.
+        servers: one or several servers of the model; closed by `close`.
+        model: name of the served model.
+        prompts: of the model's family.
+        logprobs: whether to request the token log-probabilities that box scores are computed from.
         transport_attempts: requests for one question before it counts as failed.
     """
 
@@ -138,6 +144,54 @@ class VllmServer:
         return await self._servers.ask("/v1/chat/completions", payload)
 
 
+def family_of_served(settings: Settings, transport: httpx.BaseTransport | None = None) -> ModelFamily:
+    """The family of a model that may be served under any name (`--served-model-name mine`).
+
+    The first of LABELER_FAMILY, config.json in the model's folder, its name, and `root` in the server's model list that
+    names a family.
+
+    Args:
+        transport: replaces the network in tests.
+
+    Raises ConfigError when none of them names a known family.
+    """
+    if settings.family:
+        return family_of(settings.model, settings.family)
+    for texts in (lambda: (_configured_as(settings.model), settings.model), lambda: _roots(settings, transport)):
+        for text in texts():
+            try:
+                return family_of(text)
+            except ConfigError:
+                continue
+    return family_of(settings.model)
+
+
+def _configured_as(model: str) -> str:
+    """Model type and architectures in config.json of a model's folder; empty when there is none."""
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        return " ".join([str(config.get("model_type", "")), *map(str, config.get("architectures") or ())])
+    except (OSError, ValueError, AttributeError, TypeError):
+        return ""
+
+
+def _roots(settings: Settings, transport: httpx.BaseTransport | None) -> list[str]:
+    """Where the first server loaded its model from (`root` in vLLM's model list), and the configuration there."""
+    key = settings.upstream_api_key
+    try:
+        with httpx.Client(
+            headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
+            timeout=settings.connect_timeout_s,
+            transport=transport,
+            trust_env=False,
+        ) as http:
+            listed = http.get(f"{settings.upstream_urls[0]}/v1/models").json()["data"]
+        roots = [str(entry["root"]) for entry in listed if entry.get("id") == settings.model and entry.get("root")]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return []  # not up, or not vLLM
+    return [*map(_configured_as, roots), *roots]
+
+
 def _prepared(image: Image.Image, family: ModelFamily) -> tuple[str, Sent]:
     resized, sent = prepare(image, family)
     enlarged = min(sent.sent_width / sent.image_width, sent.sent_height / sent.image_height)
@@ -145,7 +199,7 @@ def _prepared(image: Image.Image, family: ModelFamily) -> tuple[str, Sent]:
 
 
 def _data_url(image: Image.Image, *, enlarged: float) -> str:
-    """`enlarged`: how many times its sides have grown before."""
+    """`enlarged`: factor by which its sides were enlarged before."""
     buffer = io.BytesIO()
     chroma = "4:2:0" if enlarged >= HALF_CHROMA_FROM else "4:4:4"
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=chroma)
@@ -153,7 +207,7 @@ def _data_url(image: Image.Image, *, enlarged: float) -> str:
 
 
 def _outcomes(question: Question, reply: dict[str, Any], sent: Sent, vocabulary: Vocabulary) -> dict[str, PartOutcome]:
-    """Outcomes of one reply, whatever its shape."""
+    """Outcomes of one reply of any shape."""
     choices = reply.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")
@@ -164,11 +218,23 @@ def _outcomes(question: Question, reply: dict[str, Any], sent: Sent, vocabulary:
     text = text if isinstance(text, str) else None
     finish = choice.get("finish_reason")
     finish = finish if isinstance(finish, str) else None
+    if not (text and text.strip()) and (reasoning := _reasoning(message)):
+        log.warning(
+            "the answer is empty, its text stands in reasoning_content: ask a model or a chat template that does not "
+            "think, or start the server without --reasoning-parser"
+        )
+        return only_reasoned(question, reasoning, finish)
     return outcomes(question, text, finish, choice.get("logprobs"), sent, vocabulary)
 
 
+def _reasoning(message: dict[str, Any]) -> str:
+    """What the server took out of the answer as reasoning; empty where there is none. vLLM has called it both ways."""
+    texts = (message.get(key) for key in ("reasoning_content", "reasoning"))
+    return next((text for text in texts if isinstance(text, str) and text.strip()), "")
+
+
 def _tokens(reply: dict[str, Any], kind: Literal["prompt_tokens", "completion_tokens"]) -> int | None:
-    """What the server counted; None when it does not say."""
+    """The server's count; None when it reports none."""
     usage = reply.get("usage")
     count = usage.get(kind) if isinstance(usage, dict) else None
     return count if isinstance(count, int) and count > 0 else None

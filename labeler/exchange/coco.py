@@ -3,7 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-from labeler.exchange.images import PartBoxes, add_box
+from labeler.exchange.foreign_json import (
+    Entry,
+    Identifier,
+    ImportedImage,
+    ImportedLabels,
+    NotUnderstoodError,
+    Number,
+    Problems,
+    add_box,
+    is_rotated,
+)
+from labeler.exchange.part_boxes import PartBoxes
+from shared.geometry import Box
 
 
 def to_coco(images: Sequence[PartBoxes], parts: Sequence[str]) -> dict[str, Any]:
@@ -32,13 +44,92 @@ def to_coco(images: Sequence[PartBoxes], parts: Sequence[str]) -> dict[str, Any]
     }
 
 
-def from_coco(content: Any) -> list[PartBoxes]:
-    """Images with their boxes. Raises ValueError, KeyError or TypeError for what is no COCO file of part boxes."""
-    parts = {entry["id"]: entry["name"] for entry in content["categories"]}
-    images = {
-        entry["id"]: PartBoxes(str(entry["file_name"]), int(entry["width"]), int(entry["height"]))
-        for entry in content["images"]
-    }
-    for annotation in content["annotations"]:
-        add_box(images[annotation["image_id"]], parts[annotation["category_id"]], *annotation["bbox"])
-    return list(images.values())
+class _Image(Entry):
+    id: Identifier
+    file_name: str
+    width: Number | None = None
+    height: Number | None = None
+
+
+class _Category(Entry):
+    id: Identifier
+    name: str
+
+
+class _Annotation(Entry):
+    image_id: Identifier
+    category_id: Identifier
+    bbox: list[Number] | None = None
+    segmentation: Any = None
+    iscrowd: Any = 0
+    keypoints: Any = None
+    attributes: Any = None
+    rotation: Any = None
+
+
+def from_coco(content: Any, problems: Problems) -> ImportedLabels:
+    """The boxes of all listed images; an annotation that is not an upright box becomes a problem.
+
+    `segmentation` and `area` are ignored where there is a bbox: a polygon counts with its bounding box. A width or
+    height of 0 means, like null, that the size is unknown (Datumaro writes it so).
+    """
+    images: dict[Identifier, _Image] = {}
+    for place, raw in enumerate(content["images"], start=1):
+        with problems.entry(f"image {_id_or_place(raw, place)}"):
+            image = _Image.model_validate(raw)
+            if image.id in images:
+                raise NotUnderstoodError("this image id is there twice")
+            images[image.id] = image
+    categories: dict[Identifier, str] = {}
+    for place, raw in enumerate(content["categories"], start=1):
+        with problems.entry(f"category {_id_or_place(raw, place)}"):
+            category = _Category.model_validate(raw)
+            if category.id in categories:
+                raise NotUnderstoodError("this category id is there twice")
+            categories[category.id] = category.name
+    boxes: dict[Identifier, dict[str, Box]] = {number: {} for number in images}
+    for place, raw in enumerate(content["annotations"], start=1):
+        with problems.entry(_annotation_name(raw, place, images)):
+            _add(_Annotation.model_validate(raw), categories, boxes)
+    return ImportedLabels(
+        tuple(
+            ImportedImage(
+                f"image {image.id}", image.file_name, boxes[image.id], (image.width or None, image.height or None)
+            )
+            for image in images.values()
+        ),
+        frozenset(part for found in boxes.values() for part in found),
+    )
+
+
+def _add(annotation: _Annotation, categories: dict[Identifier, str], boxes: dict[Identifier, dict[str, Box]]) -> None:
+    if annotation.image_id not in boxes:
+        raise NotUnderstoodError(f"there is no image {annotation.image_id!r} in `images`")
+    if annotation.category_id not in categories:
+        raise NotUnderstoodError(f"there is no category {annotation.category_id!r} in `categories`")
+    part = categories[annotation.category_id]
+    if not annotation.bbox:
+        shape = "a segmentation" if annotation.segmentation else "an annotation"
+        raise NotUnderstoodError(f"{shape} of {part!r} without bbox; draw rectangles")
+    if len(annotation.bbox) != 4:
+        raise NotUnderstoodError(f"the bbox of {part!r} has {len(annotation.bbox)} numbers, not x, y, width, height")
+    if annotation.iscrowd not in (0, None):
+        raise NotUnderstoodError(f"{part!r} is a crowd or a mask (`iscrowd`), not a rectangle")
+    if annotation.keypoints:
+        raise NotUnderstoodError(f"{part!r} has keypoints; only rectangles can be imported")
+    attributes = annotation.attributes if isinstance(annotation.attributes, dict) else {}
+    if is_rotated(attributes.get("rotation")) or is_rotated(annotation.rotation):
+        raise NotUnderstoodError(f"the box of {part!r} is rotated")
+    x, y, width, height = annotation.bbox
+    add_box(boxes[annotation.image_id], part, x, y, width, height)
+
+
+def _id_or_place(raw: Any, place: int) -> str:
+    return str(raw["id"]) if isinstance(raw, dict) and "id" in raw else f"no. {place}"
+
+
+def _annotation_name(raw: Any, place: int, images: dict[Identifier, _Image]) -> str:
+    name = f"annotation {_id_or_place(raw, place)}"
+    number = raw.get("image_id") if isinstance(raw, dict) else None
+    image = images.get(number) if isinstance(number, (int, float, str)) else None
+    return f"{name} of image {image.id} ({image.file_name})" if image else name

@@ -1,47 +1,59 @@
-"""Corrected boxes come back: a new label run that holds everything of the old one, the corrected parts replaced.
+"""Import of corrected boxes: a new label run with all rows of the old one, the corrected parts replaced.
 
-A part counts as corrected when its box moved by more than TOLERANCE_PX, is new, or was taken away (then it is absent).
-What the file does not mention, and failures that nobody mended, stay as they were.
+A part is corrected when its box moved by more than TOLERANCE_PX, is new, or was removed (it is then absent). It counts
+as removed only if its image has another box in the file and the part occurs in the file. Any other box that the file
+lacks stays, unless `absent_means_removed` is set; so do failed parts without a new box.
 """
 
-import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import pyarrow as pa
-
-from labeler.annotation.label_run import check_name
-from labeler.exchange.images import PartBoxes
-from labeler.exchange.label_files import box_of, images_with_boxes, newest_rows
+from labeler.exchange.foreign_json import ImportedImage, ImportedLabels, NotUnderstoodError, Problems, shortened
+from labeler.exchange.image_paths import ImagePaths
+from labeler.exchange.part_boxes import PartBoxes, box_of, newest_rows, part_boxes
+from labeler.grounding.box_checks import check_box, relation_flags
 from labeler.grounding.rows import part_row
-from shared.errors import ConfigError, DataError
-from shared.files import make_folder, write_text
-from shared.geometry import Box
-from shared.label_runs import CORRECTS, RECORD
-from shared.labels import label_folder, label_shards, read_label_table, write_label_shard, write_label_table
-from shared.schemas import LabelRow, LabelStatus, ManifestRow
+from shared.errors import DataError
+from shared.geometry import Box, scaled
+from shared.labels import check_free, run_folder, write_correction
+from shared.manifest import read_manifest
+from shared.schemas import ImageStatus, LabelRow, LabelStatus, ManifestRow
 
 ENGINE, PROMPT_VERSION, FLAG = "import", "corrected", "corrected"
 TOLERANCE_PX = 0.1  # tools round: percentages with few digits are no corrections
+OVERHANG_PX = 1.0  # how far a box may reach out of an image whose size the file does not say
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """What came of a file. moved, added, removed: parts. unknown: images that the data set does not have."""
+    """Result of one import. moved, added, removed, kept: boxes; kept ones are in the old run but not in the file.
 
-    label_run: str
+    label_run: the new run, or None when nothing was corrected. images: found in the data set. without_box: images of
+    the file without any box. unknown: images that the data set does not have.
+    """
+
+    label_run: str | None
     images: int
     moved: int
     added: int
     removed: int
+    kept: int
+    without_box: int
     unknown: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Change:
+    kind: str  # moved, added or removed
+    box: Box | None
+    flags: tuple[str, ...] = ()
+
+
 def import_corrections(
-    images: Sequence[PartBoxes],
+    labels: ImportedLabels,
+    file: Path,
     manifest: Path,
     labels_root: Path,
     *,
@@ -49,99 +61,165 @@ def import_corrections(
     dataset: str,
     form: str,
     label_run: str | None = None,
+    absent_means_removed: bool = False,
 ) -> Corrections:
-    """Write the corrected run.
+    """Write the corrected run; nothing is written when no box differs.
 
     Args:
-        images: as read from the file.
+        labels: content of the file. file: its path, for messages.
         manifest: of the data set.
         corrects: the run that the file was exported from.
         form: name of the format, recorded as the model of the corrected rows.
         label_run: name of the new run; default: `<corrects>.corrected`, with a number when that is taken.
+        absent_means_removed: every box that an annotated image of the file lacks is removed, also when the image has
+            no box at all.
 
-    Raises DataError when the old run has no labels of the data set, for parts that it does not know, images of another
-    size and a path that fits several images, ConfigError when the new run exists or has no plain name, DgreidError
-    when it cannot be written.
+    Raises DataError when the old run has no labels of the data set, the file has no image of it, or something in the
+    file does not fit (unknown parts, another image size, an image twice, boxes that cannot be a body part), ConfigError
+    when the new run exists or has no plain name, DgreidError when it cannot be written.
     """
     old = newest_rows(labels_root, corrects, dataset)
-    known, parts = images_with_boxes(manifest, old)
+    known, parts = part_boxes(manifest, old)
     name = label_run or _free_name(labels_root, corrects)
-    check_name(name)
-    if (labels_root / f"label_run={name}").exists():
-        raise ConfigError(f"the label run {name!r} exists already", fix="name another with LABELS=<run>")
+    check_free(labels_root, name)
+    matched, unknown = _matched(labels, file, manifest, known, dataset)
+    looked_at = set(parts) if absent_means_removed else labels.parts
+    problems = Problems(file)
     rows: list[LabelRow] = []
-    unknown: list[str] = []
     counts = {"moved": 0, "added": 0, "removed": 0}
-    by_path, by_name = _indexed(known)
-    for given in images:
-        image = by_path.get(given.path) or _by_name(given.path, by_name)
-        if image is None:
-            unknown.append(given.path)
+    kept = 0
+    for image, given in matched.items():
+        with problems.entry(f"{given.entry} ({image.path})"):
+            before = known[image].boxes
+            changes = _changes(_in_pixels(given, image), before, image, given, parts)
+            for part in before.keys() - given.boxes.keys():
+                if part in looked_at and (given.boxes or absent_means_removed):
+                    changes[part] = _Change("removed", None)
+                else:
+                    kept += 1
+            after = {part: box for part, box in before.items() if part not in changes}
+            after |= {part: change.box for part, change in changes.items() if change.box}
+            related = relation_flags(after) if changes else {}
+            for part, change in changes.items():
+                counts[change.kind] += 1
+                flags = (FLAG, *change.flags, *related.get(part, ()))
+                rows.append(_row(image, part, change.box, flags, name, form, old.get((image.image_id, part))))
+    problems.raise_if_any(fix="correct these entries in your tool and export again")
+    if rows:
+        record = {
+            "engine": ENGINE,
+            "model": form,
+            "prompt_version": PROMPT_VERSION,
+            "parts": list(parts),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "corrected_rows": len(rows),
+        }
+        write_correction(labels_root, corrects, name, rows, record)
+    return Corrections(
+        name if rows else None,
+        images=len(matched),
+        **counts,
+        kept=kept,
+        without_box=sum(not given.boxes for given in matched.values()),
+        unknown=unknown,
+    )
+
+
+def _matched(
+    labels: ImportedLabels, file: Path, manifest: Path, known: Mapping[ManifestRow, PartBoxes], dataset: str
+) -> tuple[dict[ManifestRow, ImportedImage], tuple[str, ...]]:
+    """Image of the data set -> what the file says about it; paths in the file that are none of its images."""
+    every = [row for row in read_manifest(manifest) if row.status == ImageStatus.OK]
+    first = {image.image_id: image for image in known}
+    paths = ImagePaths(every)
+    problems = Problems(file)
+    matched: dict[ManifestRow, ImportedImage] = {}
+    path_of: dict[ManifestRow, str] = {}  # the one of the image's paths that the file names
+    unknown: list[str] = []
+    for given in labels.images:
+        with problems.entry(f"{given.entry} ({given.path})"):
+            found = paths.find(given.path)
+            if found is None:
+                unknown.append(shortened(given.path))
+                continue
+            image = first[found.image_id]
+            earlier = matched.get(image)
+            if earlier is None or (path_of[image] != found.path and not earlier.boxes):
+                matched[image], path_of[image] = given, found.path
+            elif path_of[image] == found.path:
+                raise NotUnderstoodError(f"the image {found.path} is in the file twice, see {earlier.entry}")
+            elif given.boxes and given.boxes != earlier.boxes:
+                raise NotUnderstoodError(
+                    f"{found.path} has the same bytes as {path_of[image]} and other boxes, see {earlier.entry}"
+                )
+    problems.raise_if_any(fix="export the images of this data set once each, with their paths")
+    if labels.images and not matched:
+        raise DataError(
+            f"none of the {len(labels.images):,} images of the file is an image of {dataset}: the file says "
+            f"{unknown[0]!r}, the data set has {next((row.path for row in every), 'no readable image')!r}",
+            path=file,
+            fix="name the data set that the labels were exported from, and keep the images' file names",
+        )
+    if not labels.images and not labels.not_annotated:
+        raise DataError("the file has no images", path=file, fix="export the images with their boxes")
+    return matched, tuple(unknown)
+
+
+def _in_pixels(given: ImportedImage, image: ManifestRow) -> dict[str, Box]:
+    """The file's boxes in pixels of the original image. Raises NotUnderstoodError when the sizes differ."""
+    for said, own in zip(given.size, (image.width, image.height), strict=True):
+        if said is not None and said != own:
+            width, height = ("?" if value is None else f"{value:g}" for value in given.size)
+            raise NotUnderstoodError(
+                f"the image is {width} x {height} pixels in the file and {image.width} x {image.height} in the data "
+                "set; correct the boxes on the original images"
+            )
+    if not given.relative:
+        return given.boxes
+    return {part: scaled(box, image.width, image.height) for part, box in given.boxes.items()}
+
+
+def _changes(
+    boxes: Mapping[str, Box],
+    before: Mapping[str, Box],
+    image: ManifestRow,
+    given: ImportedImage,
+    parts: Sequence[str],
+) -> dict[str, _Change]:
+    """Parts whose box is new or moved. Raises NotUnderstoodError for a box that cannot be the part's."""
+    changes: dict[str, _Change] = {}
+    for part, box in boxes.items():
+        if part not in parts:
+            raise NotUnderstoodError(f"unknown part {part!r}; the parts of this run are {', '.join(parts)}")
+        if part in before and max(abs(a - b) for a, b in zip(before[part], box, strict=True)) <= TOLERANCE_PX:
             continue
-        _check(given, image, parts)
-        for part in parts:
-            before, box = known[image].boxes.get(part), given.boxes.get(part)
-            if kind := _change(before, box):
-                counts[kind] += 1
-                rows.append(_row(image, part, box, name, form, old.get((image.image_id, part))))
-    _write(rows, labels_root, corrects, name, dataset, form, parts)
-    return Corrections(name, len(images) - len(unknown), **counts, unknown=tuple(unknown))
+        checked = check_box(box, image.width, image.height)
+        numbers = ", ".join(f"{value:.6g}" for value in box)
+        if checked.box is None:
+            raise NotUnderstoodError(
+                f"the box of {part!r} ({numbers}) cannot be a body part in an image of {image.width} x {image.height} "
+                f"pixels: {', '.join(checked.flags)}"
+            )
+        overhang = max(abs(a - b) for a, b in zip(checked.box, box, strict=True))
+        if not given.relative and None in given.size and overhang > OVERHANG_PX:
+            raise NotUnderstoodError(
+                f"the box of {part!r} ({numbers}) reaches out of the image of {image.width} x {image.height} pixels, "
+                "and the file does not say the image's size; was it drawn on a resized image?"
+            )
+        changes[part] = _Change("moved" if part in before else "added", checked.box, checked.flags)
+    return changes
 
 
-def _indexed(known: dict[ManifestRow, PartBoxes]) -> tuple[dict[str, ManifestRow], dict[str, list[ManifestRow]]]:
-    by_name: dict[str, list[ManifestRow]] = {}
-    for image in known:
-        by_name.setdefault(PurePosixPath(image.path).name, []).append(image)
-    return {image.path: image for image in known}, by_name
-
-
-def _by_name(path: str, by_name: dict[str, list[ManifestRow]]) -> ManifestRow | None:
-    """Tools store whole paths, or names only: the image whose own path the given one ends in, or the only one so named.
-
-    Raises DataError when several images have the name.
-    """
-    pure = PurePosixPath(path.replace("\\", "/"))
-    named = by_name.get(pure.name, [])
-    ending = [
-        image
-        for image in named
-        if pure.parts[-len(PurePosixPath(image.path).parts) :] == PurePosixPath(image.path).parts
-    ]
-    found = ending or named
-    if len(found) > 1:
-        raise DataError(
-            f"{path!r} could be {found[0].path} or {found[1].path}",
-            fix="keep the paths relative to the data set's folder, as they were exported",
-        )
-    return found[0] if found else None
-
-
-def _check(given: PartBoxes, image: ManifestRow, parts: Sequence[str]) -> None:
-    if strangers := sorted(given.boxes.keys() - set(parts)):
-        raise DataError(
-            f"{given.path}: unknown part {strangers[0]!r}", fix=f"the parts of this run are {', '.join(parts)}"
-        )
-    if (given.width, given.height) not in {(image.width, image.height), (0, 0)}:
-        raise DataError(
-            f"{given.path} is {given.width} x {given.height} in the file, the image is {image.width} x {image.height}",
-            fix="correct the boxes on the original images",
-        )
-
-
-def _change(before: Box | None, now: Box | None) -> str | None:
-    if before is None or now is None:
-        return "added" if now else "removed" if before else None
-    return "moved" if max(abs(a - b) for a, b in zip(before, now, strict=True)) > TOLERANCE_PX else None
-
-
-def _row(image: ManifestRow, part: str, box: Box | None, run: str, form: str, old: LabelRow | None) -> LabelRow:
+def _row(
+    image: ManifestRow, part: str, box: Box | None, flags: tuple[str, ...], run: str, form: str, old: LabelRow | None
+) -> LabelRow:
     return part_row(
         image,
         part,
         box,
         label_run=run,
         status=LabelStatus.OK if box else LabelStatus.ABSENT,
-        flags=(FLAG,),
+        flags=flags,
         raw_box=(old and tuple(box_of(old) or ())) or None,  # what was there before
         space="original_pixels",
         engine=ENGINE,
@@ -151,37 +229,8 @@ def _row(image: ManifestRow, part: str, box: Box | None, run: str, form: str, ol
     )
 
 
-def _write(
-    rows: Sequence[LabelRow],
-    labels_root: Path,
-    corrects: str,
-    name: str,
-    dataset: str,
-    form: str,
-    parts: Sequence[str],
-) -> None:
-    """All rows of the old run under the new name, then the corrected ones; appears whole or not at all."""
-    staging = labels_root / f".{name}.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
-    make_folder(staging)
-    for shard in label_shards(labels_root, label_run=corrects):
-        table = read_label_table(shard)
-        column = pa.array([name] * len(table), pa.string())
-        place = table.schema.get_field_index("label_run")
-        inside = shard.parent.relative_to(shard.parents[2])
-        write_label_table(table.set_column(place, table.schema.field(place), column), staging / inside)
-    for split in sorted({row.split for row in rows}):
-        place_of = label_folder(staging, name, dataset, split).relative_to(staging / f"label_run={name}")
-        write_label_shard([row for row in rows if row.split == split], staging / place_of)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    record: dict[str, object] = {"label_run": name, "engine": ENGINE, "model": form, "prompt_version": PROMPT_VERSION}
-    record |= {"parts": list(parts), "started": now, CORRECTS: corrects, "corrected_rows": len(rows)}
-    write_text(staging / RECORD, json.dumps(record, indent=2) + "\n")
-    staging.rename(labels_root / f"label_run={name}")
-
-
 def _free_name(labels_root: Path, corrects: str) -> str:
     name, number = f"{corrects}.corrected", 2
-    while (labels_root / f"label_run={name}").exists():
+    while run_folder(labels_root, name).exists():
         name, number = f"{corrects}.corrected-{number}", number + 1
     return name

@@ -1,9 +1,27 @@
-"""FiftyOne's JSON of samples: detections with `bounding_box` [x, y, width, height] as shares of the image."""
+"""FiftyOne's JSON of samples: detections with `bounding_box` [x, y, width, height] as fractions of the image.
+
+An exported file opens in FiftyOne as `samples.json` of a folder:
+`fo.Dataset.from_dir(folder, dataset_type=fo.types.LegacyFiftyOneDataset, rel_dir=<the data set's folder>)`.
+"""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from labeler.exchange.images import PartBoxes, add_box
+from labeler.exchange.foreign_json import (
+    Entry,
+    ImportedImage,
+    ImportedLabels,
+    NotUnderstoodError,
+    Number,
+    Problems,
+    add_relative_box,
+    is_rotated,
+    shortened,
+)
+from labeler.exchange.part_boxes import PartBoxes
+from shared.errors import ConfigError
+from shared.geometry import Box
 
 FIELD = "parts"
 
@@ -14,7 +32,7 @@ def to_fiftyone(images: Sequence[PartBoxes]) -> dict[str, Any]:
         "samples": [
             {
                 "filepath": image.path,
-                "metadata": {"width": image.width, "height": image.height},
+                "metadata": {"_cls": "ImageMetadata", "width": image.width, "height": image.height},
                 FIELD: {"_cls": "Detections", "detections": [_detection(image, part) for part in image.boxes]},
             }
             for image in images
@@ -22,18 +40,103 @@ def to_fiftyone(images: Sequence[PartBoxes]) -> dict[str, Any]:
     }
 
 
-def from_fiftyone(content: Any) -> list[PartBoxes]:
-    """Samples with their detections. Raises ValueError, KeyError or TypeError for what is no such file."""
-    images = []
-    for sample in content["samples"]:
-        size = sample["metadata"]
-        image = PartBoxes(str(sample["filepath"]), int(size["width"]), int(size["height"]))
-        for detection in (sample.get(FIELD) or {}).get("detections", []):
-            x, y, width, height = detection["bounding_box"]
-            across, down = image.width, image.height
-            add_box(image, detection["label"], x * across, y * down, width * across, height * down)
-        images.append(image)
-    return images
+class _Metadata(Entry):
+    width: Number | None = None
+    height: Number | None = None
+
+
+class _Sample(Entry):
+    filepath: str
+    metadata: _Metadata | None = None
+
+
+class _Detection(Entry):
+    label: str
+    bounding_box: list[Number]
+    rotation: Any = None
+    attributes: Any = None
+
+
+def from_fiftyone(content: Any, problems: Problems, field: str | None = None) -> ImportedLabels:
+    """The detections of every sample; a sample whose field is missing or null has not been annotated.
+
+    Args:
+        field: that holds the parts; default: `parts`, or the only field of detections under another name.
+
+    Raises ConfigError when the field is not in the file or several could be meant.
+    """
+    name = _chosen_field(content["samples"], field, problems.path)
+    images: list[ImportedImage] = []
+    not_annotated: list[str] = []
+    for place, raw in enumerate(content["samples"], start=1):
+        path = raw.get("filepath") if isinstance(raw, dict) else None
+        with problems.entry(f"sample {place} ({path})"):
+            sample = _Sample.model_validate(raw)
+            value = raw.get(name)
+            if value is None:
+                not_annotated.append(f"sample {place} ({path})")
+                continue
+            size = sample.metadata or _Metadata()
+            images.append(
+                ImportedImage(
+                    f"sample {place}", sample.filepath, _boxes(value, name), (size.width, size.height), relative=True
+                )
+            )
+    parts = frozenset(part for image in images for part in image.boxes)
+    return ImportedLabels(tuple(images), parts, tuple(not_annotated))
+
+
+def _chosen_field(samples: Sequence[Any], asked: str | None, path: Path) -> str:
+    keys: set[str] = {key for sample in samples if isinstance(sample, dict) for key in sample}
+    if asked is not None:
+        if asked not in keys:
+            raise ConfigError(
+                f"no sample has a field {asked!r}", path=path, fix="name the field of detections with --field"
+            )
+        return asked
+    found: set[str] = {
+        key
+        for sample in samples
+        if isinstance(sample, dict)
+        for key, value in sample.items()
+        if isinstance(value, dict) and "detections" in value
+    }
+    if FIELD in keys:
+        found.add(FIELD)
+    if len(found) > 1:
+        raise ConfigError(
+            f"there are several fields of detections: {shortened(', '.join(sorted(found)))}",
+            path=path,
+            fix="choose one with --field",
+        )
+    if not found:
+        raise ConfigError(
+            f"no sample has a field {FIELD!r} or any other with detections",
+            path=path,
+            fix="export the field that holds the parts; only Detections can be imported",
+        )
+    return found.pop()
+
+
+def _boxes(value: Any, field: str) -> dict[str, Box]:
+    kind = value.get("_cls", "Detections") if isinstance(value, dict) else type(value).__name__
+    detections = value.get("detections") if isinstance(value, dict) else None
+    if kind != "Detections" or not isinstance(detections, list):
+        raise NotUnderstoodError(f"the field {field!r} holds {kind}; only Detections can be imported")
+    boxes: dict[str, Box] = {}
+    for raw in detections:
+        if isinstance(raw, dict) and (kind := raw.get("_cls", "Detection")) != "Detection":
+            raise NotUnderstoodError(f"the field {field!r} holds a {kind}; only Detections can be imported")
+        one = _Detection.model_validate(raw)
+        attributes = one.attributes if isinstance(one.attributes, dict) else {}
+        angle = attributes.get("rotation")
+        if is_rotated(one.rotation) or is_rotated(angle.get("value") if isinstance(angle, dict) else angle):
+            raise NotUnderstoodError(f"the box of {one.label!r} is rotated")
+        if len(one.bounding_box) != 4:
+            raise NotUnderstoodError(f"the bounding_box of {one.label!r} has {len(one.bounding_box)} numbers, not 4")
+        x, y, width, height = one.bounding_box
+        add_relative_box(boxes, one.label, x, y, width, height)
+    return boxes
 
 
 def _detection(image: PartBoxes, part: str) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""One image to part boxes, without any server: questions, answers, coordinates, checks, retries."""
+"""Grounds one image with any engine: questions, answer parsing, coordinates, box checks, retries."""

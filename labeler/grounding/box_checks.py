@@ -1,4 +1,4 @@
-"""What happens to a box between the model's answer and the label row; every change and every doubt is a flag.
+"""Checks of a box between the model's answer and the label row; every change and every doubt is a flag.
 
 Flags of one box: `reordered` (corners were swapped), `clipped` (it left the image), `not_finite`, `outside`,
 `too_small`, `whole_image`. The last four make it an invalid box.
@@ -15,32 +15,32 @@ from shared.schemas import PARTS
 
 MIN_SIDE_PX = 2.0  # of the original image: less is a point or a line
 MIN_AREA_SHARE = 0.001  # of the image: a head of a person crop covers 2 to 8 %
-WHOLE_IMAGE_SHARE = 0.95  # a body part never fills a person crop: the model boxed the person
-CLIP_TOLERANCE_PX = 0.01  # rounding of a conversion is no clipping
+WHOLE_IMAGE_SHARE = 0.95  # no body part fills a person crop: the model boxed the person
+CLIP_TOLERANCE_PX = 0.01  # a conversion's rounding does not count as clipping
 DUPLICATE_IOU = 0.95
 
 
-class Calibrated(NamedTuple):
-    """A box in pixels of the original image, or None when no rule could mend it, and what was done."""
+class CheckedBox(NamedTuple):
+    """A box in pixels of the original image, None when it is invalid, and the flags."""
 
     box: Box | None
     flags: tuple[str, ...]
 
 
-def calibrate(box: Box, width: int, height: int) -> Calibrated:
-    """Order the corners, clip to the image of width x height pixels, refuse what cannot be a body part."""
+def check_box(box: Box, width: int, height: int) -> CheckedBox:
+    """Order the corners, clip to the image of width x height pixels, reject what cannot be a body part."""
     if not all(math.isfinite(value) for value in box):
-        return Calibrated(None, ("not_finite",))
+        return CheckedBox(None, ("not_finite",))
     flags: list[str] = []
-    mended = ordered(box)
-    if mended != box:
+    in_order = ordered(box)
+    if in_order != box:
         flags.append("reordered")
-    inside = clipped(mended, width, height)
-    if max(abs(a - b) for a, b in zip(inside, mended, strict=True)) > CLIP_TOLERANCE_PX:
+    inside = clipped(in_order, width, height)
+    if max(abs(a - b) for a, b in zip(inside, in_order, strict=True)) > CLIP_TOLERANCE_PX:
         flags.append("clipped")
     if fault := _fault(inside, width, height):
-        return Calibrated(None, (*flags, fault))
-    return Calibrated(inside, tuple(flags))
+        return CheckedBox(None, (*flags, fault))
+    return CheckedBox(inside, tuple(flags))
 
 
 def _fault(box: Box, width: int, height: int) -> str | None:
@@ -53,7 +53,7 @@ def _fault(box: Box, width: int, height: int) -> str | None:
 
 
 def relation_flags(boxes: Mapping[str, Box]) -> dict[str, tuple[str, ...]]:
-    """Flags that concern several boxes of one image, by part; parts without a flag are left out.
+    """Flags between the boxes of one image, by part; parts without a flag are left out.
 
     Parts of the vocabulary must follow each other downwards (by their centres); no two parts may share one box.
     """

@@ -1,9 +1,8 @@
-"""From what the model saw to pixels of the original image, in one place.
+"""Coordinate spaces of the model families, and the one conversion to pixels of the original image.
 
-Every family answers in its own space: Qwen2-VL, Qwen3-VL and CogVLM-grounding in thousandths of the image, Qwen2.5-VL
-in pixels of the image *after* the server's resize to multiples of 28. That resize moves a box of a 64 x 128 crop by up
-to a tenth of its size, so crops are brought to such multiples here, before they are sent, and the server has nothing
-left to change.
+Qwen2-VL, Qwen3-VL and CogVLM-grounding answer in thousandths of the image, Qwen2.5-VL in pixels of the image *after*
+the server's resize to multiples of 28. That resize moves a box of a 64 x 128 crop by up to a tenth of its size, so
+crops are resized to such multiples here, before they are sent, and the server leaves them unchanged.
 """
 
 import math
@@ -20,27 +19,27 @@ from shared.errors import ConfigError
 from shared.geometry import Box, scaled
 
 Space = Literal["sent_pixels", "thousandths"]
-AnswerForm = Literal["json", "brackets"]  # one JSON object for any parts, or [[x0,y0,x1,y1]] for the one asked about
+AnswerForm = Literal["json", "brackets"]  # one JSON object for any number of parts, or [[x0,y0,x1,y1]] for a single one
 
 TARGET_PIXELS = 156_800  # 280 x 560: a 64 x 128 crop enlarged about 4.4 times, 200 image tokens at factor 28
-MAX_ASPECT = 100.0  # the families' own resize refuses sides that differ by more than 200 times
-ASPECT_CANDIDATES = 4  # widths tried, from the smallest that is large enough
-SKEW = 0.03  # log of the axes' scales: with so little between them more tokens would buy nothing
+MAX_ASPECT = 100.0  # the families' own resize rejects aspect ratios above 200
+ASPECT_CANDIDATES = 4  # widths tried, from the smallest sufficient one
+SKEW = 0.03  # log ratio of the two axes' scales that is small enough to spend no more tokens on
 
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """How one family of models sees an image and answers with a box.
+    """Image sizes and coordinate space of one family of models.
 
     Args:
-        name: the value of LABELER_FAMILY.
-        pattern: regular expression found in a served model's name, lower case.
-        factor: both sides of the image it sees are multiples of this many pixels.
-        space: what its coordinates count.
-        min_pixels, max_pixels: area that its processor leaves unchanged. The upper limit is ours where the
-            processor's own is higher: more tokens than that cost time and add no detail to a person crop.
-        form: what it was trained to answer with.
-        square: side of the square that every image is squeezed into; None when it keeps its shape.
+        name: value of LABELER_FAMILY.
+        pattern: regular expression searched in a model's lower-case name.
+        factor: image sides must be multiples of this many pixels.
+        space: unit of its coordinates.
+        min_pixels, max_pixels: range of areas that its processor leaves unchanged. Where the processor allows more, the
+            upper limit is ours: more tokens cost time and add no detail to a person crop.
+        form: the answer form that it was trained on.
+        square: side (pixels) of the square that every image is resized to; None when it keeps its aspect ratio.
     """
 
     name: str
@@ -67,9 +66,9 @@ FAMILIES: dict[str, ModelFamily] = {
 
 
 def family_of(model: str, chosen: str | None = None) -> ModelFamily:
-    """The family of a served model: `chosen` when given, else found in the model's name.
+    """The family `chosen`, by default found in the model's name.
 
-    Raises ConfigError, with the known families, when neither says which it is.
+    Raises ConfigError, which lists the known families, for an unknown one.
     """
     known = ", ".join(FAMILIES)
     if chosen:
@@ -81,14 +80,14 @@ def family_of(model: str, chosen: str | None = None) -> ModelFamily:
         if re.search(family.pattern, plain):
             return family
     raise ConfigError(
-        f"the name {model!r} does not tell in which coordinates the model answers",
+        f"unknown coordinate space: the model name {model!r} matches no known family",
         fix=f"set LABELER_FAMILY to one of: {known}",
     )
 
 
 @dataclass(frozen=True)
 class Sent:
-    """One image as it was sent, the space of the answer, and the original behind it (all sizes in pixels)."""
+    """Sizes (pixels) of the original image and of the one that was sent, and the space of the answer."""
 
     image_width: int
     image_height: int
@@ -98,12 +97,12 @@ class Sent:
 
     @property
     def name(self) -> str:
-        """What goes into a label row: the space and the size that the model saw, e.g. `sent_pixels@280x560`."""
+        """Space and sent size as written to label rows, e.g. `sent_pixels@280x560`."""
         return f"{self.space}@{self.sent_width}x{self.sent_height}"
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The largest x and y of an answer that lies inside the image."""
+        """Largest x and y inside the image, in the space of the answer."""
         return (1000.0, 1000.0) if self.space == "thousandths" else (float(self.sent_width), float(self.sent_height))
 
     def to_image(self, box: Box) -> Box:
@@ -113,10 +112,10 @@ class Sent:
 
 
 def sent_size(width: int, height: int, family: ModelFamily) -> tuple[int, int]:
-    """Width and height to send: multiples of the family's factor, inside its limits, both axes at nearly one scale.
+    """Width and height (pixels) to send: multiples of the family's factor, within its limits, of nearly equal aspect.
 
-    Small crops are enlarged to about TARGET_PIXELS, larger images keep their size up to the family's limit. A family
-    that squeezes every image into its square gets that square from us.
+    Small crops are enlarged to about TARGET_PIXELS, larger images keep their size up to the family's limit. Families
+    with a fixed square get that square.
     """
     if family.square:
         return family.square, family.square
@@ -126,7 +125,7 @@ def sent_size(width: int, height: int, family: ModelFamily) -> tuple[int, int]:
     first = max(1, math.ceil(math.sqrt(area * aspect) / factor - 1e-9))
     candidates = [_side_pair(columns, aspect, factor) for columns in range(first, first + ASPECT_CANDIDATES)]
     fitting = [pair for pair in candidates if family.min_pixels <= pair[0] * pair[1] <= family.max_pixels]
-    while not fitting:  # only at the upper limit: step down until the area fits
+    while not fitting:  # only at the upper limit: reduce until the area fits
         first -= 1
         pair = _side_pair(max(1, first), aspect, factor)
         fitting = [pair] if pair[0] * pair[1] <= family.max_pixels else []
@@ -149,13 +148,13 @@ def _side_pair(columns: int, aspect: float, factor: int) -> tuple[int, int]:
 
 
 def prepare(image: Image.Image, family: ModelFamily) -> tuple[Image.Image, Sent]:
-    """The enlarged image to send and the object that converts its answers back."""
+    """The resized image to send, and the conversion of its answers back."""
     width, height = sent_size(image.width, image.height, family)
     resized = Image.fromarray(resize(np.asarray(image), (width, height)))
     return resized, Sent(image.width, image.height, width, height, family.space)
 
 
 def resize(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Pixels [H, W, 3] at `size` (width, height): OpenCV's bicubic, a fifth of Pillow's time; smaller ones averaged."""
+    """Pixels [H, W, 3] at `size` (width, height): bicubic, or area averaging when shrinking."""
     shrinks = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC), np.uint8)

@@ -1,6 +1,7 @@
-"""What an engine is: something that answers "where is this part?" for one image."""
+"""The interface of engines, which answer "where is this part?" for one image, and their errors."""
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -12,6 +13,9 @@ from shared.errors import DgreidError
 from shared.geometry import Box
 from shared.schemas import LabelStatus
 
+# Id of the HTTP request that is being answered: engines send it on, log lines carry it. Empty outside of one.
+current_request_id: ContextVar[str] = ContextVar("request_id", default="")
+
 
 class EngineError(DgreidError):
     """The engine gave no answer, and asking again will not help (e.g. the request was refused)."""
@@ -21,7 +25,7 @@ class EngineAwayError(EngineError):
     """The engine gave no answer now, but may later.
 
     Args:
-        retry_after_s: seconds after which it asked to be tried again; None when it did not say.
+        retry_after_s: seconds in the Retry-After of its response; None without one.
     """
 
     def __init__(
@@ -40,19 +44,19 @@ class EngineSlowError(EngineAwayError):
 
 
 class EngineUnfitError(EngineError):
-    """Every answer of this engine would be wrong, so the run has to stop: nothing is labelled rather than falsely."""
+    """Every box of this engine would be wrong, so the run must stop instead of writing false labels."""
 
 
 @dataclass(frozen=True)
 class PartOutcome:
-    """An engine's answer about one part, before calibration.
+    """An engine's answer about one part, before the box checks.
 
     Args:
         status: OK exactly when there are boxes.
         raw_box: four numbers as answered, in the space of the EngineAnswer.
         image_box: the same box in pixels of the original image; it may leave the image or be reversed.
         score: confidence in 0..1; None when the engine has none.
-        flags: what the engine has to say about the row.
+        flags: set by the engine, kept in the label row.
         raw_text: the answer's text, at most RAW_TEXT_LIMIT characters.
     """
 
@@ -66,7 +70,7 @@ class PartOutcome:
 
 @dataclass(frozen=True)
 class EngineAnswer:
-    """The outcome of every part that was asked for, the space of the raw boxes, and what it cost in tokens."""
+    """The outcome of every part that was asked for, the space of the raw boxes, and the tokens used."""
 
     parts: Mapping[str, PartOutcome]
     space: str
@@ -76,7 +80,7 @@ class EngineAnswer:
 
 @dataclass(frozen=True)
 class EngineIdentity:
-    """What a label run is bound to: rows of different identities never mix in one run."""
+    """What a label run is bound to: one run never mixes rows of different identities."""
 
     engine: str
     model: str
@@ -90,18 +94,18 @@ class Engine(Protocol):
     def identity(self) -> EngineIdentity: ...
 
     async def ground(self, image: Image.Image, parts: Sequence[str], attempt: Attempt) -> EngineAnswer:
-        """Ask once for `parts` of an RGB image. Raises EngineError, its subclasses when the fault may pass."""
+        """Ask once for `parts` of an RGB image. Raises EngineError, EngineAwayError when a retry may help."""
         ...
 
     async def check(self) -> None:
-        """Raises EngineError unless the engine can be asked now."""
+        """Raises EngineError unless the engine can answer now."""
         ...
 
     async def close(self) -> None: ...
 
 
 class UpstreamState(NamedTuple):
-    """One server behind an engine: host and port, whether it is asked now, and its questions in flight."""
+    """One server behind an engine: host and port, whether it is in use, and its questions in flight."""
 
     name: str
     up: bool

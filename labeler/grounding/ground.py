@@ -1,4 +1,4 @@
-"""One image in, one answer out: decode, ask, ask differently, calibrate. Failures are answers, not exceptions."""
+"""Ground one image: decode, ask, ask again, check the boxes. Failures are answers, not exceptions."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from typing import Literal
 from PIL import Image
 
 from labeler.grounding.answers import ImageAnswer, PartAnswer
-from labeler.grounding.box_checks import calibrate, relation_flags
+from labeler.grounding.box_checks import check_box, relation_flags
 from labeler.grounding.engine import Engine, EngineAwayError, EngineError, EngineUnfitError, PartOutcome
 from labeler.grounding.retry import ASK_AGAIN, Attempt, next_attempt
 from labeler.grounding.second_look import look_again
@@ -21,19 +21,19 @@ from shared.schemas import LabelStatus
 log = logging.getLogger(__name__)
 
 MissingParts = Literal["absent", "prior"]
-SMALL_FILE = 16 * 1024  # bytes; such a crop is decoded in a tenth of a millisecond, less than a thread takes to begin
-FILLED = "filled_prior"  # flag of a box that no engine answered with
+SMALL_FILE = 16 * 1024  # bytes; such a crop is decoded in 0.1 ms, less than handing it to a thread takes
+FILLED = "filled_prior"  # flag of a box that is the body prior's, not the engine's
 
 
 @dataclass
 class _Collected:
-    """What is known about one image while it is asked for."""
+    """Answers about one image so far."""
 
     space: str = "none"
     parts: dict[str, PartAnswer] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cut_short: bool = False  # the engine went away before the parts without an answer could be asked again
+    cut_short: bool = False  # the engine became unavailable before all parts had a usable answer
 
 
 async def ground_image(
@@ -49,13 +49,15 @@ async def ground_image(
     """Ground `parts` of one image file.
 
     Args:
-        missing_parts: what becomes of a part that the engine says is not visible: `absent`, or with `prior` the body
-            prior's box, score 0 and the flag FILLED. Failures are never filled: they can be asked for again.
+        missing_parts: `absent` keeps parts that the engine says are not visible without a box; `prior` gives them the
+            body prior's box, score 0 and the flag FILLED. Failures are never filled, because they can be retried.
         second_look: parts that are also asked for in the mirrored image.
 
-    An unreadable image, an engine that declines and a fault of ours each end in an ImageAnswer with that status.
-    Raises EngineAwayError when the engine gave no answer at all and may later: the caller knows whether the whole
-    batch shares that fate; EngineUnfitError when all its answers would be wrong.
+    An unreadable image, a refusal and an unexpected failure all end in an ImageAnswer with that status.
+
+    Raises:
+        EngineAwayError: the engine gave no answer at all now, but may later.
+        EngineUnfitError: all answers of the engine would be wrong.
     """
     image_id = image_id_of(content)
     try:
@@ -72,7 +74,7 @@ async def ground_image(
         raise
     except EngineError as err:
         return failed_answer(image_id, parts, LabelStatus.ENGINE_ERROR, err.what, image)
-    except Exception:  # one image must not take its batch down; the log has the traceback
+    except Exception:  # one image must not fail its batch; the log has the traceback
         log.exception("image %s: unexpected failure", image_id)
         return failed_answer(
             image_id, parts, LabelStatus.ENGINE_ERROR, "unexpected failure, see the service's log", image
@@ -84,7 +86,7 @@ async def ground_image(
         height=image.height,
         space=found.space,
         parts=_related([_filled(row, image) for row in rows] if missing_parts == "prior" else rows),
-        may_pass=found.cut_short,
+        retryable=found.cut_short,
         prompt_tokens=found.prompt_tokens,
         completion_tokens=found.completion_tokens,
     )
@@ -97,7 +99,7 @@ def failed_answer(
     error: str,
     image: Image.Image | None = None,
     *,
-    may_pass: bool = False,
+    retryable: bool = False,
 ) -> ImageAnswer:
     """An answer in which every part failed in the same way, for the reason `error`."""
     attempts = 0 if status == LabelStatus.UNREADABLE else 1
@@ -107,12 +109,12 @@ def failed_answer(
         height=image.height if image else 0,
         parts=tuple(PartAnswer(part=part, status=status, attempts=attempts) for part in parts),
         error=error,
-        may_pass=may_pass,
+        retryable=retryable,
     )
 
 
 async def _ask(engine: Engine, image: Image.Image, parts: Sequence[str], max_attempts: int) -> _Collected:
-    """Ask for all parts, then again for those without a usable answer, until none is left or the attempts are."""
+    """Ask for all parts, then again for those without a usable answer, up to `max_attempts` times in all."""
     found = _Collected()
     pending: Sequence[str] = parts
     attempt: Attempt | None = Attempt()
@@ -122,7 +124,7 @@ async def _ask(engine: Engine, image: Image.Image, parts: Sequence[str], max_att
         except EngineError as err:
             if not found.parts or isinstance(err, EngineUnfitError):
                 raise
-            log.warning("attempt %d got no answer, the one before stays: %s", attempt.number, err.what)
+            log.warning("no answer to attempt %d, keeping the previous one: %s", attempt.number, err.what)
             found.cut_short = isinstance(err, EngineAwayError)
             break
         found.space = answer.space
@@ -139,8 +141,8 @@ def _part_answer(part: str, outcomes: Mapping[str, PartOutcome], image: Image.Im
     outcome = outcomes[part]
     status, flags, box = outcome.status, outcome.flags, None
     if outcome.image_box is not None:
-        box, calibration_flags = calibrate(outcome.image_box, image.width, image.height)
-        flags += calibration_flags
+        box, check_flags = check_box(outcome.image_box, image.width, image.height)
+        flags += check_flags
         status = status if box else LabelStatus.INVALID_BOX
     return PartAnswer(
         part=part,
@@ -155,7 +157,7 @@ def _part_answer(part: str, outcomes: Mapping[str, PartOutcome], image: Image.Im
 
 
 async def _compare(engine: Engine, image: Image.Image, found: _Collected, parts: Collection[str]) -> None:
-    """Add the agreement of a second look, and its tokens, to what was found."""
+    """Add the agreement of a second look, and its tokens."""
     if not parts or found.cut_short:
         return
     look = await look_again(engine, image, {part: row for part, row in found.parts.items() if part in parts})
@@ -166,7 +168,7 @@ async def _compare(engine: Engine, image: Image.Image, found: _Collected, parts:
 
 
 def _filled(answer: PartAnswer, image: Image.Image) -> PartAnswer:
-    """A part that is not visible with the box of the body prior, where that has one; any other answer as it is."""
+    """A part that is not visible gets the box of the body prior, if that knows the part; others are unchanged."""
     box = prior_box(answer.part, image.width, image.height)
     if answer.status != LabelStatus.ABSENT or box is None:
         return answer
@@ -175,6 +177,6 @@ def _filled(answer: PartAnswer, image: Image.Image) -> PartAnswer:
 
 
 def _related(answers: Sequence[PartAnswer]) -> tuple[PartAnswer, ...]:
-    """The answers of one image with the flags that concern several of them."""
+    """The answers of one image, with the flags between boxes added."""
     flags = relation_flags({row.part: Box(*row.box) for row in answers if row.box})
     return tuple(row.model_copy(update={"flags": row.flags + flags.get(row.part, ())}) for row in answers)

@@ -1,9 +1,8 @@
-"""What a vision-language model is asked, in which form it must answer, and the version of both.
+"""Prompts of a vision-language model, the JSON schema of its answers, and the version of both.
 
-Two modes: `joint` asks for all parts at once and is about three times cheaper; `per_part` asks one question per part,
-the form of the paper (Sec. 1 of the method), and the only one for models that answer with bare boxes. The version that
-goes into every label row is the mode and a hash of every word that can reach the model or be recognised in its answer,
-so that no edit of a template passes unnoticed.
+Mode `joint` asks for all parts at once and is about three times cheaper; `per_part` asks one question per part, the
+form of the paper and the only one for models that answer with bare boxes. The version in every label row is the mode
+and a hash of all words that can reach the model or be recognised in its answer, so every edit of a template changes it.
 """
 
 import hashlib
@@ -32,7 +31,7 @@ _QUESTIONS: dict[tuple[AnswerForm, PromptMode], str] = {
         "Its value is the bounding box [x_min,y_min,x_max,y_max] in {coordinates}, as integers, "
         "or null if it is not visible. No other text, no line breaks."
     ),
-    # CogVLM-grounding was trained on questions that end like this one (Wang et al. 2023), and answers nothing else.
+    # CogVLM-grounding was trained on questions that end like this (Wang et al. 2023) and answers no others.
     ("brackets", "per_part"): "Where is the {words} of the person? answer in [[x0,y0,x1,y1]] format.",
 }
 _COORDINATES: dict[Space, str] = {
@@ -41,15 +40,15 @@ _COORDINATES: dict[Space, str] = {
 }
 _TOKENS_PER_BOX = 40  # a key, four numbers of up to four digits, brackets and commas
 _TOKENS_AROUND = 16
-_TOKENS_FREE_ANSWER = 160  # without a schema models like to add a fence and a sentence
+_TOKENS_FREE_ANSWER = 160  # without a schema models often add a code fence and a sentence
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request to the model: the parts it asks for, its text, the schema of the answer, its token limit.
+    """One request to the model: its parts, its text, the schema and the token limit of the answer.
 
     Args:
-        schema: JSON schema for guided decoding; None when the answer is free.
+        schema: JSON schema for guided decoding; None for free text.
     """
 
     parts: tuple[str, ...]
@@ -60,7 +59,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Prompts:
-    """All that one model is asked in one run; made by `Prompts.choose`."""
+    """The prompts of one model in one run; created by `Prompts.choose`."""
 
     family: ModelFamily
     mode: PromptMode
@@ -68,7 +67,7 @@ class Prompts:
 
     @classmethod
     def choose(cls, family: ModelFamily, mode: PromptMode | None, vocabulary: Vocabulary) -> Self:
-        """`mode` None is the cheapest that the family can answer. Raises ConfigError when it cannot answer `mode`."""
+        """`mode` None: the cheapest that the family can answer. Raises ConfigError when it cannot answer `mode`."""
         known = [known for form, known in _QUESTIONS if form == family.form]
         if mode is not None and mode not in known:
             raise ConfigError(
@@ -79,13 +78,13 @@ class Prompts:
 
     @property
     def version(self) -> str:
-        """The mode and eight hex digits over its template, the coordinates it names, the parts and their words."""
+        """The mode, and eight hex digits of a hash of its template, coordinate words, parts and their names."""
         template = _QUESTIONS[self.family.form, self.mode]
         content = json.dumps([template, _COORDINATES[self.family.space], list(self.vocabulary.words.items())])
         return f"{self.mode}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
     def questions(self, parts: Sequence[str], sent: Sent, *, with_schema: bool) -> list[Question]:
-        """The questions that cover `parts` of one image: one in `joint` mode, one per part otherwise."""
+        """The questions about `parts` of one image: one in mode `joint`, one per part otherwise."""
         groups = [tuple(parts)] if self.mode == "joint" else [(part,) for part in parts]
         return [self._question(group, sent, with_schema) for group in groups]
 
@@ -101,14 +100,14 @@ class Prompts:
 
 
 def constant_texts(family: ModelFamily) -> list[str]:
-    """The stretches that never change between a family's questions, in both modes, and its word for coordinates."""
+    """The constant pieces of a family's questions, in both modes, and its words for coordinates."""
     templates = [template for (form, _), template in _QUESTIONS.items() if form == family.form]
     stretches = [text for template in templates for text, *_ in Formatter().parse(template) if text.strip()]
     return list(dict.fromkeys([*stretches, _COORDINATES[family.space]]))
 
 
 def _schema(parts: Sequence[str], limits: tuple[float, float]) -> dict[str, Any]:
-    """Bounded lists of bounded integers: guided decoding has no room to loop in."""
+    """Fixed-length lists of bounded integers, so that guided decoding cannot loop."""
     number = {"type": "integer", "minimum": 0, "maximum": int(max(limits))}
     box = {"type": "array", "items": number, "minItems": 4, "maxItems": 4}
     return {

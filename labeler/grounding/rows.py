@@ -1,4 +1,4 @@
-"""From an answer of the service, or from a file that could not be read, to label rows."""
+"""Label rows from the answer about an image, or for a file that could not be read."""
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
@@ -9,11 +9,11 @@ from shared.schemas import RAW_TEXT_LIMIT, LabelRow, LabelStatus, ManifestRow
 
 
 def part_row(image: ManifestRow, part: str, box: Sequence[float] | None, **answer: Any) -> LabelRow:
-    """The row of one part, made now.
+    """The row of one part, with the current time.
 
     Args:
         box: x_min, y_min, x_max, y_max in pixels of the original image, or None.
-        answer: the remaining fields of LabelRow; width and height replace the manifest's where they are given.
+        answer: the remaining fields of LabelRow; width and height override those of the manifest.
     """
     x_min, y_min, x_max, y_max = box or (None, None, None, None)
     return LabelRow(

@@ -1,6 +1,6 @@
-"""The second look: the mirrored image is asked too, and how far the two answers agree goes into the label row.
+"""The second look: the mirrored image is asked about, too, and the agreement of the two answers is a label column.
 
-A model that looks finds the same part in the mirror; one that recites a likely box does not.
+A model that localises finds the same part in the mirrored image; one that guesses a likely box does not.
 """
 
 import logging
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageOps
 
 from labeler.grounding.answers import PartAnswer
-from labeler.grounding.box_checks import calibrate
+from labeler.grounding.box_checks import check_box
 from labeler.grounding.engine import Engine, EngineError, EngineUnfitError, PartOutcome
 from labeler.grounding.retry import Attempt
 from shared.geometry import Box, iou, mirrored
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SecondLook:
-    """Agreement in 0..1 by part, for the parts where both answers can be compared, and the tokens it took."""
+    """Agreement in 0..1 of the parts whose answers can be compared, and the tokens used."""
 
     agreement: Mapping[str, float] = field(default_factory=dict)
     prompt_tokens: int = 0
@@ -31,7 +31,7 @@ class SecondLook:
 async def look_again(engine: Engine, image: Image.Image, first: Mapping[str, PartAnswer]) -> SecondLook:
     """Ask once about the mirrored image, for the parts of `first` that have a final answer.
 
-    A second look that fails compares nothing: the first answer stands. Raises EngineUnfitError.
+    If that fails there is no agreement and the first answer stays. Raises EngineUnfitError.
     """
     parts = [part for part, answer in first.items() if answer.status in FINAL_STATUSES]
     if not parts:
@@ -52,12 +52,12 @@ async def look_again(engine: Engine, image: Image.Image, first: Mapping[str, Par
 
 
 def agreement(first: PartAnswer, second: PartOutcome, width: int, height: int) -> float | None:
-    """IoU in 0..1 of the first box and the one from the mirrored image of width x height pixels, mapped back.
+    """IoU in 0..1 of the first box and the one in the mirrored image of width x height pixels, mapped back.
 
-    0 when only one of them has a box and the other says that the part is not visible; None when both say so, or when
-    the second answer is of no use.
+    0 when only one of them has a box and the other says that the part is not visible; None when both say so, or the
+    second answer is unusable.
     """
-    box = calibrate(second.image_box, width, height).box if second.image_box is not None else None
+    box = check_box(second.image_box, width, height).box if second.image_box is not None else None
     if box is None and (second.status != LabelStatus.ABSENT or first.box is None):
         return None
     if box is None or first.box is None:

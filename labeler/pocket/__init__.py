@@ -3,4 +3,4 @@
 from pathlib import Path
 
 CHECKPOINT = Path(__file__).parent  # a transformers checkpoint folder
-NAME = "pocket-grounder-2"  # what LABELER_MODEL and label rows call it; other weights get another number
+NAME = "pocket-grounder-2"  # in LABELER_MODEL and label rows; other weights get another number

@@ -1,8 +1,8 @@
 -- share of images with the commonest relative box per part: an engine that does not look gives one near 100 %
 with relative as (
     select label_run, dataset, part,
-        [round(x_min / width, 2), round(y_min / height, 2), round(x_max / width, 2), round(y_max / height, 2)] as box
-    from labels
+        [round(rel_x_min, 2), round(rel_y_min, 2), round(rel_x_max, 2), round(rel_y_max, 2)] as box
+    from parts
     where status = 'ok'
 ), counted as (
     select label_run, dataset, part, box, count(*) as images from relative group by all

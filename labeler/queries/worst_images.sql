@@ -1,16 +1,16 @@
 -- the 50 images most worth looking at: failed parts, broken order, boxes far from the usual place
-with usual as (
-    select label_run, dataset, part,
-        median((x_min + x_max) / 2 / width) as centre_x, median((y_min + y_max) / 2 / height) as centre_y,
-        median((x_max - x_min) / width) as width_share, median((y_max - y_min) / height) as height_share
-    from labels where status = 'ok' group by label_run, dataset, part
+with relative as (
+    select *, (rel_x_min + rel_x_max) / 2 as centre_x, (rel_y_min + rel_y_max) / 2 as centre_y,
+        rel_x_max - rel_x_min as box_width, rel_y_max - rel_y_min as box_height
+    from parts
+), usual as (
+    select label_run, dataset, part, median(centre_x) as usual_x, median(centre_y) as usual_y,
+        median(box_width) as usual_width, median(box_height) as usual_height
+    from relative where status = 'ok' group by label_run, dataset, part
 ), judged as (
-    select labels.*,
-        case when status = 'ok' then
-            abs((x_min + x_max) / 2 / width - centre_x) + abs((y_min + y_max) / 2 / height - centre_y)
-            + abs((x_max - x_min) / width - width_share) + abs((y_max - y_min) / height - height_share)
-        end as distance
-    from labels left join usual using (label_run, dataset, part)
+    select *, case when status = 'ok' then abs(centre_x - usual_x) + abs(centre_y - usual_y)
+        + abs(box_width - usual_width) + abs(box_height - usual_height) end as distance
+    from relative left join usual using (label_run, dataset, part)
 )
 select label_run, dataset, path, any_value(image_id) as image_id,
     count(*) filter (status not in ('ok', 'absent')) as failed_parts,

@@ -1,1 +1,1 @@
-"""The labelling service over HTTP: application, routes, limits, authentication, logs, metrics."""
+"""The grounding service: engine, limits, readiness, metrics, and its HTTP application."""

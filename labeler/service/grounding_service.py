@@ -1,37 +1,55 @@
-"""What the routes share: the engine, its limits, its readiness."""
+"""An engine with limits, readiness and counters: what the HTTP routes and the in-process client both call."""
 
 import asyncio
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Self
 
-from labeler.grounding.answers import GroundResponse, ImageAnswer, ServiceInfo
-from labeler.grounding.engine import Engine, EngineAwayError, EngineError, EngineSlowError
-from labeler.grounding.ground import FILLED, failed_answer, ground_image
+from labeler.engines import build_engine
+from labeler.grounding.answers import ImageAnswer, ServiceInfo
+from labeler.grounding.engine import Engine, EngineAwayError, EngineSlowError
+from labeler.grounding.ground import failed_answer, ground_image
 from labeler.grounding.vocabulary import load_vocabulary
-from labeler.service.calibration_image import calibration_image, mean_iou
 from labeler.service.metrics import Metrics
+from labeler.service.readiness import calibration_image, calibration_iou
 from labeler.settings import Settings
 from shared.errors import DgreidError
-from shared.geometry import Box
 from shared.images import image_id_of
 from shared.schemas import PARTS, LabelStatus
 
 
 class BusyError(DgreidError):
-    """As many requests as allowed are in flight."""
+    """The limit of requests in flight is reached."""
 
 
 class GroundingService:
-    """Grounds batches within limits; one per application."""
+    """Grounds batches of images within the limits of the settings. Safe to use from many tasks of one event loop.
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
-        self.settings, self.engine = settings, engine
+    Args:
+        engine: by default the one that the settings name; closed by `aclose`.
+
+    Raises ConfigError when the settings do not fit the engine.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+        self.settings, self.engine = settings, engine or build_engine(settings)
         self.vocabulary = load_vocabulary(settings.parts_file)
-        self.metrics = Metrics(engine)
+        self.metrics = Metrics(self.engine)
         self._requests = 0
         self._images = asyncio.Semaphore(settings.max_images_in_work)
         self._calibration: float | None = None  # mean IoU on the calibration image, once it was answered
         self._calibrating = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self.engine.close()
 
     def info(self) -> ServiceInfo:
         identity = self.engine.identity
@@ -49,24 +67,25 @@ class GroundingService:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Hold a place for one request, from before its body is read. Raises BusyError when there is none."""
+        """Hold one of the places for requests, from before the body is read. Raises BusyError when all are taken."""
         if self._requests >= self.settings.max_requests:
-            raise BusyError(f"{self._requests} requests are in flight", fix="come back after Retry-After seconds")
+            raise BusyError(f"{self._requests} requests are in flight", fix="retry after the seconds in Retry-After")
         self._requests += 1
         try:
             yield
         finally:
             self._requests -= 1
 
-    async def ground(self, contents: Sequence[bytes], parts: Sequence[str]) -> GroundResponse:
-        """One answer per image, in their order; an image that failed says so in its own answer.
+    async def ground(self, contents: Sequence[bytes], parts: Sequence[str]) -> list[ImageAnswer]:
+        """One answer per image file, in order; a failed image has its status in its own answer.
 
-        Raises EngineDownError or EngineSlowError when the engine answered for none of the images it was asked about.
+        Raises EngineDownError or EngineSlowError when the engine answered none of the images it was asked about,
+        EngineUnfitError when all its answers would be wrong.
         """
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
         results = await asyncio.gather(*(self._one(content, parts, deadline) for content in contents))
         answers = [
-            failed_answer(image_id_of(content), parts, LabelStatus.ENGINE_ERROR, result.what, may_pass=True)
+            failed_answer(image_id_of(content), parts, LabelStatus.ENGINE_ERROR, result.what, retryable=True)
             if isinstance(result, EngineAwayError)
             else result
             for content, result in zip(contents, results, strict=True)
@@ -77,23 +96,18 @@ class GroundingService:
         asked = [result for result in results if not _unreadable(result)]
         if away and len(away) == len(asked):
             raise away[0]
-        identity = self.engine.identity
-        return GroundResponse(
-            engine=identity.engine,
-            model=identity.model,
-            prompt_version=identity.prompt_version,
-            images=tuple(answers),
-        )
+        return answers
 
     async def readiness(self) -> float:
-        """Mean IoU of the engine's answer to the calibration image, asked for once; the engine's own check every time.
+        """Mean IoU in 0..1 on the calibration image, which is asked about once; the engine is checked every time.
 
-        Raises EngineError while the engine cannot be asked, or did not answer with a single finite box.
+        Raises EngineError while the engine cannot be asked, or when it did not answer with a single finite box.
         """
         await self.engine.check()
         async with self._calibrating:
             if self._calibration is None:
-                self._calibration = await self._calibrate()
+                (answer,) = await self.ground([calibration_image()], PARTS)
+                self._calibration = calibration_iou(answer)
             return self._calibration
 
     async def _one(self, content: bytes, parts: Sequence[str], deadline: float) -> ImageAnswer | EngineAwayError:
@@ -118,18 +132,17 @@ class GroundingService:
     def _looks_twice(self, part: str) -> bool:
         return self.settings.second_look and not self.vocabulary.is_sided(part)
 
-    async def _calibrate(self) -> float:
-        response = await self.ground([calibration_image()], PARTS)
-        answer = response.images[0]
-        boxes = {row.part: Box(*row.box) for row in answer.parts if row.box and FILLED not in row.flags}
-        if not boxes:
-            kinds = ", ".join(f"{row.part}: {row.status}" for row in answer.parts)
-            raise EngineError(
-                f"the calibration image was not answered with a box ({answer.error or kinds})",
-                fix="check that LABELER_MODEL is a model that can ground, and LABELER_FAMILY its family",
-            )
-        return mean_iou(boxes)
+
+def limit_image_threads() -> None:
+    """Give the running event loop one worker thread per core, for decoding, resizing and encoding images.
+
+    With more, all images of a batch would be ready at the same late moment and the model would be idle until then;
+    with as many as there are cores the first image is asked about before the last one is begun. For the owner of the
+    event loop to call: it replaces the loop's default executor.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(cores, thread_name_prefix="images"))
 
 
 def _unreadable(result: ImageAnswer | EngineAwayError) -> bool:
-    return isinstance(result, ImageAnswer) and all(row.status == LabelStatus.UNREADABLE for row in result.parts)
+    return isinstance(result, ImageAnswer) and set(result.statuses.values()) == {LabelStatus.UNREADABLE}

@@ -1,15 +1,73 @@
-"""Log lines as JSON objects, one per line."""
+"""Request ids, one log line and the counters of every request, and the JSON log format that carries the ids."""
 
 import json
 import logging
+import random
+import re
 import sys
+import time
 from datetime import UTC, datetime
 
-from labeler.service.request_ids import current_request_id
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from labeler.grounding.engine import current_request_id
+from labeler.service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})  # polled every few seconds: logged at level debug
+_SAFE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # may be written to a log unchanged
+
+
+class RequestLog:
+    """ASGI middleware that gives every request an id, counts it and logs one line about it, without its content.
+
+    The id is the client's X-Request-ID if that is safe to log, else a new one. It is in `request.state.request_id`,
+    `current_request_id` and the response's X-Request-ID.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        # Not a secret, so no cryptographic randomness is needed.
+        request_id = given if _SAFE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        current_request_id.set(request_id)
+        status = 500  # what the server sends when the application sends nothing
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        started = time.perf_counter()
+        with self._metrics.in_flight.track_inprogress():
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                self._record(scope, status, time.perf_counter() - started)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = str(getattr(scope.get("route"), "path", "unmatched"))  # the template: the number of paths is unbounded
+        method = scope["method"] if route != "unmatched" else "any"
+        self._metrics.requests.labels(method, route, status).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        level = logging.DEBUG if route in QUIET_ROUTES and status < 400 else logging.INFO
+        images = scope.get("state", {}).get("images")
+        fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        log.log(level, "request", extra={"fields": fields | ({} if images is None else {"images": images})})
 
 
 class JsonFormatter(logging.Formatter):
-    """time, level, logger, message, the id of the request being answered, and the `fields` that came as `extra`."""
+    """One JSON object per line: time, level, logger, message, request id if any, and the `fields` given as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -27,9 +85,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_as_json(level: int = logging.INFO) -> None:
-    """Send all logging of this process to stderr as JSON."""
+    """Send all logging of this process to stderr as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for chatty in ("httpx", "httpcore"):  # one line per question to the model is too much
+    for chatty in ("httpx", "httpcore"):  # one line per question to the model would be too much
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What the service counts, in Prometheus' text format; one registry per application, none that is global."""
+"""Counters of the service in the text format of Prometheus; one registry per service, no global one."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from labeler.annotation.summary import failure_of
 from labeler.grounding.answers import ImageAnswer
 from labeler.grounding.engine import Engine, HasUpstreams
 
@@ -14,10 +13,10 @@ SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class Metrics:
-    """The service's counters. Labels hold routes and statuses only, so their number is bounded.
+    """The service's counters. Label values are routes and statuses only, so their number is bounded.
 
     Args:
-        engine: its servers' states are looked up when the metrics are read.
+        engine: the states of its model servers are read when the metrics are.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -30,7 +29,7 @@ class Metrics:
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self.image_seconds = Histogram(
-            "labeler_image_seconds", "One image: decoding, all questions, calibration",
+            "labeler_image_seconds", "One image: decoding, all questions, box checks",
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge("labeler_requests_in_flight", "Requests being answered", registry=registry)
@@ -44,7 +43,7 @@ class Metrics:
 
     def count(self, answer: ImageAnswer) -> None:
         """Count one answered image and its tokens."""
-        self._images.labels(str(failure_of(answer) or "ok")).inc()
+        self._images.labels(str(answer.failure or "ok")).inc()
         self._tokens.labels("prompt").inc(answer.prompt_tokens)
         self._tokens.labels("completion").inc(answer.completion_tokens)
 
@@ -53,7 +52,7 @@ class Metrics:
 
 
 class _Upstreams(Collector):
-    """The servers behind an engine, as they are when asked."""
+    """States of the model servers behind an engine at the time of the request."""
 
     def __init__(self, engine: HasUpstreams) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""Every answer that is no success has one shape: what happened, what to do, which request."""
+"""Every error response has one shape: what happened, what to do, which request."""
 
 import logging
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from labeler.grounding.answers import Problem
 from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowError, EngineUnfitError
 from labeler.grounding.retry import UNFIT_CODE
+from labeler.service.api_models import Problem
 from labeler.service.grounding_service import BusyError
 from shared.errors import DgreidError
 
@@ -19,7 +19,7 @@ RETRY_AFTER_S = "2"
 
 
 class RequestError(DgreidError):
-    """The request itself cannot be served; `status` says why in HTTP's words."""
+    """The request cannot be served as it is; `status` is the HTTP status code."""
 
     def __init__(self, status: int, what: str, *, fix: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(what, fix=fix)
@@ -27,7 +27,7 @@ class RequestError(DgreidError):
 
 
 def install(app: FastAPI) -> None:
-    """Turn our errors, the framework's and unexpected ones into Problem answers."""
+    """Turn our errors, the framework's and unexpected ones into Problem responses."""
     app.add_exception_handler(DgreidError, _expected)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(Exception, _unexpected)
@@ -54,12 +54,14 @@ async def _expected(request: Request, err: Exception) -> JSONResponse:
 
 async def _framework(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, HTTPException)
-    return _problem(request, err.status_code, str(err.detail), "see /docs for what this service answers", err.headers)
+    return _problem(
+        request, err.status_code, str(err.detail), "see /docs for the requests that this service serves", err.headers
+    )
 
 
 async def _unexpected(request: Request, err: Exception) -> JSONResponse:
     log.error("request %s failed", request.state.request_id, exc_info=err)
-    return _problem(request, 500, "unexpected failure of the labeler", "see its log under this request id")
+    return _problem(request, 500, "unexpected failure of the labeler", "see its log for this request id")
 
 
 def _problem(

@@ -1,4 +1,4 @@
-"""Reading a request that nobody vouched for: counted while it arrives, against the clock, in two encodings."""
+"""Reading untrusted request bodies, JSON or multipart: size and time limits hold while the body arrives."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from labeler.grounding.answers import GroundRequest
+from labeler.service.api_models import GroundRequest
 from labeler.service.problems import RequestError
 from labeler.settings import Settings
 
@@ -20,16 +20,16 @@ SHOWN_FAULTS = 5
 
 @dataclass(frozen=True)
 class Batch:
-    """File bytes of the images and the parts to ask for; none named means all."""
+    """File bytes of the images, and the parts to ask for."""
 
     images: tuple[bytes, ...]
     parts: tuple[str, ...]
 
 
 async def read_batch(request: Request, settings: Settings, known_parts: Sequence[str]) -> Batch:
-    """The images and parts of a JSON or multipart request, all `known_parts` when it names none.
+    """Images and parts of a JSON or multipart request; all `known_parts` when it names none.
 
-    Raises RequestError: 408 too slow, 413 too large, 415 another encoding, 400 damaged, 422 with unfit content.
+    Raises RequestError: 408 too slow, 413 too large, 415 another encoding, 400 damaged, 422 with invalid content.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     try:
@@ -54,7 +54,7 @@ async def read_batch(request: Request, settings: Settings, known_parts: Sequence
 
 
 async def _counted(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body's chunks; the header is only believed when it admits to be too large."""
+    """The body's chunks. Content-Length is trusted only when it already exceeds the limit."""
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced[:20]) > limit:
         raise _too_large(limit)
@@ -90,7 +90,7 @@ async def _from_multipart(request: Request, settings: Settings) -> Batch:
         max_fields=MAX_FORM_FIELDS,
         max_part_size=MAX_FIELD_BYTES,
     )
-    fix = "send files named `images` and, if wanted, fields named `parts`"
+    fix = "send files named `images` and, optionally, fields named `parts`"
     try:
         form = await parser.parse()
     except MultiPartException as err:

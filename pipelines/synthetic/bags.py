@@ -1,22 +1,19 @@
-"""Bags: on the back, on the hip, in the hand. Straps are part of the garment's picture (see cloth)."""
+"""Bags: on the back, on the hip, in the hand. Straps are part of the garment's texture (see cloth)."""
 
 import math
 
 import numpy as np
 
-from pipelines.synthetic.colours import mixed
-from pipelines.synthetic.layer import CARRIED, Layer
-from pipelines.synthetic.placement import Placed
+from pipelines.synthetic.colours import blend
+from pipelines.synthetic.layer import CARRIED, OVAL, Layer
+from pipelines.synthetic.placement import Placement
 from pipelines.synthetic.skeleton import HAND_ROW, HIP_ROW, TRUNK_ROWS, Floats, half_width, xy
 
-# A rectangle with rounded corners, half axes 1.
-_ANGLES = np.linspace(0, 2 * np.pi, 25)[:-1]
-_OVAL: Floats = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
-_BLOCK: Floats = np.sign(_OVAL) * np.abs(_OVAL) ** 0.4
+_BLOCK: Floats = np.sign(OVAL) * np.abs(OVAL) ** 0.4  # a rectangle with rounded corners, half axes 1
 
 
-def backpack(layer: Layer, placed: Placed) -> None:
-    """A backpack: a block behind the trunk, whole from behind, its edge from the side."""
+def backpack(layer: Layer, placed: Placement) -> None:
+    """A backpack: a block behind the trunk, fully visible from behind, its side in profile."""
     who, yaw, unit = placed.who, placed.pose.yaw, placed.unit
     if who.bag != "backpack":
         return
@@ -26,13 +23,13 @@ def backpack(layer: Layer, placed: Placed) -> None:
     layer.solid(np.broadcast_to(centre, _BLOCK.shape), _BLOCK * half, who.bag_rgb, CARRIED)
     if math.cos(yaw) < -0.3:
         pocket = centre + _BLOCK * (half[0] * 0.72, half[1] * 0.34) + xy(0, 0.42 * half[1])
-        layer.fill(pocket, mixed(who.bag_rgb, (0, 0, 0), 0.22), CARRIED)
+        layer.fill(pocket, blend(who.bag_rgb, (0, 0, 0), 0.22), CARRIED)
         across = np.array([(-half[0] * 0.8, -half[1] * 0.15), (half[0] * 0.8, -half[1] * 0.15)])
-        layer.line(centre + across, mixed(who.bag_rgb, (255, 255, 255), 0.25), round(0.008 * unit))
+        layer.line(centre + across, blend(who.bag_rgb, (255, 255, 255), 0.25), round(0.008 * unit))
 
 
-def hand_held(layer: Layer, placed: Placed) -> None:
-    """A messenger bag on the hip, or a bag in the hand; on the far side the body hides most of it."""
+def hand_held(layer: Layer, placed: Placement) -> None:
+    """A messenger bag on the hip, or a bag in the hand; on the far side the body occludes it."""
     who, yaw, unit = placed.who, placed.pose.yaw, placed.unit
     side = 0 if who.bag_side > 0 else 1
     if who.bag == "messenger":
@@ -53,7 +50,7 @@ def hand_held(layer: Layer, placed: Placed) -> None:
         for reach in (-0.6, 0.6):
             layer.line(
                 np.stack([hand, centre + xy(reach * half[0], -half[1])]),
-                mixed(who.bag_rgb, (0, 0, 0), 0.3),
+                blend(who.bag_rgb, (0, 0, 0), 0.3),
                 round(0.008 * unit),
             )
         layer.solid(np.broadcast_to(centre, _BLOCK.shape), _BLOCK * half, who.bag_rgb, CARRIED)

@@ -1,61 +1,61 @@
-"""Pictures of garments laid flat: the full turn around the trunk, so that back, front and sides match at any angle."""
+"""Garment textures unwrapped around the trunk (360 degrees), so that all views of a garment are consistent."""
 
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
-from pipelines.synthetic.colours import Rgb, mixed
+from pipelines.synthetic.colours import Rgb, blend
 from pipelines.synthetic.layer import Image
 from pipelines.synthetic.people import Outfit, Person
 from pipelines.synthetic.seeds import OUTFIT, stream
 from pipelines.synthetic.wardrobe import UPPERS
 
-ROWS, COLUMNS = 60, 120  # neck to hem, one full turn; the breastbone is at FRONT
+ROWS, COLUMNS = 60, 120  # neck to hem, 360 degrees; the sternum is at column FRONT
 FRONT = 60
-_VISIBLE = np.degrees(np.arcsin(np.linspace(-0.995, 0.995, 48)))  # angle seen at each place across a round trunk
+_VISIBLE = np.degrees(np.arcsin(np.linspace(-0.995, 0.995, 48)))  # azimuth at each column of a cylinder's visible half
 
 
-def visible_half(turn: Image, yaw: float) -> Image:
-    """What a camera sees of a full turn [ROWS, COLUMNS, 3] on a body with this yaw (radians): [ROWS, 48, 3]."""
+def visible_texture(texture: Image, yaw: float) -> Image:
+    """The visible half [ROWS, 48, 3] of a texture [ROWS, COLUMNS, 3] on a body with this yaw (radians)."""
     columns = np.rint(FRONT + (_VISIBLE - np.degrees(yaw)) * COLUMNS / 360).astype(np.int64) % COLUMNS
-    return turn[:, columns]
+    return texture[:, columns]
 
 
 @lru_cache(maxsize=4096)
-def upper_turn(who: Person) -> Image:
-    """The upper garment's full turn [ROWS, COLUMNS, 3] RGB with pattern, front, collar and the straps of a bag."""
+def upper_texture(who: Person) -> Image:
+    """The upper garment's texture [ROWS, COLUMNS, 3] RGB with pattern, front, collar and the straps of a bag."""
     outfit = who.outfit
     garment = UPPERS[outfit.upper]
-    turn = patterned(outfit, ROWS, COLUMNS)
-    dark = mixed(outfit.upper_rgb, (0, 0, 0), 0.45)
+    texture = patterned(outfit, ROWS, COLUMNS)
+    dark = blend(outfit.upper_rgb, (0, 0, 0), 0.45)
     if garment.front == "open":
         half = 3 if outfit.upper == "suit" else 7
         for row in range(ROWS):  # lapels: wide at the neck, narrow below
             reach = half + round(5 * max(0.0, 1 - row / 22))
-            turn[row, FRONT - reach : FRONT + reach] = outfit.inner_rgb
-            turn[row, [FRONT - reach - 1, FRONT + reach]] = dark
+            texture[row, FRONT - reach : FRONT + reach] = outfit.inner_rgb
+            texture[row, [FRONT - reach - 1, FRONT + reach]] = dark
         if outfit.upper == "suit":
-            turn[4:34, FRONT - 1 : FRONT + 1] = outfit.second_rgb  # the tie
+            texture[4:34, FRONT - 1 : FRONT + 1] = outfit.second_rgb  # the tie
     elif garment.front == "zip":
-        turn[:, FRONT - 1 : FRONT + 1] = dark
-        turn[12::12] = mixed(outfit.upper_rgb, (0, 0, 0), 0.18)  # quilting
+        texture[:, FRONT - 1 : FRONT + 1] = dark
+        texture[12::12] = blend(outfit.upper_rgb, (0, 0, 0), 0.18)  # quilting
     elif garment.front == "buttons":
-        turn[:, FRONT] = mixed(outfit.upper_rgb, (0, 0, 0), 0.25)
-        turn[6::8, FRONT - 1 : FRONT + 1] = dark
+        texture[:, FRONT] = blend(outfit.upper_rgb, (0, 0, 0), 0.25)
+        texture[6::8, FRONT - 1 : FRONT + 1] = dark
     elif outfit.upper in {"tshirt", "tank", "dress"}:
-        cv2.ellipse(turn, (FRONT, 0), (9, 6), 0, 0, 360, who.skin, -1)  # the neckline
+        cv2.ellipse(texture, (FRONT, 0), (9, 6), 0, 0, 360, who.skin, -1)  # the neckline
     if outfit.upper == "hoodie":
-        turn[36:50, FRONT - 14 : FRONT + 14] = mixed(outfit.upper_rgb, (0, 0, 0), 0.12)  # the pouch
-        cv2.ellipse(turn, (0, 0), (16, 14), 0, 0, 360, dark, -1)  # the hood on the back
-        cv2.ellipse(turn, (COLUMNS, 0), (16, 14), 0, 0, 360, dark, -1)
-    _straps(turn, who)
-    turn[-2:] = mixed(outfit.upper_rgb, (0, 0, 0), 0.3)
-    return turn
+        texture[36:50, FRONT - 14 : FRONT + 14] = blend(outfit.upper_rgb, (0, 0, 0), 0.12)  # the pouch
+        cv2.ellipse(texture, (0, 0), (16, 14), 0, 0, 360, dark, -1)  # the hood on the back
+        cv2.ellipse(texture, (COLUMNS, 0), (16, 14), 0, 0, 360, dark, -1)
+    _straps(texture, who)
+    texture[-2:] = blend(outfit.upper_rgb, (0, 0, 0), 0.3)
+    return texture
 
 
 def patterned(outfit: Outfit, rows: int, columns: int) -> Image:
-    """The garment's colour and pattern without any details: [rows, columns, 3] RGB."""
+    """The garment's colour and pattern without details: [rows, columns, 3] RGB."""
     cloth: Image = np.empty((rows, columns, 3), np.uint8)
     cloth[:] = outfit.upper_rgb
     other = outfit.second_rgb
@@ -83,14 +83,14 @@ def patterned(outfit: Outfit, rows: int, columns: int) -> Image:
     return cloth
 
 
-def sleeve_rgb(outfit: Outfit) -> Rgb:
-    """The sleeves' one colour; striped ones are drawn from `patterned` instead."""
+def sleeve_colour(outfit: Outfit) -> Rgb:
+    """The colour of sleeves without stripes; striped ones use `patterned`."""
     return outfit.second_rgb if outfit.pattern == "yoke" else outfit.upper_rgb
 
 
 def _plaid(cloth: Image, base: Rgb, other: Rgb) -> None:
     rows, columns = cloth.shape[:2]
-    half = np.array(mixed(base, other, 0.5), np.uint8)
+    half = np.array(blend(base, other, 0.5), np.uint8)
     for row in range(0, rows, 10):
         cloth[row : row + 4] = half
     for column in range(0, columns, 10):
@@ -101,7 +101,7 @@ def _plaid(cloth: Image, base: Rgb, other: Rgb) -> None:
 
 
 def _front_print(cloth: Image, rng: np.random.Generator, other: Rgb) -> None:
-    """A shape on the chest only: it is gone when the person turns."""
+    """A shape on the chest, visible from the front only."""
     columns = cloth.shape[1]
     if columns < COLUMNS:
         return  # a sleeve
@@ -125,12 +125,12 @@ def _front_print(cloth: Image, rng: np.random.Generator, other: Rgb) -> None:
             )
 
 
-def _straps(turn: Image, who: Person) -> None:
-    strap = mixed(who.bag_rgb, (0, 0, 0), 0.2)
+def _straps(texture: Image, who: Person) -> None:
+    strap = blend(who.bag_rgb, (0, 0, 0), 0.2)
     if who.bag == "backpack":
         for angle in (-36, 36):
             column = FRONT + angle * COLUMNS // 360
-            turn[: ROWS * 6 // 10, column - 2 : column + 2] = strap
+            texture[: ROWS * 6 // 10, column - 2 : column + 2] = strap
     elif who.bag == "messenger":
         side = who.bag_side
         for step in range(0, 181):  # over one shoulder, down to the other hip; the back mirrors the front
@@ -138,4 +138,4 @@ def _straps(turn: Image, who: Person) -> None:
             reach = round((0.16 - 0.40 * step / 180) * COLUMNS / 2)
             for column in (FRONT - side * reach, side * reach):
                 first = column % COLUMNS
-                turn[row, [first, (first + 1) % COLUMNS, (first + 2) % COLUMNS]] = strap
+                texture[row, [first, (first + 1) % COLUMNS, (first + 2) % COLUMNS]] = strap

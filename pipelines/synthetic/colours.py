@@ -1,10 +1,10 @@
-"""What colour words look like: intervals of hue, saturation and value that overlap between people on purpose."""
+"""Colour words as intervals of hue, saturation and value, wide enough that people of one colour word overlap."""
 
 import colorsys
 
 import numpy as np
 
-from pipelines.synthetic.seeds import between
+from pipelines.synthetic.seeds import uniform
 
 Rgb = tuple[int, int, int]
 Interval = tuple[float, float]
@@ -35,14 +35,14 @@ HAIR: dict[str, tuple[Interval, Interval, Interval]] = {
 SKIN: tuple[Rgb, ...] = ((236, 196, 168), (224, 176, 142), (205, 154, 118), (176, 124, 88), (134, 88, 60), (92, 60, 42))
 
 
-def shade_of(rng: np.random.Generator, bounds: tuple[Interval, Interval, Interval]) -> Rgb:
-    """One RGB colour (0..255) drawn from intervals of hue (degrees), saturation and value."""
-    hue, saturation, value = (between(rng, interval) for interval in bounds)
+def sample_colour(rng: np.random.Generator, bounds: tuple[Interval, Interval, Interval]) -> Rgb:
+    """A random RGB colour (0..255) from intervals of hue (degrees), saturation and value."""
+    hue, saturation, value = (uniform(rng, interval) for interval in bounds)
     red, green, blue = colorsys.hsv_to_rgb((hue % 360) / 360, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def mixed(first: Rgb, second: Rgb, share: float) -> Rgb:
-    """`first` with `share` (0..1) of `second` in it."""
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+def blend(first: Rgb, second: Rgb, weight: float) -> Rgb:
+    """(1 - weight) * first + weight * second; weight in 0..1."""
+    red, green, blue = (round(a + (b - a) * weight) for a, b in zip(first, second, strict=True))
     return red, green, blue

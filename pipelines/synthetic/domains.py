@@ -1,4 +1,4 @@
-"""The four worlds: who walks there, dressed how, and what the cameras are like. Numbers are intervals or weights."""
+"""The four domains: distributions of clothes, scenes and cameras, as weights and intervals."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ Weights = dict[str, float]
 
 @dataclass(frozen=True)
 class Domain:
-    """One world. Lengths in final pixels are given for an image 128 pixels high and grow with the image."""
+    """One domain. Lengths in pixels are for an image of 128 pixels height and scale with the image."""
 
-    number: int  # part of every random stream's name: never reuse one
+    number: int  # part of every random stream's key: never reuse one
     title: str
     scene: str  # kind of background
     uppers: Weights
@@ -23,21 +23,21 @@ class Domain:
     shoes: Weights
     bags: Weights
     headwear: Weights
-    scarf_share: float
-    uniform_share: float  # people who wear one of three outfits that exist more than once
-    sun: Interval  # 0 flat light, 1 hard light with cast shadows
+    scarf_probability: float
+    uniform_probability: float  # of wearing one of the domain's three shared outfits
+    sun: Interval  # 0 diffuse light, 1 direct light with cast shadows
     exposure: Interval
     contrast: Interval
     saturation: Interval
     warmth: Interval  # -1 blue .. 1 orange
-    tint_spread: float  # how far cameras disagree about white
+    tint_spread: float  # standard deviation of the cameras' white balance
     noise: Interval  # standard deviation in grey levels
     blur_px: Interval
     jpeg_quality: tuple[int, int]
-    pitch_deg: Interval  # how steeply the camera looks down
+    pitch_deg: Interval  # of the camera below the horizon
     fill: Interval  # height of the person over height of the crop
-    occluder_share: float
-    cut_share: float  # crops that lose the feet or the head
+    occluder_probability: float
+    truncation_probability: float  # of a crop without the feet or the head
 
 
 PLAZA = Domain(
@@ -54,11 +54,11 @@ PLAZA = Domain(
     shoes={"sneakers": 4, "sandals": 2.5, "shoes": 2},
     bags={"none": 4, "backpack": 1.8, "messenger": 1.4, "handbag": 1.5, "shopping": 0.8},
     headwear={"none": 8, "cap": 2},
-    scarf_share=0.0,
-    uniform_share=0.12,
+    scarf_probability=0.0,
+    uniform_probability=0.12,
     sun=(0.7, 1.0), exposure=(1.00, 1.25), contrast=(1.0, 1.15), saturation=(1.0, 1.25), warmth=(0.0, 0.22),
     tint_spread=0.06, noise=(1.0, 3.5), blur_px=(0.0, 0.55), jpeg_quality=(80, 95), pitch_deg=(4, 20),
-    fill=(0.84, 0.94), occluder_share=0.12, cut_share=0.08,
+    fill=(0.84, 0.94), occluder_probability=0.12, truncation_probability=0.08,
 )  # fmt: skip
 CAMPUS = Domain(
     number=2,
@@ -73,11 +73,11 @@ CAMPUS = Domain(
     shoes={"sneakers": 4, "boots": 2, "shoes": 2},
     bags={"none": 2.2, "backpack": 4.5, "messenger": 1.8, "handbag": 0.7},
     headwear={"none": 7, "beanie": 1.8, "cap": 0.9, "hood": 0.8},
-    scarf_share=0.18,
-    uniform_share=0.15,
+    scarf_probability=0.18,
+    uniform_probability=0.15,
     sun=(0.05, 0.3), exposure=(0.90, 1.12), contrast=(0.74, 0.92), saturation=(0.60, 0.85), warmth=(-0.25, 0.0),
     tint_spread=0.05, noise=(2.0, 5.0), blur_px=(0.4, 1.1), jpeg_quality=(60, 88), pitch_deg=(8, 26),
-    fill=(0.74, 0.88), occluder_share=0.16, cut_share=0.08,
+    fill=(0.74, 0.88), occluder_probability=0.16, truncation_probability=0.08,
 )  # fmt: skip
 MALL = Domain(
     number=3,
@@ -95,11 +95,11 @@ MALL = Domain(
     shoes={"leather": 3, "shoes": 2.5, "sneakers": 2, "boots": 1},
     bags={"none": 2.5, "shopping": 3.2, "handbag": 2.6, "messenger": 1, "backpack": 0.8},
     headwear={"none": 10, "cap": 0.6},
-    scarf_share=0.07,
-    uniform_share=0.15,
+    scarf_probability=0.07,
+    uniform_probability=0.15,
     sun=(0.2, 0.45), exposure=(0.90, 1.18), contrast=(0.86, 1.02), saturation=(0.85, 1.10), warmth=(0.25, 0.65),
     tint_spread=0.07, noise=(2.0, 6.0), blur_px=(0.2, 0.9), jpeg_quality=(65, 90), pitch_deg=(10, 30),
-    fill=(0.78, 0.96), occluder_share=0.14, cut_share=0.12,
+    fill=(0.78, 0.96), occluder_probability=0.14, truncation_probability=0.12,
 )  # fmt: skip
 NIGHT = Domain(
     number=4,
@@ -114,11 +114,11 @@ NIGHT = Domain(
     shoes={"boots": 2.5, "shoes": 2.5, "sneakers": 2.5, "leather": 1},
     bags={"none": 4, "backpack": 2, "messenger": 1.4, "handbag": 1.2, "shopping": 0.6},
     headwear={"none": 5, "beanie": 2.2, "hood": 1.6, "cap": 0.8},
-    scarf_share=0.22,
-    uniform_share=0.2,
+    scarf_probability=0.22,
+    uniform_probability=0.2,
     sun=(0.35, 0.7), exposure=(0.62, 0.98), contrast=(0.95, 1.12), saturation=(0.55, 0.85), warmth=(-0.75, 1.05),
     tint_spread=0.08, noise=(5.0, 11.0), blur_px=(0.5, 1.3), jpeg_quality=(45, 78), pitch_deg=(6, 28),
-    fill=(0.78, 0.93), occluder_share=0.14, cut_share=0.1,
+    fill=(0.78, 0.93), occluder_probability=0.14, truncation_probability=0.1,
 )  # fmt: skip
 
 BY_NAME: dict[str, Domain] = {"plaza": PLAZA, "campus": CAMPUS, "mall": MALL, "night": NIGHT}

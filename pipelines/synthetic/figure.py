@@ -1,15 +1,15 @@
-"""Drawing one person: limbs from far to near, clothes over them, head and bag, on a sheet of the person's size."""
+"""Drawing one person: limbs from far to near, clothes, head and bag, on a layer of the person's size."""
 
 import math
 
 import numpy as np
 
 from pipelines.synthetic import bags, heads
-from pipelines.synthetic.cloth import patterned, sleeve_rgb, upper_turn, visible_half
-from pipelines.synthetic.colours import Rgb, mixed
+from pipelines.synthetic.cloth import patterned, sleeve_colour, upper_texture, visible_texture
+from pipelines.synthetic.colours import Rgb, blend
 from pipelines.synthetic.layer import LEGS, UPPER, Layer, Texture, tube
 from pipelines.synthetic.people import Person
-from pipelines.synthetic.placement import Placed
+from pipelines.synthetic.placement import Placement
 from pipelines.synthetic.skeleton import (
     ANKLE_ROW,
     ELBOW_ROW,
@@ -32,8 +32,8 @@ _TRUNK = ((0.036, 0.036), (0.094, 0.050), (0.100, 0.064), (0.084, 0.058), (0.094
 _STRIPES = frozenset({"thin_stripes", "thick_stripes", "plaid", "dots"})
 
 
-def draw(placed: Placed, light: tuple[float, float], grid: int) -> Layer:
-    """The person on a sheet of its own; its origin and size are multiples of `grid` super-sampled pixels."""
+def draw(placed: Placement, light: tuple[float, float], grid: int) -> Layer:
+    """The person on a layer of its own, whose origin and size are multiples of `grid` super-sampled pixels."""
     margin = 0.17 * placed.unit
     low = np.floor((placed.points.min(0) - margin) / grid) * grid
     high = np.ceil((placed.points.max(0) + margin) / grid) * grid
@@ -67,7 +67,7 @@ def _girth(who: Person) -> float:
     return 0.5 + 0.5 * who.body.girth
 
 
-def _leg(layer: Layer, placed: Placed, side: int) -> None:
+def _leg(layer: Layer, placed: Placement, side: int) -> None:
     who, unit, points = placed.who, placed.unit, placed.points
     lower = LOWERS[who.outfit.lower]
     hip, knee, ankle = (points[row + side] for row in (HIP_ROW, KNEE_ROW, ANKLE_ROW))
@@ -94,7 +94,7 @@ def _leg(layer: Layer, placed: Placed, side: int) -> None:
         )
 
 
-def _shoe(layer: Layer, placed: Placed, side: int) -> None:
+def _shoe(layer: Layer, placed: Placement, side: int) -> None:
     who, unit, points = placed.who, placed.unit, placed.points
     heel, toe, ankle = (points[row + side] for row in (HEEL_ROW, TOE_ROW, ANKLE_ROW))
     rgb = who.shoe_rgb
@@ -104,11 +104,11 @@ def _shoe(layer: Layer, placed: Placed, side: int) -> None:
     layer.limb(ankle, heel, (0.020 * unit, 0.022 * unit), who.skin if who.shoe == "sandals" else rgb, LEGS)
     layer.limb(heel, toe, (0.024 * unit, 0.018 * unit), rgb, LEGS)
     sole = np.stack([heel, toe]) + xy(0.0, 0.017 * unit)
-    rim = (232, 232, 228) if who.shoe == "sneakers" else mixed(rgb, (0, 0, 0), 0.5)
+    rim = (232, 232, 228) if who.shoe == "sneakers" else blend(rgb, (0, 0, 0), 0.5)
     layer.line(sole, rim, round(0.010 * unit))
 
 
-def _lower_cloth(layer: Layer, placed: Placed) -> None:
+def _lower_cloth(layer: Layer, placed: Placement) -> None:
     """The seat of trousers, or a skirt around both thighs."""
     who, unit, points = placed.who, placed.unit, placed.points
     lower = LOWERS[who.outfit.lower]
@@ -122,8 +122,8 @@ def _lower_cloth(layer: Layer, placed: Placed) -> None:
     _bell(layer, placed, top, lower.cover, reach + lower.loose * unit, 1.35, who.outfit.lower_rgb)
 
 
-def _bell(layer: Layer, placed: Placed, top: Floats, cover: float, reach: float, flare: float, rgb: Rgb) -> None:
-    """Cloth that hangs from `top` around both legs down to a share `cover` of the leg."""
+def _bell(layer: Layer, placed: Placement, top: Floats, cover: float, reach: float, flare: float, rgb: Rgb) -> None:
+    """Cloth that hangs from `top` around both legs and covers the fraction `cover` of the leg."""
     points, unit = placed.points, placed.unit
     hip = points[TRUNK_ROWS.stop - 1]
     along = []
@@ -153,7 +153,7 @@ def _bell(layer: Layer, placed: Placed, top: Floats, cover: float, reach: float,
         layer.crease(np.array([(top[0] + (share - 0.5) * reach, hip[1]), foot]), 106, max(1, round(0.012 * unit)))
 
 
-def _trunk(layer: Layer, placed: Placed) -> None:
+def _trunk(layer: Layer, placed: Placement) -> None:
     who, unit = placed.who, placed.unit
     garment = UPPERS[who.outfit.upper]
     yaw = placed.pose.yaw
@@ -183,7 +183,7 @@ def _trunk(layer: Layer, placed: Placed) -> None:
     wide = float(reaches.max())
     down = hem - collar
     corners = np.array([collar - xy(wide, 0), collar + xy(wide, 0), collar - xy(wide, 0) + down])
-    texture = Texture(visible_half(upper_turn(who), yaw), corners)
+    texture = Texture(visible_texture(upper_texture(who), yaw), corners)
     layer.solid(axis, spread, who.outfit.upper_rgb, UPPER, texture)
     for height, tilt in ((0.55, 0.25), (0.75, -0.3)):  # folds at the waist
         at = centre[1] + (hip - centre[1]) * height
@@ -192,7 +192,7 @@ def _trunk(layer: Layer, placed: Placed) -> None:
     layer.crease(np.array([hem - xy(reach[4], 0), hem + xy(reach[4], 0)]), 80, max(1, round(0.010 * unit)))
 
 
-def _arm(layer: Layer, placed: Placed, side: int) -> None:
+def _arm(layer: Layer, placed: Placement, side: int) -> None:
     who, unit, points = placed.who, placed.unit, placed.points
     garment = UPPERS[who.outfit.upper]
     shoulder, elbow, wrist, hand = (points[row + side] for row in (SHOULDER_ROW, ELBOW_ROW, WRIST_ROW, HAND_ROW))
@@ -217,7 +217,7 @@ def _arm(layer: Layer, placed: Placed, side: int) -> None:
     layer.crease(np.stack([elbow - fold, elbow + fold]), 88, max(1, round(0.009 * unit)))
 
 
-def _sleeve(layer: Layer, placed: Placed, start: Floats, end: Floats, radii: tuple[float, float]) -> None:
+def _sleeve(layer: Layer, placed: Placement, start: Floats, end: Floats, radii: tuple[float, float]) -> None:
     outfit = placed.who.outfit
     axis, spread = tube(start, end, *radii)
     texture = None
@@ -225,4 +225,4 @@ def _sleeve(layer: Layer, placed: Placed, start: Floats, end: Floats, radii: tup
         along = end - start
         across = np.array((-along[1], along[0])) / max(float(np.hypot(*along)), 1e-6) * radii[0]
         texture = Texture(patterned(outfit, 24, 16), np.stack([start - across, start + across, end - across]))
-    layer.solid(axis, spread, sleeve_rgb(outfit), UPPER, texture)
+    layer.solid(axis, spread, sleeve_colour(outfit), UPPER, texture)

@@ -1,21 +1,18 @@
-"""Heads: skull, face, hair, hats, scarf; what shows follows from where the head looks."""
+"""Heads: skull, face, hair, hats, scarf, as visible from the head's yaw."""
 
 import math
 
 import numpy as np
 
-from pipelines.synthetic.colours import Rgb, mixed
-from pipelines.synthetic.layer import HEAD, UPPER, Layer
-from pipelines.synthetic.people import Person
-from pipelines.synthetic.placement import Placed
+from pipelines.synthetic.colours import blend
+from pipelines.synthetic.layer import HEAD, OVAL, UPPER, Layer
+from pipelines.synthetic.placement import Placement
 from pipelines.synthetic.skeleton import HEAD_HALF, HEAD_ROW, NECK_ROW, TRUNK_ROWS, Floats, half_width, xy
 
-_ANGLES = np.linspace(0, 2 * np.pi, 25)[:-1]
-_OVAL = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
-_EGG = _OVAL * np.stack([1 - 0.22 * np.maximum(_OVAL[:, 1], 0.0) ** 2, np.ones(len(_OVAL))], axis=1)  # a narrow jaw
+_EGG = OVAL * np.stack([1 - 0.22 * np.maximum(OVAL[:, 1], 0.0) ** 2, np.ones(len(OVAL))], axis=1)  # a narrow jaw
 
 
-def _frame(placed: Placed) -> tuple[Floats, float, float, float]:
+def _frame(placed: Placement) -> tuple[Floats, float, float, float]:
     """Centre of the head, half width and half height (pixels), and the yaw it looks with."""
     body = placed.who.body
     yaw = placed.pose.yaw + placed.pose.head_turn
@@ -23,14 +20,14 @@ def _frame(placed: Placed) -> tuple[Floats, float, float, float]:
     return placed.points[HEAD_ROW], half_width(0.050, 0.060, yaw) * unit, HEAD_HALF * unit, yaw
 
 
-def hair_behind(layer: Layer, placed: Placed) -> None:
-    """Hair that hangs below the skull: drawn before the trunk from the front, after it from behind."""
+def hair_behind(layer: Layer, placed: Placement) -> None:
+    """Hair below the skull: drawn before the trunk in front views, after it in back views."""
     who = placed.who
     if who.hair not in {"long", "medium", "ponytail", "bun"} or who.headwear == "hood":
         return
     centre, half_x, half_y, yaw = _frame(placed)
     back = -math.sin(yaw)
-    rgb = mixed(who.hair_rgb, (0, 0, 0), 0.12)
+    rgb = blend(who.hair_rgb, (0, 0, 0), 0.12)
     chest = placed.points[TRUNK_ROWS.start + 2]
     if who.hair == "bun":
         layer.ellipse(centre + xy(back * half_x * 1.0, -half_y * 0.55), (half_x * 0.45, half_y * 0.36), rgb, HEAD)
@@ -48,7 +45,7 @@ def hair_behind(layer: Layer, placed: Placed) -> None:
     layer.limb(centre + xy(shift, -0.1 * half_y), end, (wide, wide * 0.95), rgb, HEAD)
 
 
-def head(layer: Layer, placed: Placed) -> None:
+def head(layer: Layer, placed: Placement) -> None:
     """Neck, skull, face and everything worn on the head."""
     who = placed.who
     centre, half_x, half_y, yaw = _frame(placed)
@@ -57,7 +54,7 @@ def head(layer: Layer, placed: Placed) -> None:
         neck + xy(0, 0.004 * placed.unit),
         centre + xy(0, 0.5 * half_y),
         (0.029 * placed.unit,) * 2,
-        _shadowed(who.skin),
+        blend(who.skin, (0, 0, 0), 0.22),
         HEAD,
     )
     if who.scarf_rgb:
@@ -71,9 +68,8 @@ def head(layer: Layer, placed: Placed) -> None:
     hooded = who.headwear == "hood"
     back, away = -math.sin(yaw), max(0.0, -math.cos(yaw))
     skull = np.broadcast_to(centre, _EGG.shape)
-    layer.solid(
-        skull, _EGG * (half_x * (1.22 if hooded else 0.96), half_y * (1.22 if hooded else 1.0)), skin_or_hood(who), HEAD
-    )
+    half = (half_x * (1.22 if hooded else 0.96), half_y * (1.22 if hooded else 1.0))
+    layer.solid(skull, _EGG * half, who.headwear_rgb if hooded else who.skin, HEAD)
     if not hooded and who.hair != "bald":
         lower = 0.30 + 0.35 * away + (0.15 if who.hair in {"long", "medium"} else 0.0)
         cap = centre + xy(back * 0.20 * half_x, -(0.55 - 0.5 * lower) * half_y * 0.5)
@@ -84,16 +80,7 @@ def head(layer: Layer, placed: Placed) -> None:
         _hat(layer, placed, centre, half_x, half_y, yaw)
 
 
-def skin_or_hood(who: Person) -> Rgb:
-    """What covers the skull before any hair."""
-    return who.headwear_rgb if who.headwear == "hood" else who.skin
-
-
-def _shadowed(rgb: Rgb) -> Rgb:
-    return mixed(rgb, (0, 0, 0), 0.22)
-
-
-def _face(layer: Layer, placed: Placed, centre: Floats, half_x: float, half_y: float, yaw: float) -> None:
+def _face(layer: Layer, placed: Placement, centre: Floats, half_x: float, half_y: float, yaw: float) -> None:
     who = placed.who
     front = math.cos(yaw)
     unit = placed.unit * who.body.stature * who.body.head
@@ -102,16 +89,16 @@ def _face(layer: Layer, placed: Placed, centre: Floats, half_x: float, half_y: f
     middle = centre + xy(side * 0.46 * half_x, hairline * half_y)
     half_face = 0.047 * unit * (0.55 + 0.42 * max(front, 0.0)) * (1.0 if front > 0 else 1 + front)
     tall = half_y * (0.98 if who.hair == "bald" else 0.82)
-    layer.solid(np.broadcast_to(middle, _OVAL.shape), _EGG * (half_face, tall), who.skin, HEAD)
+    layer.solid(np.broadcast_to(middle, OVAL.shape), _EGG * (half_face, tall), who.skin, HEAD)
     if front < -0.2:
         return
-    if abs(side) > 0.35:  # the nose breaks the outline in profile
+    if abs(side) > 0.35:  # in profile the nose is part of the outline
         tip = centre + xy(side * 1.04 * half_x, 0.30 * half_y)
         layer.limb(middle + xy(0.0, 0.25 * half_y), tip, (0.2 * half_x, 0.09 * half_x), who.skin, HEAD)
     if who.beard:
-        jaw = _OVAL[:13] * (half_face * 1.02, tall * 1.02)
-        layer.fill(middle + jaw + xy(0, 0.12 * half_y), mixed(who.hair_rgb, who.skin, 0.25), HEAD)
-    dark = mixed(who.skin, (20, 10, 10), 0.6)
+        jaw = OVAL[:13] * (half_face * 1.02, tall * 1.02)
+        layer.fill(middle + jaw + xy(0, 0.12 * half_y), blend(who.hair_rgb, who.skin, 0.25), HEAD)
+    dark = blend(who.skin, (20, 10, 10), 0.6)
     thick = round(0.010 * unit)
     for azimuth in (-0.42, 0.42):
         if math.cos(azimuth + yaw) > 0.25:
@@ -119,21 +106,21 @@ def _face(layer: Layer, placed: Placed, centre: Floats, half_x: float, half_y: f
             reach = np.array((0.007 * unit, 0.0))
             layer.line(np.stack([eye - reach, eye + reach]), dark, thick)
             layer.line(
-                np.stack([eye - reach, eye + reach]) - xy(0, 0.2 * half_y), mixed(who.hair_rgb, who.skin, 0.6), thick
+                np.stack([eye - reach, eye + reach]) - xy(0, 0.2 * half_y), blend(who.hair_rgb, who.skin, 0.6), thick
             )
             if who.glasses:
                 layer.ellipse(eye, (0.014 * unit, 0.010 * unit), (24, 24, 30), HEAD)
     mouth = centre + xy(math.sin(yaw) * 0.85 * half_x, 0.66 * half_y)
     reach = np.array((0.012 * unit * max(0.3, front), 0.0))
-    layer.line(np.stack([mouth - reach, mouth + reach]), mixed(who.skin, (120, 30, 40), 0.55), thick)
+    layer.line(np.stack([mouth - reach, mouth + reach]), blend(who.skin, (120, 30, 40), 0.55), thick)
     nose = centre + xy(math.sin(yaw) * 1.0 * half_x, 0.36 * half_y)
     layer.crease(np.stack([nose - xy(0, 0.2 * half_y), nose]), 104, thick)
 
 
-def _hat(layer: Layer, placed: Placed, centre: Floats, half_x: float, half_y: float, yaw: float) -> None:
+def _hat(layer: Layer, placed: Placement, centre: Floats, half_x: float, half_y: float, yaw: float) -> None:
     who = placed.who
-    crown = _OVAL[12:] if who.headwear == "cap" else _OVAL[11:]
-    top = np.concatenate([crown, _OVAL[:1]]) * (1.10 * half_x, 1.14 * half_y)
+    crown = OVAL[12:] if who.headwear == "cap" else OVAL[11:]
+    top = np.concatenate([crown, OVAL[:1]]) * (1.10 * half_x, 1.14 * half_y)
     lift = np.array((0.0, -0.12 * half_y if who.headwear == "cap" else -0.02 * half_y))
     axis = np.broadcast_to(centre + lift, top.shape)
     layer.solid(axis, top, who.headwear_rgb, HEAD)
@@ -145,5 +132,5 @@ def _hat(layer: Layer, placed: Placed, centre: Floats, half_x: float, half_y: fl
         root = brim_y + xy(math.sin(yaw) * 0.5 * half_x, -0.04 * half_y)
         reach = 0.75 * half_x if abs(math.sin(yaw)) < 0.5 else 0.4 * half_x
         tip = root + xy(math.sin(yaw) * 1.05 * half_x, 0.10 * half_y)
-        rgb = mixed(who.headwear_rgb, (0, 0, 0), 0.25)
+        rgb = blend(who.headwear_rgb, (0, 0, 0), 0.25)
         layer.limb(root - xy(reach * 0.6, 0), tip + xy(reach * 0.6, 0), (0.13 * half_y, 0.11 * half_y), rgb, HEAD)

@@ -1,9 +1,10 @@
-"""The sheet a figure is drawn on: colour, which body part a pixel shows, and how light falls on it.
+"""The layer a figure is drawn on: colour, part map and shading.
 
-Shapes are given in super-sampled pixels; light is painted apart from colour, blurred, and multiplied in at the end.
+Coordinates are super-sampled pixels; shading is drawn separately from colour, blurred, and multiplied at the end.
 """
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -16,23 +17,25 @@ Image = npt.NDArray[np.uint8]
 
 NOTHING, HEAD, UPPER, LEGS, CARRIED = 0, 1, 2, 3, 4  # values of a part map; 1..3 follow shared.schemas.PARTS
 _ARC = np.concatenate([np.linspace(-np.pi / 2, np.pi / 2, 7), np.linspace(np.pi / 2, 3 * np.pi / 2, 7)])
-_ENDS = np.stack([np.arange(14) < 7, np.arange(14) >= 7], axis=1).astype(np.float64)  # which end a corner belongs to
+_ENDS = np.stack([np.arange(14) < 7, np.arange(14) >= 7], axis=1).astype(np.float64)  # the end that a corner belongs to
 # A tube's outline is linear in its two ends and its two radii along and across it.
 _TUBE_AXIS = np.concatenate([_ENDS, np.cos(_ARC)[:, None] * _ENDS], axis=1)  # [14, 4]
 _TUBE_SPREAD = np.sin(_ARC)[:, None] * _ENDS  # [14, 2]
+_ANGLES = np.linspace(0, 2 * np.pi, 25)[:-1]
+OVAL: Floats = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)  # unit circle
 _CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 22)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 22)[:-1])], axis=1)
-# Three nested outlines model a round shape: their size, their shift towards the light, the light inside.
+# Three nested outlines shade a round shape: their size, their shift towards the light, the brightness inside.
 _RING_SIZE = np.array((1.0, 0.76, 0.46))[:, None, None]
 _RING_SHIFT = np.array((0.0, 0.22, 0.55))[:, None, None]
 _RING_LIGHT = (94, 122, 152)
-NEUTRAL = 128  # the light that leaves a colour as it is
+NEUTRAL = 128  # the shading that leaves a colour unchanged
 
 
 class Layer:
-    """A drawing sheet of height x width super-sampled pixels whose top left is at `origin` of the crop.
+    """Height x width super-sampled pixels whose top left corner is at `origin` of the crop.
 
     Args:
-        light: where light comes from on the screen, x right and y down, length 0..1.
+        light: direction of the light on the screen, x right and y down, length 0..1.
         cut_y: crop row of the line just below the hips, where UPPER ends.
     """
 
@@ -41,7 +44,7 @@ class Layer:
         self.part: Image = np.zeros((height, width), np.uint8)
         self.shade: Image = np.full((height, width), NEUTRAL, np.uint8)
         self.origin = np.array(origin, np.float64)
-        self._zero = self.origin - 0.5  # taken off before the decimals are cut, it rounds
+        self._zero = self.origin - 0.5  # makes the truncation to int round
         self._ring_shift = _RING_SHIFT * np.array(light)
         self.cut_row = int(np.clip(round(cut_y - origin[1]), 0, height))
 
@@ -52,7 +55,7 @@ class Layer:
         cv2.fillPoly(self.part, [local], part)
 
     def solid(self, axis: Floats, spread: Floats, rgb: Rgb, part: int, texture: "Texture | None" = None) -> None:
-        """A rounded shape: its outline is axis + spread (both [N, 2]); dark at the rim, bright towards the light."""
+        """A shaded round shape, outline axis + spread (both [N, 2]): dark at the rim, bright towards the light."""
         flat = spread.ravel()
         reach = math.sqrt(float(flat @ flat) / len(flat))
         rings = axis - self._zero + _RING_SIZE * spread + reach * self._ring_shift  # [3, N, 2]
@@ -70,11 +73,11 @@ class Layer:
         self.solid(*tube(start, end, *radii), rgb, part)
 
     def ellipse(self, centre: Floats, half: tuple[float, float], rgb: Rgb, part: int) -> None:
-        """A ball with half axes in x and y."""
+        """A shaded ellipse with half axes in x and y."""
         self.solid(np.broadcast_to(centre, _CIRCLE.shape), _CIRCLE * half, rgb, part)
 
     def _cloth(self, local: npt.NDArray[np.int32], texture: "Texture", part: int) -> None:
-        """A polygon [N, 2] in sheet coordinates filled with a picture."""
+        """A polygon [N, 2] in layer coordinates filled with a texture."""
         cv2.fillPoly(self.part, [local], part)
         low = np.maximum(local.min(0), 0)
         high = np.minimum(local.max(0) + 1, (self.part.shape[1], self.part.shape[0]))
@@ -93,22 +96,22 @@ class Layer:
         cv2.copyTo(drawn, mask, self.colour[low[1] : high[1], low[0] : high[0]])
 
     def crease(self, points: Floats, value: int, thickness: int) -> None:
-        """A fold or seam: an open line [N, 2] that only changes the light. Below NEUTRAL is darker."""
+        """A fold or seam: an open line [N, 2] of shading only. Below NEUTRAL is darker."""
         cv2.polylines(self.shade, [self._local(points)], False, value, thickness)
 
     def line(self, points: Floats, rgb: Rgb, thickness: int) -> None:
-        """A thin line [N, 2] of colour that stays on the part it crosses."""
+        """A thin line [N, 2] of colour that does not change the part map."""
         cv2.polylines(self.colour, [self._local(points)], False, rgb, max(1, thickness))
 
-    def finished(self, depth: float, softness: float) -> Image:
-        """RGB with the light multiplied in; `depth` scales light and dark, `softness` is the blur in pixels.
+    def render(self, depth: float, softness: float) -> Image:
+        """RGB with the shading applied; `depth` scales its contrast, `softness` is its blur in pixels.
 
-        Also gives what hangs below the hip line (hems, hands) to the legs.
+        Also assigns what hangs below the hip line (hems, hands) to the legs.
         """
         below = self.part[self.cut_row :]
         below[below == UPPER] = LEGS
         size = 2 * max(1, round(softness)) + 1
-        soft = cv2.blur(cv2.blur(self.shade, (size, size)), (size, size))  # two boxes: near a Gaussian, much faster
+        soft = cv2.blur(cv2.blur(self.shade, (size, size)), (size, size))  # close to a Gaussian, much faster
         light = cv2.convertScaleAbs(soft, alpha=depth, beta=NEUTRAL * (1 - depth))
         lit: Image = cv2.multiply(self.colour, cv2.merge([light, light, light]), scale=1 / NEUTRAL)
         return lit
@@ -117,17 +120,18 @@ class Layer:
         return (points - self._zero).astype(np.int32)
 
 
+@dataclass(frozen=True)
 class Texture:
-    """A picture of cloth and where its top left, top right and bottom left corners go ([3, 2], crop coordinates)."""
+    """A texture and the positions of its top left, top right and bottom left corners."""
 
-    def __init__(self, pixels: Image, corners: Floats) -> None:
-        self.pixels, self.corners = pixels, corners
+    pixels: Image  # [H, W, 3]
+    corners: Floats  # [3, 2], crop coordinates
 
 
 def tube(start: Floats, end: Floats, first: float, last: float) -> tuple[Floats, Floats]:
     """Axis and spread ([14, 2] each) of a tapering tube with half-round ends, for `Layer.solid`.
 
-    The spread goes across only, so that light falls on a tube and no rim shows where two tubes meet in a joint.
+    The spread is across the tube only, so that no rim is visible where two tubes meet at a joint.
     """
     (x, y), (end_x, end_y) = start.tolist(), end.tolist()  # plain floats: NumPy is slow on single numbers
     along_x, along_y = end_x - x, end_y - y

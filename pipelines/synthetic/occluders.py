@@ -1,22 +1,22 @@
-"""Things between camera and person: each covers pixels of the finished picture and of the part map alike."""
+"""Occluders between camera and person: they cover the image and clear the part map."""
 
 import cv2
 import numpy as np
 
 from pipelines.synthetic.layer import NOTHING, Image
-from pipelines.synthetic.seeds import pick
+from pipelines.synthetic.seeds import choose
 
 Rng = np.random.Generator
 
 
-def occlude(sight: Image, part: Image, rng: Rng) -> None:
-    """Draw a pole, car, box or hedge over a sight [H, W, 3] and clear what it hides from the part map [H, W]."""
+def occlude(image: Image, part: Image, rng: Rng) -> None:
+    """Draw a pole, car, box or hedge over an image [H, W, 3] and clear the part map [H, W] there; both in place."""
     mask = np.zeros(part.shape, np.uint8)
-    paint = sight.copy()  # the soft edge mixes paint beyond the mask
-    kind = pick(rng, {"pole": 3, "car": 3, "box": 2, "hedge": 2})
+    paint = image.copy()  # the soft edge blends paint beyond the mask
+    kind = choose(rng, {"pole": 3, "car": 3, "box": 2, "hedge": 2})
     {"pole": _pole, "car": _car, "box": _box, "hedge": _hedge}[kind](paint, mask, rng)
     alpha = (cv2.blur(mask, (3, 3)).astype(np.float32) / 255)[:, :, None]
-    sight[:] = np.rint(sight * (1 - alpha) + paint * alpha).astype(np.uint8)
+    image[:] = np.rint(image * (1 - alpha) + paint * alpha).astype(np.uint8)
     part[mask > 127] = NOTHING
 
 

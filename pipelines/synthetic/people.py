@@ -1,13 +1,13 @@
-"""Who somebody is: body, skin, hair, clothes and bag, drawn by lot once per identity, with true attribute words."""
+"""Identities: random body, skin, hair, clothes and bag, with the matching PETA attribute words."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from pipelines.synthetic.colours import CLOTH, DENIM, HAIR, SKIN, Rgb, mixed, shade_of
+from pipelines.synthetic.colours import CLOTH, DENIM, HAIR, SKIN, Rgb, blend, sample_colour
 from pipelines.synthetic.domains import Domain, domain_called
-from pipelines.synthetic.seeds import OUTFIT, PERSON, UNIFORM, between, pick, stream
+from pipelines.synthetic.seeds import OUTFIT, PERSON, UNIFORM, choose, stream, uniform
 from pipelines.synthetic.wardrobe import BAG_WORDS, HEADWEAR_WORDS, LOWERS, PATTERN_WORDS, SHOE_WORDS, UPPERS
 
 UNIFORMS_PER_DOMAIN = 3
@@ -38,7 +38,7 @@ class Outfit:
     lower: str
     lower_word: str
     lower_rgb: Rgb
-    texture_seed: int  # names the random stream of prints and dots
+    texture_seed: int  # key of the random stream of prints and dots
 
 
 @dataclass(frozen=True)
@@ -57,24 +57,24 @@ class Person:
     shoe_rgb: Rgb
     bag: str
     bag_rgb: Rgb
-    bag_side: int  # -1 or 1: the person's own side
+    bag_side: int  # -1 or 1, in body axes
     attributes: tuple[str, ...]
 
 
 @lru_cache(maxsize=8192)
 def person(domain: str, identity: int, seed: int) -> Person:
-    """Identity `identity` (>= 0) of a domain; the same arguments give the same person. Raises ConfigError."""
-    world = domain_called(domain)
-    rng = stream(seed, PERSON, world.number, identity)
+    """Identity `identity` (>= 0) of a domain; deterministic. Raises ConfigError for an unknown domain."""
+    settings = domain_called(domain)
+    rng = stream(seed, PERSON, settings.number, identity)
     female = bool(rng.random() < 0.5)
-    outfit = _outfit(world, identity, seed, female, rng)
-    age = pick(rng, {"Less30": 4, "Less45": 3.5, "Less60": 2, "Larger60": 1})
+    outfit = _outfit(settings, identity, seed, female, rng)
+    age = choose(rng, {"Less30": 4, "Less45": 3.5, "Less60": 2, "Larger60": 1})
     hair, hair_word = _hair(rng, female, age)
-    headwear, headwear_rgb = _headwear(rng, world, outfit)
-    scarf_word = pick(rng, dict.fromkeys(CLOTH, 1.0)) if rng.random() < world.scarf_share else None
-    shoe = pick(rng, world.shoes)
-    shoe_word = pick(rng, _SHOE_COLOURS[shoe])
-    bag = pick(rng, world.bags)
+    headwear, headwear_rgb = _headwear(rng, settings, outfit)
+    scarf_word = choose(rng, dict.fromkeys(CLOTH, 1.0)) if rng.random() < settings.scarf_probability else None
+    shoe = choose(rng, settings.shoes)
+    shoe_word = choose(rng, _SHOE_COLOURS[shoe])
+    bag = choose(rng, settings.bags)
     glasses = bool(rng.random() < 0.14)
     words = [
         f"personal{'Female' if female else 'Male'}",
@@ -89,57 +89,57 @@ def person(domain: str, identity: int, seed: int) -> Person:
     return Person(
         body=_body(rng, female),
         outfit=outfit,
-        skin=mixed(SKIN[int(rng.integers(len(SKIN)))], SKIN[int(rng.integers(len(SKIN)))], 0.3),
+        skin=blend(SKIN[int(rng.integers(len(SKIN)))], SKIN[int(rng.integers(len(SKIN)))], 0.3),
         hair=hair,
-        hair_rgb=shade_of(rng, HAIR[hair_word]),
+        hair_rgb=sample_colour(rng, HAIR[hair_word]),
         headwear=headwear,
         headwear_rgb=headwear_rgb,
         beard=bool(not female and rng.random() < 0.25),
         glasses=glasses,
-        scarf_rgb=shade_of(rng, CLOTH[scarf_word]) if scarf_word else None,
+        scarf_rgb=sample_colour(rng, CLOTH[scarf_word]) if scarf_word else None,
         shoe=shoe,
-        shoe_rgb=shade_of(rng, CLOTH[shoe_word]),
+        shoe_rgb=sample_colour(rng, CLOTH[shoe_word]),
         bag=bag,
-        bag_rgb=shade_of(rng, CLOTH[pick(rng, _BAG_COLOURS[bag])]),
+        bag_rgb=sample_colour(rng, CLOTH[choose(rng, _BAG_COLOURS[bag])]),
         bag_side=1 if rng.random() < 0.5 else -1,
         attributes=tuple(dict.fromkeys(words)),
     )
 
 
-def _outfit(world: Domain, identity: int, seed: int, female: bool, own: np.random.Generator) -> Outfit:
-    """Clothes; some people share one of the domain's uniforms, so that clothes alone do not tell them apart."""
-    if own.random() < world.uniform_share:
-        rng = stream(seed, UNIFORM, world.number, int(own.integers(UNIFORMS_PER_DOMAIN)))
-        uppers = {kind: weight for kind, weight in world.uppers.items() if kind != "dress"}
-        lowers = {kind: weight for kind, weight in world.lowers.items() if not LOWERS[kind].skirt}
+def _outfit(settings: Domain, identity: int, seed: int, female: bool, own: np.random.Generator) -> Outfit:
+    """Clothes; some people share one of the domain's uniforms, so that clothes alone do not identify them."""
+    if own.random() < settings.uniform_probability:
+        rng = stream(seed, UNIFORM, settings.number, int(own.integers(UNIFORMS_PER_DOMAIN)))
+        uppers = {kind: weight for kind, weight in settings.uppers.items() if kind != "dress"}
+        lowers = {kind: weight for kind, weight in settings.lowers.items() if not LOWERS[kind].skirt}
     else:
-        rng = stream(seed, OUTFIT, world.number, identity)
-        uppers = {kind: weight for kind, weight in world.uppers.items() if female or kind != "dress"}
+        rng = stream(seed, OUTFIT, settings.number, identity)
+        uppers = {kind: weight for kind, weight in settings.uppers.items() if female or kind != "dress"}
         lowers = {
             kind: weight
-            for kind, weight in world.lowers.items()
+            for kind, weight in settings.lowers.items()
             if female or not (LOWERS[kind].skirt or kind == "leggings")
         }
-    upper = pick(rng, uppers)
-    lower = "bare" if upper == "dress" else "suit" if upper == "suit" else pick(rng, lowers)
-    upper_word = pick(rng, world.upper_colours)
+    upper = choose(rng, uppers)
+    lower = "bare" if upper == "dress" else "suit" if upper == "suit" else choose(rng, lowers)
+    upper_word = choose(rng, settings.upper_colours)
     if upper == "suit":
-        upper_word = pick(rng, {"Black": 3, "Grey": 2, "Blue": 2, "Brown": 0.6})
-    upper_rgb = shade_of(rng, CLOTH[upper_word])
-    second_word = pick(rng, {word: 2 if word == "White" else 1 for word in CLOTH if word != upper_word})
-    lower_word = "Blue" if lower == "jeans" and rng.random() < 0.75 else pick(rng, world.lower_colours)
+        upper_word = choose(rng, {"Black": 3, "Grey": 2, "Blue": 2, "Brown": 0.6})
+    upper_rgb = sample_colour(rng, CLOTH[upper_word])
+    second_word = choose(rng, {word: 2 if word == "White" else 1 for word in CLOTH if word != upper_word})
+    lower_word = "Blue" if lower == "jeans" and rng.random() < 0.75 else choose(rng, settings.lower_colours)
     lower_bounds = DENIM if lower == "jeans" and lower_word == "Blue" else CLOTH[lower_word]
     if upper in {"suit", "dress"}:
-        lower_word, lower_rgb = upper_word, mixed(upper_rgb, (0, 0, 0), 0.06)
+        lower_word, lower_rgb = upper_word, blend(upper_rgb, (0, 0, 0), 0.06)
     else:
-        lower_rgb = shade_of(rng, lower_bounds)
+        lower_rgb = sample_colour(rng, lower_bounds)
     return Outfit(
         upper=upper,
         upper_word=upper_word,
         upper_rgb=upper_rgb,
-        second_rgb=shade_of(rng, CLOTH[second_word]),
-        inner_rgb=shade_of(rng, CLOTH[pick(rng, {"White": 4, "Grey": 2, "Black": 2, "Blue": 1, "Red": 0.6})]),
-        pattern="plain" if upper in {"suit", "coat"} else pick(rng, world.patterns),
+        second_rgb=sample_colour(rng, CLOTH[second_word]),
+        inner_rgb=sample_colour(rng, CLOTH[choose(rng, {"White": 4, "Grey": 2, "Black": 2, "Blue": 1, "Red": 0.6})]),
+        pattern="plain" if upper in {"suit", "coat"} else choose(rng, settings.patterns),
         lower=lower,
         lower_word=lower_word,
         lower_rgb=lower_rgb,
@@ -159,14 +159,14 @@ def _outfit_words(outfit: Outfit) -> list[str]:
     ]
 
 
-def _headwear(rng: np.random.Generator, world: Domain, outfit: Outfit) -> tuple[str, Rgb]:
-    kind = pick(rng, world.headwear)
-    rgb = shade_of(rng, CLOTH[pick(rng, world.upper_colours)])
+def _headwear(rng: np.random.Generator, settings: Domain, outfit: Outfit) -> tuple[str, Rgb]:
+    kind = choose(rng, settings.headwear)
+    rgb = sample_colour(rng, CLOTH[choose(rng, settings.upper_colours)])
     if kind != "hood":
         return kind, rgb
     if UPPERS[outfit.upper].collar < 0.01:
-        return "none", rgb  # nothing that a hood could belong to
-    return kind, mixed(outfit.upper_rgb, (0, 0, 0), 0.12)
+        return "none", rgb  # the garment has no hood
+    return kind, blend(outfit.upper_rgb, (0, 0, 0), 0.12)
 
 
 def _accessory_words(headwear: str, scarf: bool, glasses: bool) -> list[str]:
@@ -181,21 +181,21 @@ def _body(rng: np.random.Generator, female: bool) -> Body:
     return Body(
         stature=float(np.clip(rng.normal(0.97 if female else 1.02, 0.045), 0.86, 1.12)),
         girth=girth,
-        shoulders=(0.92 if female else 1.04) * between(rng, (0.93, 1.08)),
-        hips=(1.08 if female else 0.96) * between(rng, (0.93, 1.08)),
-        waist=(0.92 if female else 1.0) * between(rng, (0.92, 1.06)) * (1 + max(0.0, girth - 1.1)),
-        legs=between(rng, (0.96, 1.045)),
-        head=between(rng, (0.94, 1.07)),
+        shoulders=(0.92 if female else 1.04) * uniform(rng, (0.93, 1.08)),
+        hips=(1.08 if female else 0.96) * uniform(rng, (0.93, 1.08)),
+        waist=(0.92 if female else 1.0) * uniform(rng, (0.92, 1.06)) * (1 + max(0.0, girth - 1.1)),
+        legs=uniform(rng, (0.96, 1.045)),
+        head=uniform(rng, (0.94, 1.07)),
     )
 
 
 def _hair(rng: np.random.Generator, female: bool, age: str) -> tuple[str, str]:
     if female:
-        style = pick(rng, {"long": 4, "medium": 2.5, "ponytail": 2, "bun": 1, "short": 1})
+        style = choose(rng, {"long": 4, "medium": 2.5, "ponytail": 2, "bun": 1, "short": 1})
     else:
-        style = pick(rng, {"short": 7, "bald": 2.2 if age in {"Less60", "Larger60"} else 0.6, "medium": 0.7})
+        style = choose(rng, {"short": 7, "bald": 2.2 if age in {"Less60", "Larger60"} else 0.6, "medium": 0.7})
     old = {"Less60": 1.0, "Larger60": 4.0}.get(age, 0.0)
-    word = pick(rng, {"Black": 4, "Brown": 3.5, "Yellow": 1.2, "Red": 0.4, "Grey": 1.2 * old, "White": 0.6 * old})
+    word = choose(rng, {"Black": 4, "Brown": 3.5, "Yellow": 1.2, "Red": 0.4, "Grey": 1.2 * old, "White": 0.6 * old})
     return style, word
 
 

@@ -1,4 +1,4 @@
-"""A posed person placed in a crop: what every drawing function starts from."""
+"""A posed person projected into a crop, the input of all drawing functions."""
 
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ from pipelines.synthetic.skeleton import (
 
 
 @dataclass(frozen=True)
-class Placed:
-    """Everything the drawing functions need: the person, the pose and joints in super-sampled crop pixels."""
+class Placement:
+    """The person, the pose, and the joints in super-sampled crop pixels."""
 
     who: Person
     pose: Pose
@@ -32,7 +32,7 @@ class Placed:
     hip_line: float  # crop row just below the hips
 
 
-def place(who: Person, pose: Pose, view: View, top: float, bottom: float, centre_x: float) -> Placed:
+def place(who: Person, pose: Pose, view: View, top: float, bottom: float, centre_x: float) -> Placement:
     """Project a posed person so that the crown is at row `top`, the lowest sole at `bottom` (super-sampled pixels)."""
     table = joints(who.body, pose)
     seen = project(table, pose.yaw, view)
@@ -43,4 +43,4 @@ def place(who: Person, pose: Pose, view: View, top: float, bottom: float, centre
     points = np.stack([centre_x + (seen[:, 0] - middle) * unit, top + (crown - seen[:, 1]) * unit], axis=1)
     hip = points[TRUNK_ROWS.stop - 1]
     knees = 0.5 * (points[KNEE_ROW] + points[KNEE_ROW + 1])
-    return Placed(who, pose, points, seen[:, 2], unit, float(hip[1] + 0.10 * (knees[1] - hip[1])))
+    return Placement(who, pose, points, seen[:, 2], unit, float(hip[1] + 0.10 * (knees[1] - hip[1])))

@@ -1,4 +1,4 @@
-"""Worker processes for the generator: one OpenCV thread each, results in order, gone when their parent is gone."""
+"""Worker processes for rendering: one OpenCV thread each, results in order, ended with their parent."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def ordered_results(work: Callable[..., Result], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[Result]:
-    """`work(*call)` for every call, in the order of the calls; in this process when one worker is enough."""
+    """`work(*call)` for every call, in the order of the calls; in this process with one worker or one call."""
     if workers == 1 or len(calls) < 2:
         for call in calls:
             yield work(*call)
@@ -21,12 +21,7 @@ def ordered_results(work: Callable[..., Result], calls: Sequence[tuple[Any, ...]
     # spawn, not fork: the parent may already run threads of OpenCV or torch, whose locks a fork would copy
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(calls)), mp_context=context, initializer=_prepare_worker) as pool:
-        futures = [pool.submit(work, *call) for call in calls]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from pool.map(work, *zip(*calls, strict=True))  # cancels what is pending when the caller stops early
 
 
 def _prepare_worker() -> None:
@@ -35,7 +30,7 @@ def _prepare_worker() -> None:
 
 
 def _follow_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End with the parent: a worker whose parent was killed would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,7 +1,7 @@
-"""A walking skeleton in three dimensions and its picture in a camera that looks down at an angle.
+"""A walking skeleton in three dimensions and its projection into a camera that looks down.
 
-Lengths are shares of an average stature. Body axes: x to the side (positive is screen right when the person faces the
-camera), y up, z to where the person looks. Segment lengths follow Drillis and Contini (1966).
+Lengths are fractions of an average stature. Body axes: x to the side (positive is screen right when the person faces
+the camera), y up, z forward. Segment lengths follow Drillis and Contini (1966).
 """
 
 import math
@@ -26,11 +26,11 @@ JOINTS = 25
 
 @dataclass(frozen=True)
 class Pose:
-    """One moment of one walk. Angles in radians."""
+    """One phase of a walk. Angles in radians."""
 
     yaw: float  # 0 faces the camera, pi/2 walks to screen right, pi shows the back
-    phase: float  # where in the step
-    stride: float  # swing of the thighs; near 0 for somebody who stands
+    phase: float  # of the step cycle
+    stride: float  # amplitude of the thighs; near 0 when standing
     arms: tuple[str, str]  # hang | pocket | phone | read, per side
     lean: float
     head_turn: float  # yaw of the head relative to the body
@@ -38,10 +38,10 @@ class Pose:
 
 @dataclass(frozen=True)
 class View:
-    """The camera's part in the projection."""
+    """Camera parameters of the projection."""
 
     pitch: float  # radians below the horizon
-    perspective: float  # growth of what is one stature nearer
+    perspective: float  # relative magnification per stature of depth
 
 
 def joints(body: Body, pose: Pose) -> Floats:
@@ -115,7 +115,7 @@ def _arm(
 def project(points: Floats, yaw: float, view: View) -> Floats:
     """Screen positions [N, 4] of points [N, 3]: x right, y up, depth towards the camera, and the local scale.
 
-    Weak perspective about half the stature: what is nearer to a camera above grows, what is lower shrinks.
+    Weak perspective about half the stature: parts nearer to the camera are magnified.
     """
     sin_yaw, cos_yaw = math.sin(yaw), math.cos(yaw)
     sin_pitch, cos_pitch = math.sin(view.pitch), math.cos(view.pitch)
@@ -133,5 +133,5 @@ def half_width(across: float, deep: float, yaw: float) -> float:
 
 
 def xy(x: float, y: float) -> Floats:
-    """A step on the screen, [2]."""
+    """A vector on the screen, [2]."""
     return np.array((x, y))

@@ -1,4 +1,4 @@
-"""Kinds of clothing: how they cover the body and which attribute words they earn. Heights are shares of the stature."""
+"""Kinds of clothing: their geometry and their PETA attribute words. Lengths are fractions of the stature."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ class Upper:
     """One kind of upper garment."""
 
     words: tuple[str, ...]  # PETA attribute words
-    sleeve: float  # share of the arm covered: 0 none, 0.45 short, 1 long
+    sleeve: float  # fraction of the arm covered: 0 none, 0.45 short, 1 long
     hem: float  # height of the lower edge above the sole
     loose: float  # cloth between body and silhouette
     flare: float = 1.0  # width at the hem over width at the hip
     front: str = "closed"  # closed | open | buttons | zip
-    collar: float = 0.0  # how far it climbs the neck
+    collar: float = 0.0  # height above the neck's base
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Lower:
     """One kind of lower garment."""
 
     words: tuple[str, ...]
-    cover: float  # share of the leg covered, 1 = to the ankle
+    cover: float  # fraction of the leg covered, 1 = to the ankle
     loose: float
     skirt: bool = False
 

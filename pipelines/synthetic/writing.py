@@ -1,4 +1,4 @@
-"""Drawing pictures into files: what one worker process does, and the names of the files."""
+"""Rendering images into files: the work of one process, and the file names."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"  # fo
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture to draw."""
+    """One image to render."""
 
     split: str  # TRAIN, QUERY or GALLERY
-    label: str  # the identity as the file name says it: "0007", "0000" or "-1"
-    identity: int  # who is drawn
+    label: str  # the identity in the file name: "0007", "0000" or "-1"
+    identity: int  # who is rendered
     camera: int
     index: int
     displaced: bool = False
@@ -39,7 +39,7 @@ class PictureTruth:
 def write_pictures(
     folder: Path, domain: str, seed: int, size: tuple[int, int], wanted: list[Picture]
 ) -> list[PictureTruth]:
-    """Draw and write pictures, in order. Raises OSError when a file cannot be written."""
+    """Render and write images, in order. Raises OSError when a file cannot be written."""
     truths = []
     for picture in wanted:
         sample = render_person(
@@ -57,7 +57,7 @@ def write_pictures(
 
 
 def camera_jpeg(pixels: Image, quality: int) -> bytes:
-    """JPEG bytes of RGB pixels [H, W, 3] as the camera stores them (OpenCV: several times faster than Pillow here)."""
+    """JPEG bytes of RGB pixels [H, W, 3] (OpenCV: several times faster than Pillow here)."""
     done, content = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise DgreidError("OpenCV could not encode a JPEG", fix="reinstall opencv-python-headless")

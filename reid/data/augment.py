@@ -1,6 +1,6 @@
-"""Random changes of training images, boxes moving along: flip, crop, colours, erasing.
+"""Augmentation of training images and their boxes: flip, crop, colour jitter, random erasing.
 
-Every decision is drawn from (seed, epoch, index, kind of change) alone, so that neither the number of loading
+Every random number is drawn from (seed, epoch, index, kind of change) alone, so that neither the number of loading
 processes nor an interruption nor another option changes it.
 """
 
@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from reid.config import DataConfig
 from reid.data.transforms import Sample, flipped, is_flipped
 
-ERASED_AREA = (0.02, 0.4)  # share of the image (Zhong et al. 2020, Random Erasing)
+ERASED_AREA = (0.02, 0.4)  # fraction of the image (Zhong et al. 2020, Random Erasing)
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width
 GREY = 127  # the middle of 0..255, about 0 for the model
 _CROP, _COLOUR, _ERASE = 1, 2, 3  # kinds of change; the flip has none
@@ -24,22 +24,22 @@ _CROP, _COLOUR, _ERASE = 1, 2, 3  # kinds of change; the flip has none
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training image; the defaults change nothing. See DataConfig for the meaning."""
+    """Settings of the augmentation, off by default. See DataConfig for the meaning."""
 
     flip: float = 0.0
     crop_padding: int = 0
-    crop_keeps: float = 0.5
+    min_box_visibility: float = 0.5
     erasing: float = 0.0
     colour_jitter: float = 0.0
     seed: int = 0
 
     @classmethod
     def of(cls, config: DataConfig, seed: int) -> "Augmentation":
-        names = ("flip", "crop_padding", "crop_keeps", "erasing", "colour_jitter")
+        names = ("flip", "crop_padding", "min_box_visibility", "erasing", "colour_jitter")
         return cls(**{name: getattr(config, name) for name in names}, seed=seed)
 
     def apply(self, sample: Sample, *, epoch: int, index: int) -> Sample:
-        """The sample as image `index` looks in `epoch`; the image keeps its size, the given sample is left alone."""
+        """The augmented sample of image `index` in `epoch`, of the same size; the given sample is not changed."""
 
         def draws(kind: int) -> np.random.Generator:
             return np.random.default_rng((self.seed, epoch, index, kind))
@@ -48,7 +48,7 @@ class Augmentation:
             sample = flipped(sample)
         if self.crop_padding:
             top, left = draws(_CROP).integers(0, 2 * self.crop_padding + 1, 2)
-            sample = cropped(sample, self.crop_padding, int(top), int(left), self.crop_keeps)
+            sample = cropped(sample, self.crop_padding, int(top), int(left), self.min_box_visibility)
         if self.colour_jitter:
             factors = draws(_COLOUR).uniform(1 - self.colour_jitter, 1 + self.colour_jitter, 3)
             sample = recoloured(sample, *factors.tolist())
@@ -59,11 +59,11 @@ class Augmentation:
         return sample
 
 
-def cropped(sample: Sample, padding: int, top: int, left: int, keeps: float) -> Sample:
+def cropped(sample: Sample, padding: int, top: int, left: int, min_box_visibility: float) -> Sample:
     """Pad by black pixels and cut the image's own size out again, its corner at (top, left) of the padded image.
 
-    Boxes move along and end at the new border. A part with less than the share `keeps` of its box (of what the image
-    showed of it) left inside gets a NaN row: it is absent.
+    Boxes are shifted and clipped. A part with less than the fraction `min_box_visibility` of its box (clipped to the
+    image) left inside gets a NaN row: it is absent.
     """
     height, width = sample.image.shape[-2:]
 
@@ -72,21 +72,21 @@ def cropped(sample: Sample, padding: int, top: int, left: int, keeps: float) -> 
         return inside
 
     boxes = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=(height, width))
-    shown = v2.functional.clamp_bounding_boxes(boxes)
-    rows = cut(shown).as_subclass(Tensor)
-    rows[~(_areas(rows) >= keeps * _areas(shown.as_subclass(Tensor)))] = torch.nan
+    clipped = v2.functional.clamp_bounding_boxes(boxes)
+    rows = cut(clipped).as_subclass(Tensor)
+    rows[~(_areas(rows) >= min_box_visibility * _areas(clipped.as_subclass(Tensor)))] = torch.nan
     return Sample(cut(sample.image), rows)
 
 
 def recoloured(sample: Sample, brightness: float, contrast: float, saturation: float) -> Sample:
-    """The image with each property multiplied by its factor, one after another; the boxes are left alone."""
+    """The image with each property multiplied by its factor, one after another; the boxes do not change."""
     image = v2.functional.adjust_brightness(sample.image, brightness)
     image = v2.functional.adjust_contrast(image, contrast)
     return Sample(v2.functional.adjust_saturation(image, saturation), sample.boxes)
 
 
 def erased(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """The image with a rectangle painted grey. The boxes stay: a part is where it is, whether or not it is hidden."""
+    """The image with a grey rectangle. The boxes do not change: an occluded part is still where it is."""
     grey = torch.full((3, 1, 1), GREY, dtype=sample.image.dtype)
     return Sample(v2.functional.erase(sample.image, top, left, height, width, grey), sample.boxes)
 

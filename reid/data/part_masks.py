@@ -1,11 +1,11 @@
-"""Part boxes in original pixels -> which patches of the model's input show which part."""
+"""Part boxes in original pixels -> which part is visible in which patch of the model's input."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_ROUNDING = 1e-9  # share of a patch: a box that covers exactly the threshold must not lose to a rounding error
+_TOLERANCE = 1e-9  # of the covered fraction: a box that covers exactly the threshold passes despite rounding
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class PatchGrid:
         return self.rows * self.columns
 
 
-def patch_masks(boxes: Tensor, original_size: tuple[int, int], grid: PatchGrid, visible_share: float) -> Tensor:
-    """Mark the patches that a part's box covers.
+def patch_masks(boxes: Tensor, original_size: tuple[int, int], grid: PatchGrid, patch_coverage: float) -> Tensor:
+    """Mark the patches that each part's box covers.
 
     Args:
         boxes: (R, 4) float x_min, y_min, x_max, y_max in pixels of the original image, maxima exclusive; they may
@@ -44,16 +44,16 @@ def patch_masks(boxes: Tensor, original_size: tuple[int, int], grid: PatchGrid, 
         original_size: width and height of the original image in pixels; the model's input is this image resized to
             the grid's height and width without keeping its aspect.
         grid: the patches of the model's input.
-        visible_share: in (0, 1]; a patch is visible where the box covers at least this share of its area.
+        patch_coverage: in (0, 1]; the part is visible in a patch if its box covers at least this fraction of the patch.
     Returns:
-        (R, L) bool, patches row by row. A part without a box is visible nowhere.
+        (R, L) bool, patches row by row. A part without a box is visible in no patch.
     """
     width, height = original_size
     corners = boxes.to(torch.float64)  # (R, 4)
     across = _overlaps(corners[:, 0::2] * grid.image_width / width, grid.columns, grid)  # (R, columns)
     down = _overlaps(corners[:, 1::2] * grid.image_height / height, grid.rows, grid)  # (R, rows)
     covered = down[:, :, None] * across[:, None, :] / grid.patch**2  # (R, rows, columns), 0..1 or NaN
-    return (covered >= visible_share - _ROUNDING).flatten(1)  # NaN compares as False
+    return (covered >= patch_coverage - _TOLERANCE).flatten(1)  # NaN compares as False
 
 
 def _overlaps(spans: Tensor, count: int, grid: PatchGrid) -> Tensor:

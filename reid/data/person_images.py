@@ -1,4 +1,4 @@
-"""Image files as batches: decoded, resized, perhaps augmented, with the patches of every part."""
+"""Image files as batches: decoded, resized, optionally augmented, with the visible patches of every part."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -34,8 +34,8 @@ class PersonImages(Dataset[Batch]):
         grid: the model's patch grid; its image size is the size resized to.
         mode: interpolation of the resize.
         boxes: float [N, R, 4] in pixels of the original images, NaN rows where a part has no box; None: no parts.
-        visible_share: a patch shows a part when the box covers this share of it.
-        augmentation: what happens to image and boxes, drawn anew in every epoch.
+        patch_coverage: a part is visible in a patch if its box covers at least this fraction of the patch.
+        augmentation: of image and boxes, drawn anew in every epoch.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class PersonImages(Dataset[Batch]):
         mode: Interpolation,
         *,
         boxes: np.ndarray | None = None,
-        visible_share: float = 0.5,
+        patch_coverage: float = 0.5,
         augmentation: Augmentation | None = None,
     ) -> None:
         self.files, self.grid, self.mode = list(files), grid, mode
         self.boxes = np.empty((len(self.files), 0, 4)) if boxes is None else boxes
-        self.visible_share, self.augmentation = visible_share, augmentation
+        self.patch_coverage, self.augmentation = patch_coverage, augmentation
         self.epoch = 0  # set before each pass over the images
         self._size = (3, grid.image_height, grid.image_width)
         self.cached = len(self.files) * math.prod(self._size) <= CACHE_BYTES
@@ -62,7 +62,7 @@ class PersonImages(Dataset[Batch]):
         return len(self.files)
 
     def __getitems__(self, indices: list[int]) -> Batch | str:
-        """A batch, or what is wrong with it: an exception would lose its type on the way out of a worker process."""
+        """A batch, or an error message: an exception would lose its type on the way out of a worker process."""
         images = torch.empty(len(indices), *self._size, dtype=torch.uint8)
         boxes = torch.empty(len(indices), *self.boxes.shape[1:], dtype=torch.float64)
         try:
@@ -73,7 +73,7 @@ class PersonImages(Dataset[Batch]):
                 images[place], boxes[place] = sample
         except UnreadableImageError as err:
             return err.what + f" [{err.path}]"
-        return Batch(images, visible_patches(boxes, self.grid, self.visible_share), torch.tensor(indices))
+        return Batch(images, visible_patches(boxes, self.grid, self.patch_coverage), torch.tensor(indices))
 
     def _sample(self, index: int) -> Sample:
         if self.cached and self._known[index]:
@@ -96,7 +96,7 @@ def load_pixels(path: Path) -> Tensor:
         try:
             pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
             return pixels
-        except RuntimeError:  # Pillow says what is wrong with it
+        except RuntimeError:  # Pillow reports what is wrong with it
             pass
     return torch.from_numpy(np.array(decode(content, path))).permute(2, 0, 1)
 
@@ -104,13 +104,13 @@ def load_pixels(path: Path) -> Tensor:
 def load_batches(images: PersonImages, batches: Sequence[Sequence[int]], workers: int) -> Iterator[Batch]:
     """The given batches of image indices, in order, loaded by `workers` processes (none for a cached set).
 
-    Raises DgreidError naming the file when one cannot be read any more.
+    Raises DgreidError naming the file when one can no longer be read.
     """
     loader: DataLoader[Batch | str] = DataLoader(
         images,
         batch_sampler=[list(batch) for batch in batches],
         num_workers=0 if images.cached else workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         generator=torch.Generator(),  # otherwise every pass draws from the global one
     )
     for batch in loader:
@@ -127,5 +127,5 @@ def in_order(count: int, batch_size: int) -> list[range]:
     return [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

@@ -18,9 +18,10 @@ from shared.body_prior import PROPORTIONS, prior_box
 from shared.datasets import locate
 from shared.errors import ConfigError, DataError
 from shared.geometry import Box
-from shared.label_runs import corrected_runs
+from shared.labels import choose_label_run, connect, label_runs, label_shards
+from shared.manifest import read_manifest
+from shared.parquet import to_table
 from shared.schemas import FINAL_STATUSES, MANIFEST_SCHEMA, ImageStatus, ManifestRow
-from shared.labels import connect, label_shards, read_manifest, to_table
 from shared.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,12 @@ class TrainingSet:
     labels: int64 [N] in 0..K-1; label k is identities[k], a (data set, identity) pair.
     cameras: [N], None where not labelled.
     dropped: how many images were left out, by reason. label_run: None when no labels were needed. filled: how many
-    boxes are where the part usually is, because nobody has answered, by data set.
+    boxes are the body prior's because the part has no label, by data set.
     """
 
     datasets: tuple[str, ...]
     paths: tuple[str, ...]  # relative to the data set's folder
+    image_ids: tuple[str, ...]
     labels: np.ndarray
     cameras: tuple[int | None, ...]
     boxes: np.ndarray
@@ -71,10 +73,6 @@ class TrainingSet:
         table = [self.identities, self.datasets, self.paths, self.labels.tolist()]
         return hashlib.sha256(json.dumps(table).encode() + self.boxes.tobytes()).hexdigest()
 
-    def images(self) -> pa.Table:
-        """The run folder's training_images.parquet: dataset and path of every image, in the order of the labels."""
-        return pa.table({"dataset": pa.array(self.datasets, pa.string()), "path": pa.array(self.paths, pa.string())})
-
     def record(self) -> dict[str, Any]:
         """The run folder's training_set.json."""
         pairs = {pair for pair in zip(self.datasets, self.cameras, strict=True) if pair[1] is not None}
@@ -100,7 +98,7 @@ def build_training_set(
     Raises:
         DataError: no manifest or no labels yet (with the command that makes them), labels missing while
             `missing_labels` is "require", or fewer than two identities left.
-        ConfigError: several label runs to choose from, or not the one asked for; a part whose usual place is not known.
+        ConfigError: several label runs to choose from, or not the one asked for; a part that the body prior lacks.
     """
     chosen = [row for name in protocol.sources for row in _source_rows(protocol, name, workspace)]
     dropped = Counter({UNREADABLE: sum(row.status == ImageStatus.UNREADABLE for row in chosen)})
@@ -109,59 +107,28 @@ def build_training_set(
         key=lambda row: (row.dataset, row.path),
     )
     if config.max_images_per_identity is not None:
-        kept_rows = _evenly_spaced(rows, config.max_images_per_identity)
-        dropped[OVER_THE_CAP], rows = len(rows) - len(kept_rows), kept_rows
+        spaced = _evenly_spaced(rows, config.max_images_per_identity)
+        dropped[OVER_THE_CAP], rows = len(rows) - len(spaced), spaced
     fill = config.missing_labels == "prior"
-    label_run = (
-        choose_label_run(config.label_run, protocol.sources, workspace.labels, needed=not fill) if parts else None
-    )
+    asked, sources = config.label_run, protocol.sources
+    needed = bool(parts) and (not fill or asked is not None or bool(label_runs(workspace.labels, sources)))
+    label_run = choose_label_run(asked, sources, workspace.labels) if needed else None
     boxes, reasons = _boxes(rows, parts, label_run, workspace)
     missing = np.array([[bool(reason) for reason in row] for row in reasons], dtype=bool).reshape(len(rows), len(parts))
     why = [next(filter(None, row), "") for row in reasons]
     if any(why):
-        told = coverage(rows, why, label_run)
+        message = coverage(rows, why, label_run)
         command = _fill_command(rows, why, label_run)
         if config.missing_labels == "require":
-            raise _missing(told, command)
-        log.warning("%s (data.missing_labels=%s; to ask for them: %s)", told, config.missing_labels, command)
+            raise _missing(message, command)
+        log.warning("%s (data.missing_labels=%s; to label them: %s)", message, config.missing_labels, command)
     if fill:
-        boxes[missing] = [_usual_box(rows[row], parts[part]) for row, part in np.argwhere(missing)]
+        boxes[missing] = [_prior_box(rows[row], parts[part]) for row, part in np.argwhere(missing)]
         filled = Counter(rows[row].dataset for row, _ in np.argwhere(missing))
         return _numbered(rows, boxes, protocol, label_run, dropped, dict(sorted(filled.items())))
     dropped.update(filter(None, why))
-    kept = [index for index, reason in enumerate(why) if not reason]
-    return _numbered([rows[index] for index in kept], boxes[kept], protocol, label_run, dropped, {})
-
-
-def choose_label_run(
-    asked: str | None, sources: Sequence[str], labels_root: Path, *, needed: bool = True
-) -> str | None:
-    """The label run to train with: the one asked for, or the only one that has labels of the sources.
-
-    A run that another one corrects is not in question unless it is asked for. None: there are no labels and none are
-    `needed`. Raises ConfigError for an unknown or ambiguous choice, DataError when there are no labels at all.
-    """
-    shards = [shard for name in sources for shard in label_shards(labels_root, dataset=name)]
-    runs = sorted({shard.parents[2].name.removeprefix("label_run=") for shard in shards})
-    if asked is None:
-        replaced = corrected_runs(labels_root, runs)
-        runs = [run for run in runs if run not in replaced]
-    if not runs and asked is None and not needed:
-        return None
-    if not runs:
-        raise DataError(
-            f"there are no part labels of {', '.join(sources)} yet",
-            path=labels_root,
-            fix="; ".join(f"make label DATASET={name}" for name in sources),
-        )
-    if asked is None and len(runs) > 1:
-        raise ConfigError(f"there are several label runs: {', '.join(runs)}", fix="choose one with LABELS=<run>")
-    if asked is not None and asked not in runs:
-        raise ConfigError(
-            f"there is no label run {asked!r} of {', '.join(sources)}",
-            fix=f"choose one of LABELS={' or LABELS='.join(runs)}",
-        )
-    return asked or runs[0]
+    complete = [index for index, reason in enumerate(why) if not reason]
+    return _numbered([rows[index] for index in complete], boxes[complete], protocol, label_run, dropped, {})
 
 
 def _evenly_spaced(rows: Sequence[ManifestRow], most: int) -> list[ManifestRow]:
@@ -170,8 +137,8 @@ def _evenly_spaced(rows: Sequence[ManifestRow], most: int) -> list[ManifestRow]:
     own: dict[tuple[str, int], list[int]] = {}
     for place, row in enumerate(rows):
         own.setdefault((row.dataset, row.person), []).append(place)
-    kept = {places[round(step)] for places in own.values() for step in np.linspace(0, len(places) - 1, most)}
-    return [row for place, row in enumerate(rows) if place in kept]
+    chosen = {places[round(step)] for places in own.values() for step in np.linspace(0, len(places) - 1, most)}
+    return [row for place, row in enumerate(rows) if place in chosen]
 
 
 def _source_rows(protocol: Protocol, name: str, workspace: Workspace) -> list[ManifestRow]:
@@ -181,7 +148,7 @@ def _source_rows(protocol: Protocol, name: str, workspace: Workspace) -> list[Ma
 def _boxes(
     rows: Sequence[ManifestRow], parts: Sequence[str], label_run: str | None, workspace: Workspace
 ) -> tuple[np.ndarray, list[list[str]]]:
-    """Boxes [N, R, 4] of the rows, and why a part has no final answer, [N][R] ("" where it has one)."""
+    """Boxes [N, R, 4] of the rows, and why a part has no final label, [N][R] ("" where it has one)."""
     boxes = np.full((len(rows), len(parts), 4), np.nan)
     reasons = [[NOT_LABELLED] * len(parts) for _ in rows]
     if label_run is None:
@@ -208,13 +175,13 @@ def _numbered_rows(rows: Sequence[ManifestRow]) -> pa.Table:
 
 
 def coverage(rows: Sequence[ManifestRow], why: Sequence[str], label_run: str | None) -> str:
-    """How many images of which data set lack a part's answer, and why. why: [N], "" for complete images."""
+    """How many images of which data set lack a part's label, and why. why: [N], "" for complete images."""
     total = Counter(row.dataset for row in rows)
     counts = Counter((row.dataset, reason) for row, reason in zip(rows, why, strict=True) if reason)
-    told = "; ".join(
+    counted = "; ".join(
         f"{name}: {count} of {total[name]} images {reason}" for (name, reason), count in sorted(counts.items())
     )
-    return f"training images without part boxes in label run {label_run!r}: {told}"
+    return f"training images without part boxes in label run {label_run!r}: {counted}"
 
 
 def _fill_command(rows: Sequence[ManifestRow], why: Sequence[str], label_run: str | None) -> str:
@@ -222,19 +189,19 @@ def _fill_command(rows: Sequence[ManifestRow], why: Sequence[str], label_run: st
     return "; ".join(f"make label DATASET={name}" + (f" LABELS={label_run}" if label_run else "") for name in names)
 
 
-def _missing(told: str, command: str) -> DataError:
+def _missing(message: str, command: str) -> DataError:
     return DataError(
-        told,
-        fix=f"{command} (only the missing ones are asked for), leave them out with data.missing_labels=drop, or take "
-        "the parts' usual places with data.missing_labels=prior",
+        message,
+        fix=f"{command} (only the missing ones are labelled), leave these images out with data.missing_labels=drop, or "
+        "take the body prior's boxes with data.missing_labels=prior",
     )
 
 
-def _usual_box(row: ManifestRow, part: str) -> Box:
+def _prior_box(row: ManifestRow, part: str) -> Box:
     box = prior_box(part, row.width, row.height)
     if box is None:
         raise ConfigError(
-            f"data.missing_labels=prior: nobody knows where {part!r} usually is", fix=f"known: {', '.join(PROPORTIONS)}"
+            f"data.missing_labels=prior: the body prior has no part {part!r}", fix=f"it has {', '.join(PROPORTIONS)}"
         )
     return box
 
@@ -249,16 +216,17 @@ def _numbered(
 ) -> TrainingSet:
     identities = tuple(sorted({(row.dataset, row.person) for row in rows}))
     if len(identities) < 2:
-        told = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none left out"
+        left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none left out"
         raise DataError(
             f"{len(identities)} identities in {len(rows)} training images of {', '.join(protocol.sources)} "
-            f"({told}); training needs at least 2",
+            f"({left_out}); training needs at least 2",
             fix="add sources to the protocol, or label the images that were left out",
         )
     label_of = {identity: label for label, identity in enumerate(identities)}
     return TrainingSet(
         datasets=tuple(row.dataset for row in rows),
         paths=tuple(row.path for row in rows),
+        image_ids=tuple(row.image_id for row in rows),
         labels=np.array([label_of[row.dataset, row.person] for row in rows], dtype=np.int64),
         cameras=tuple(row.camera for row in rows),
         boxes=boxes,

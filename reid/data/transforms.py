@@ -44,22 +44,22 @@ def flipped(sample: Sample) -> Sample:
 
 
 def is_flipped(chance: float, *, seed: int, epoch: int, index: int) -> bool:
-    """Whether image `index` is mirrored in `epoch`: true with probability `chance`, decided by the three numbers
+    """Whether image `index` is flipped in `epoch`: true with probability `chance`, a function of the three numbers
     alone, so that neither the number of loading processes nor an interruption changes it."""
     return bool(np.random.default_rng((seed, epoch, index)).random() < chance)
 
 
-def visible_patches(boxes: Tensor, grid: PatchGrid, visible_share: float) -> Tensor:
-    """Which patches show which part: bool [..., R, L] for boxes [..., R, 4] in pixels of the model's input; a part
-    without a box is seen in no patch."""
+def visible_patches(boxes: Tensor, grid: PatchGrid, patch_coverage: float) -> Tensor:
+    """Which part is visible in which patch: bool [..., R, L] for boxes [..., R, 4] in pixels of the model's input; a
+    part without a box is visible in none."""
     size = (grid.image_width, grid.image_height)
-    visible = patch_masks(boxes.reshape(-1, 4), original_size=size, grid=grid, visible_share=visible_share)
+    visible = patch_masks(boxes.reshape(-1, 4), original_size=size, grid=grid, patch_coverage=patch_coverage)
     return visible.reshape(*boxes.shape[:-1], grid.count)
 
 
 def normalised(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] in 0..255 -> float32 in -1..1 (mean and deviation 0.5)."""
-    if images.device.type == "cpu":  # in NumPy: torch's threads would go on spinning where loading processes work
+    if images.device.type == "cpu":  # in NumPy: torch's threads would keep spinning beside the loading processes
         values = images.numpy().astype(np.float32)
         values *= np.float32(1 / (255 * STD))
         values -= np.float32(MEAN / STD)

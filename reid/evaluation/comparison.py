@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reid.config import config_differences
-from reid.evaluation.evaluate import read_config
+from reid.config import flat_settings, read_config
 from reid.evaluation.results import SCORE_NAMES, SCORE_TITLES, STATES, RunResults, read_results
 from reid.metrics.scores import spread
 from shared.errors import ConfigError
@@ -83,8 +82,9 @@ def _read(folder: Path) -> ScoredRun:
 
 def _settings(run: ScoredRun) -> tuple[tuple[str, str], ...]:
     """(name, value) of everything but the seed that a run's scores depend on."""
-    flat = {name: _as_text(now) for name, (_, now) in config_differences({}, run.config).items() if name != "seed"}
-    return tuple(sorted({**flat, "re_ranking": _as_text(run.results.re_ranking)}.items()))
+    settings = {**flat_settings(run.config), "re_ranking": run.results.re_ranking}
+    settings.pop("seed", None)
+    return tuple(sorted((name, _as_text(value)) for name, value in settings.items()))
 
 
 def _as_text(value: Any) -> str:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from lightning_fabric import Fabric
 
-from reid.config import RunConfig, parse_config
+from reid.config import RunConfig, read_config
 from reid.data.person_images import PersonImages
 from reid.data.transforms import TESTING
 from reid.evaluation.details import score_details
@@ -32,18 +31,25 @@ from reid.evaluation.results import (
     write_queries,
     write_results,
 )
+from reid.inference.devices import make_fabric
 from reid.inference.embed import features_and_masks
+from reid.inference.trained import final_weights, selected_checkpoint, selection
 from reid.metrics.scores import Scores, spread
-from reid.model.checkpoint import load_checkpoint
+from reid.model.checkpoint import file_sha256, load_checkpoint
 from reid.model.muva import Muva, build_model
-from reid.model.tensor_files import file_sha256
-from reid.protocols.protocol import EvaluationSplit, Protocol, evaluation_splits, parse_protocol, training_rows
-from reid.protocols.stored_splits import store_splits, stored_splits
-from reid.training.job import make_fabric
-from reid.training.snapshots import final_weights, selected_checkpoint, selection
+from reid.protocols.protocol import (
+    EvaluationSplit,
+    Protocol,
+    evaluation_splits,
+    parse_protocol,
+    shared_images,
+    training_rows,
+)
+from reid.protocols.splits import store_splits, stored_splits
+from reid.training.run_folder import read_image_ids
 from shared.datasets import locate
 from shared.errors import ConfigError, DataError, DgreidError
-from shared.labels import read_manifest
+from shared.manifest import read_manifest
 from shared.progress import Progress
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace
@@ -158,17 +164,14 @@ def evaluate_run(
     return results
 
 
-def read_config(run_folder: Path) -> RunConfig:
-    """The frozen configuration of a run. Raises DataError when there is no such run, ConfigError when it is damaged."""
-    path = run_folder / "config.yaml"
-    if not path.is_file():
-        raise DataError("there is no such run", path=path, fix="make train PROTOCOL=<sources>2<target>")
-    return parse_config(yaml.safe_load(path.read_text(encoding="utf-8")), where=str(path))
-
-
 def run_protocol(config: RunConfig, workspace: Workspace) -> Protocol:
     """What a run was trained on and is to be tested on. Raises as reid.protocols.protocol.parse_protocol."""
-    return parse_protocol(config.protocol, workspace.data_root)
+    return parse_protocol(
+        config.protocol,
+        workspace.data_root,
+        pretrained_on=config.model.pretrained_on,
+        allow_pretrained_targets=True,  # the protocol line says so
+    )
 
 
 def _earlier(run_folder: Path) -> RunResults | None:
@@ -287,7 +290,10 @@ def _score_target(
         for name, breakdown in details.items():
             getattr(results, name).setdefault(target.name, {})[state] = breakdown
     valid = sum(one.num_valid_queries for one in found["trained"][0])
-    results.tests[target.name] = _described(target, valid, selected_on=selection(config), re_ranking=results.re_ranking)
+    leaks = len(shared_images(read_image_ids(run_folder) or frozenset(), target.rows))
+    results.tests[target.name] = _described(
+        target, valid, leaks, selected_on=selection(config), re_ranking=results.re_ranking
+    )
     return missing
 
 
@@ -355,7 +361,7 @@ def _scores(
     return scores, details
 
 
-def _described(target: Target, valid: int, *, selected_on: str, re_ranking: bool) -> dict[str, Any]:
+def _described(target: Target, valid: int, leaks: int, *, selected_on: str, re_ranking: bool) -> dict[str, Any]:
     """`tests` of RunResults for one target."""
     splits = target.splits
     queries = sum(len(split.query) for split in splits)
@@ -368,6 +374,7 @@ def _described(target: Target, valid: int, *, selected_on: str, re_ranking: bool
         {target.name: splits},
         selected_on=selected_on,
         re_ranking=re_ranking,
+        trained_on={target.name: leaks},
         without_cameras=[] if cameras else [target.name],
     )
     return {
@@ -380,6 +387,7 @@ def _described(target: Target, valid: int, *, selected_on: str, re_ranking: bool
         "duplicates": sum(duplicates),
         "scored_duplicates": sum(scored),
         "cameras": cameras,
+        "trained_on": leaks,
     }
 
 
@@ -422,6 +430,7 @@ def _protocol_line(protocol: Protocol, results: RunResults, *, selected_on: str)
         named,
         selected_on=selected_on,
         re_ranking=results.re_ranking,
+        trained_on={name: tests[name]["trained_on"] for name in named},
         without_cameras=[name for name in named if not tests[name]["cameras"]],
     )
     return line + "".join(_ROLE_NOTES[tests[name]["role"]].format(name) for name in others)

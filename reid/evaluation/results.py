@@ -63,7 +63,8 @@ class RunResults:
         gallery were chosen, and how often), `queries` and `valid_queries` (in all splits; only those with a match in
         the gallery are scored), `duplicates` (queries whose very image is in their gallery, by content) and
         `scored_duplicates` (of these, the ones that the same-camera rule does not remove), `cameras` (whether images
-        of both sides have a camera label, so that the rule could remove any).
+        of both sides have a camera label, so that the rule could remove any), `trained_on` (how many of its test
+        images were trained on, by content).
     models: state -> SHA-256 of what determines the model; all scores in one file are of these.
     failed: target -> why the last evaluation could not score it.
     untrained_missing: why the last evaluation left out the untrained model; "" when it did not.

@@ -1,5 +1,5 @@
-"""Features of many images in large batches without gradients: the feature bank of the source images, which sees
-through pseudo-label masks, and the embeddings of test images, for which the model predicts its masks itself."""
+"""Features of many images in large batches without gradients: the feature bank of the source images, under
+pseudo-label masks, and the embeddings of test images, under predicted masks."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,8 @@ from torch import Tensor
 
 from reid.data.person_images import Batch, PersonImages, in_order, load_batches
 from reid.data.transforms import normalised
-from reid.inference.parallel import gathered, padded_share
-from reid.model.muva import Muva
-from reid.training.losses import seen_features
+from reid.inference.devices import gathered, padded_share
+from reid.model.muva import Muva, part_slices
 from shared.progress import Progress
 
 
@@ -31,15 +30,14 @@ def bank_features(
     """Features [N, F] float32 of source images with their pseudo-label masks, in eval mode, not normalised.
 
     after_neck: False gives f before the BatchNorm (stage 1), True after it (the memory of stage 2).
-    absent_as_nan: True puts NaN where a feature is that of a part which no patch of the image shows.
+    absent_as_nan: True puts NaN into the slices of parts that are visible in no patch of the image.
     """
 
     def features(batch: Batch) -> Tensor:
         encoded = model.encode_images(normalised(batch.images), visible=batch.visible).features
         found = model.neck(encoded) if after_neck else encoded
         if absent_as_nan:
-            seen = seen_features(batch.visible.any(-1), model.feature_dim)
-            found = found.masked_fill(seen == 0, torch.nan)
+            found = found.masked_fill(part_slices(batch.visible.any(-1), model.feature_dim) == 0, torch.nan)
         return found
 
     return _in_batches(model, images, fabric, features, batch_size, workers, progress)
@@ -76,11 +74,10 @@ def features_and_masks(
     encoder, grid = model.image_encoder, model.grid
 
     def both(batch: Batch) -> Tensor:
-        encoded = model.encode_images(normalised(batch.images))
-        features = F.normalize(model.neck(encoded.features), dim=1)
-        if encoded.mask_logits is None:
+        features, mask_logits = model.embed(normalised(batch.images))
+        if mask_logits is None:
             return features
-        visible = torch.sigmoid(encoded.mask_logits[-1] / encoder.mask_temperature) > encoder.gate_threshold
+        visible = encoder.visible_patches(mask_logits[-1])
         return torch.cat([features, visible.flatten(1).to(features.dtype)], dim=1)
 
     found = _in_batches(model, images, fabric, both, batch_size, workers, progress)
@@ -111,9 +108,9 @@ def _in_batches(
     workers: int,
     progress: Progress | None,
 ) -> Tensor:
-    """Rows of `compute` over all images in order, on the CPU; the model's training mode is put back afterwards.
+    """Rows of `compute` over all images in order, on the CPU; the model's training mode is restored afterwards.
 
-    Several processes compute a share each and all get everything.
+    Several processes compute a share each and all return all rows.
     """
     was_training = model.training
     model.eval()

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from reid.config import ModelConfig
 from reid.data.part_masks import PatchGrid
 from reid.model.backbone import load_clip
-from reid.model.masked_encoder import ImageOutput, MaskedEncoder
-from reid.model.prompts import Prompts
-from reid.model.text_encoder import TextEncoder
+from reid.model.image_encoder import ImageOutput, MaskedEncoder
+from reid.model.text_encoder import Prompts, TextEncoder
 from shared.errors import ConfigError
 
 NECK_MOMENTUM = 0.19  # one pass that moves the statistics as far as two passes with 0.1: 1 - 0.9^2
@@ -76,9 +75,26 @@ class Muva(nn.Module):
         features: Tensor = self.text_encoder(embedded.flatten(0, 1), ends.flatten())
         return features.view(len(identities), self.feature_dim).float()
 
+    def embed(self, images: Tensor) -> ImageOutput:
+        """Encode images (B, 3, height, width) under predicted masks; features (B, F) are those after the neck,
+        L2-normalised. Call it in eval mode."""
+        features, mask_logits = self.encode_images(images)
+        return ImageOutput(F.normalize(self.neck(features), dim=1), mask_logits)
+
     def retrieval_features(self, images: Tensor) -> Tensor:
-        """(B, 3, height, width) -> (B, F), after the neck, L2-normalised; call it in eval mode."""
-        return F.normalize(self.neck(self.encode_images(images).features), dim=1)
+        """The features (B, F) of `embed`."""
+        return self.embed(images).features
+
+
+def part_slices(present: Tensor, feature_dim: int) -> Tensor:
+    """Which entries of a feature belong to a visible part: (B, R) bool -> (B, F) float 0 or 1, whole person first.
+
+    Multiplied into a feature it removes the slices of absent parts from every product with a classifier row, a text
+    prototype or a memory row; after the neck 0 is also the average image's value.
+    """
+    whole = present.new_ones(len(present), 1)
+    granularities = torch.cat([whole, present], dim=1).float()  # (B, 1 + R)
+    return granularities.repeat_interleave(feature_dim // granularities.shape[1], dim=1)
 
 
 def build_model(

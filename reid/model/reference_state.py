@@ -1,14 +1,14 @@
-"""Checkpoints of the method's public reference implementation: its parameter names to ours and back."""
+"""Checkpoints of the method's public reference implementation: its parameter names to this project's and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from reid.config import ModelConfig
 from reid.model.muva import Muva, build_model
-from shared.errors import DgreidError
+from shared.errors import DgreidError, UsageError
 
-# Beginnings of names, theirs and ours; each side's beginnings exclude one another.
+# Prefixes of names, reference -> this project; the prefixes of each side are disjoint.
 _PREFIXES = {
     "image_encoder.transformer.resblocks.": "image_encoder.blocks.",
     "image_encoder.class_embedding": "image_encoder.class_embedding",
@@ -42,21 +42,35 @@ _PREDICTOR_PARTS = {
 _FROM_BASE = ("prompts.template_embeddings", "prompts.ends", "prompts.domains")
 
 
-def from_reference(state: Mapping[str, Tensor], config: ModelConfig | None = None) -> Muva:
+def from_reference(
+    state: Mapping[str, Tensor], config: ModelConfig | None = None, datasets: Sequence[str] | None = None
+) -> Muva:
     """Build our model with the reference's weights.
 
     Args:
-        state: its state_dict, e.g. from `reid.model.tensor_files.read_tensors`; K is read from it.
+        state: its state_dict, e.g. from `reid.model.checkpoint.read_tensors`; K is read from it.
         config: what it was trained with (heads, stride and image size cannot be read from the state); default: the
             paper's. The base CLIP's weights are needed for the words of the prompts, which the state does not hold.
+        datasets: the data set of each of the K identities, in the order of the classifier's rows; needed with
+            `config.domain_contexts`, since the state does not say which identity had which context.
     Raises:
+        UsageError: `datasets` is missing, or not of K identities.
         DgreidError: names that are missing or unknown, or shapes that do not fit; all of them are listed.
         ConfigError: the base CLIP is not there.
     """
     contexts = state.get("prompt_learner.learnable_ctx")
     if contexts is None:
         raise _misfit(["missing prompt_learner.learnable_ctx"])
-    model = build_model(config or ModelConfig(), len(contexts), seed=0)
+    config = config or ModelConfig()
+    if datasets is None and config.domain_contexts:
+        raise UsageError(
+            "domain_contexts needs the data set of every identity", fix="give datasets, one name for each identity"
+        )
+    if datasets is not None and len(datasets) != len(contexts):
+        raise UsageError(
+            f"{len(datasets)} data set names for {len(contexts)} identities", fix="give one name for each identity"
+        )
+    model = build_model(config, len(contexts), seed=0, datasets=datasets)
     expected = to_reference(model)
     problems = [f"missing {name}" for name in expected.keys() - state.keys()]
     problems += [f"unknown {name}" for name in state.keys() - expected.keys()]

@@ -2,32 +2,46 @@
 
     duke2market     market+duke+msmt2viper+grid     supervised:market1501     all-images:market+duke2viper
 
-With `all-images:` the sources teach their query and gallery people too, as the small-set protocols do.
+With `all-images:` the query and gallery images of the sources are trained on too, as the small-set protocols do.
 
-A cross-domain score is only one when no target image was trained on, so a data set on both sides is refused unless the
-protocol says `supervised:`.
+A score is cross-domain only if no image and no person of a target was trained on. Two sets of the same people on both
+sides are therefore refused unless the protocol says `supervised:`, and so are targets that the weights were pretrained
+on, unless that is allowed; the protocol line then says it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reid.protocols.published_folds import Folds, read_folds
-from reid.protocols.splits import EvaluationSplit, make_splits
+from reid.protocols.splits import EvaluationSplit, Folds, make_splits, read_folds
 from shared.datasets import known_datasets, listed, locate, name_key, names_by_key
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, did_you_mean
 from shared.schemas import Kind, ManifestRow
 
-__all__ = ["EvaluationSplit", "Protocol", "evaluation_splits", "parse_protocol", "training_rows"]
+__all__ = ["EvaluationSplit", "Protocol", "evaluation_splits", "parse_protocol", "shared_images", "training_rows"]
 
 SUPERVISED = "supervised:"
 ALL_IMAGES = "all-images:"
-SAME_PEOPLE = (frozenset({"msmt17", "msmt17_v2"}),)  # two releases of one set
+# Data sets of the same people, by what their authors publish; as `name_key` gives them, also those that a user declares
+# under such a name. CUHK02, CUHK03 and CUHK-SYSU are not among them: the first two come from one campus and the third
+# from streets of the same city and films, no shared identity is published, and the small-set protocols treat them as
+# three sets. A copy under a name of its own is found by its image ids, see `shared_images`.
+SAME_PEOPLE = (
+    frozenset({"msmt17", "msmt17v2"}),  # V2 blurs the faces of V1
+    frozenset({"cuhk03", "cuhk03labeled"}),  # the same images with detected and with hand-drawn person boxes
+    frozenset({"cuhk02", "cuhk01"}),  # CUHK01 is the first camera pair of CUHK02
+    frozenset({"market1501", "mars"}),  # MARS is the video extension of Market-1501
+    frozenset({"dukemtmc", "dukemtmcvideoreid", "occludedduke", "occludeddukemtmc", "pdukemtmc", "pdukemtmcreid"}),
+)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Canonical data set names. Raises ConfigError when sources and targets share people without `supervised`."""
+    """Canonical data set names.
+
+    Raises ConfigError when sources and targets share people without `supervised`, or when the weights were pretrained
+    on people of a target without `allow_pretrained_targets`.
+    """
 
     name: str  # as it was written, in lower case; parse_protocol reads it back
     sources: tuple[str, ...]
@@ -35,6 +49,13 @@ class Protocol:
     supervised: bool = False
     all_images: bool = False  # sources are trained on with their query and gallery images
     folds: Mapping[str, Folds] = field(default_factory=dict)  # target -> published train ids
+    pretrained_on: tuple[str, ...] = ()  # data sets whose people the weights were trained on
+    allow_pretrained_targets: bool = False
+
+    @property
+    def pretrained_targets(self) -> tuple[str, ...]:
+        """The targets whose people the weights were trained on."""
+        return tuple(t for t in self.targets if any(_same_people(t, name) for name in self.pretrained_on))
 
     def __post_init__(self) -> None:
         for side in (self.sources, self.targets):
@@ -48,8 +69,15 @@ class Protocol:
         shared = sorted({t for s in self.sources for t in self.targets if _same_people(s, t)})
         if shared and not self.supervised:
             raise ConfigError(
-                f"protocol {self.name!r}: {', '.join(shared)} is source and target; that is no cross-domain score",
-                fix=f"name other targets, or write {SUPERVISED}{self.name} to train and test on one data set",
+                f"protocol {self.name!r}: {_overlap(self.sources, shared)}; that is no cross-domain score",
+                fix=f"name other targets, or write {SUPERVISED}{self.name} for a supervised score",
+            )
+        if self.pretrained_targets and not (self.supervised or self.allow_pretrained_targets):
+            raise ConfigError(
+                f"protocol {self.name!r}: the weights were pretrained on people of "
+                f"{', '.join(self.pretrained_targets)}; that is no cross-domain score",
+                fix="name other targets, start from other weights (model.weights_file, or another preset), or set "
+                "allow_pretrained_targets=true: the protocol line then says so",
             )
         if self.supervised and not shared:
             raise ConfigError(
@@ -60,7 +88,8 @@ class Protocol:
     def with_target(self, target: str, data_root: Path) -> "Protocol":
         """The same training tested on one other data set (canonical name); `supervised` when a source shows its people.
 
-        Raises ConfigError when the sources were trained on with their test images and the target is one of them.
+        Raises ConfigError when the sources were trained on with their test images and the target is one of them, or
+        as the class itself.
         """
         supervised = any(_same_people(source, target) for source in self.sources)
         if supervised and self.all_images:
@@ -73,14 +102,16 @@ class Protocol:
         *,
         selected_on: str,
         re_ranking: bool = False,
+        trained_on: Mapping[str, int] | None = None,
         without_cameras: Sequence[str] = (),
     ) -> str:
         """The line printed above every table of scores.
 
         Args:
             splits: of each target that was tested.
-            selected_on: what chose the checkpoint; "": nothing did, it is that of the last epoch.
+            selected_on: how the checkpoint was selected, e.g. "last epoch, no model selection".
             re_ranking: whether distances were re-ranked.
+            trained_on: target -> how many of its test images were trained on; named where it is not 0.
             without_cameras: targets without camera labels, where the same-camera rule removes nothing.
         """
         removed = "same-camera images of the query's identity removed"
@@ -88,24 +119,32 @@ class Protocol:
             everywhere = set(without_cameras) >= {name for name in self.targets if splits.get(name)}
             removed = f"{removed} (no camera labels in {', '.join(without_cameras)})"
             removed = "no image removed: no camera labels" if everywhere else removed
-        told = [f"{name} ({_told(splits[name])})" for name in self.targets if splits.get(name)]
+        tests = [f"{name} ({_rule(splits[name])})" for name in self.targets if splits.get(name)]
         return " | ".join(
             [
                 f"{'supervised, ' if self.supervised else ''}train {' + '.join(self.sources)}"
                 f"{' (all images)' if self.all_images else ''}",
-                f"test {' + '.join(told or self.targets)}",
-                f"selected on {selected_on}" if selected_on else "last epoch, no model selection",
+                f"test {' + '.join(tests or self.targets)}",
+                selected_on,
                 f"single query, {removed}",
                 "k-reciprocal re-ranking" if re_ranking else "no re-ranking",
+                *(f"weights pretrained on people of {name}" for name in self.pretrained_targets),
+                *(f"{n:,} test images of {name} were trained on" for name, n in (trained_on or {}).items() if n),
             ]
         )
 
 
-def parse_protocol(text: str, data_root: Path) -> Protocol:
+def parse_protocol(
+    text: str, data_root: Path, *, pretrained_on: Sequence[str] = (), allow_pretrained_targets: bool = False
+) -> Protocol:
     """Read a protocol. Names may contain digits: every "2" is tried as the separator, and one reading must remain.
 
-    Raises ConfigError for an unknown or ambiguous text (listing the known names, or the readings) and for a data set
-    on both sides, DataError for a damaged dataset.yaml or folds file under `data_root`.
+    Args:
+        pretrained_on: data sets that the weights were trained on, from `model.pretrained_on` of the configuration.
+        allow_pretrained_targets: mark them as targets instead of refusing them, as for the scores of a finished run.
+    Raises:
+        ConfigError: an unknown or ambiguous text (listing the known names, or the readings), or what Protocol refuses.
+        DataError: a damaged dataset.yaml or folds file under `data_root`.
     """
     name = text.strip().lower()
     supervised = name.startswith(SUPERVISED)
@@ -120,17 +159,26 @@ def parse_protocol(text: str, data_root: Path) -> Protocol:
     if not readings:
         raise _unknown(name, sides, data_root, known)
     if len(readings) > 1:
-        told = ", or ".join(f"{' + '.join(s)} to {' + '.join(t)}" for s, t in sorted(readings))
+        listed_readings = ", or ".join(f"{' + '.join(s)} to {' + '.join(t)}" for s, t in sorted(readings))
         raise ConfigError(
-            f"protocol {name!r} can be read in {len(readings)} ways: {told}",
+            f"protocol {name!r} can be read in {len(readings)} ways: {listed_readings}",
             fix="use other aliases, or give one data set another `name:` in its dataset.yaml",
         )
     sources, targets = readings.pop()
-    return Protocol(name, sources, targets, supervised, all_images, _published_folds(targets, data_root))
+    return Protocol(
+        name,
+        sources,
+        targets,
+        supervised,
+        all_images,
+        _published_folds(targets, data_root),
+        tuple(pretrained_on),
+        allow_pretrained_targets,
+    )
 
 
 def training_rows(protocol: Protocol, source: str, rows: Sequence[ManifestRow]) -> list[ManifestRow]:
-    """The people a source teaches: its train split if it has one, otherwise all its images.
+    """The images of a source that are trained on: its train split if it has one, otherwise all of them.
 
     With `all_images` it is all images of every source. Distractors and junk are left out.
 
@@ -161,8 +209,24 @@ def evaluation_splits(
     return make_splits(target, rows, folds=protocol.folds.get(target, ()), count=splits, seed=seed)
 
 
+def shared_images(trained_on: Collection[str], rows: Sequence[ManifestRow]) -> list[ManifestRow]:
+    """The query and gallery images whose bytes were trained on; trained_on: image ids, best as a set.
+
+    Distractors and junk do not count: no score is about them.
+    """
+    tested = (row for row in rows if row.split != "train" and row.kind == Kind.PERSON)
+    return [row for row in tested if row.image_id in trained_on]
+
+
 def _same_people(source: str, target: str) -> bool:
-    return source == target or any({source, target} <= group for group in SAME_PEOPLE)
+    keys = {name_key(source), name_key(target)}
+    return len(keys) == 1 or any(keys <= group for group in SAME_PEOPLE)
+
+
+def _overlap(sources: Sequence[str], shared: Sequence[str]) -> str:
+    """Which source shows the people of which target."""
+    pairs = [(source, target) for target in shared for source in sources if _same_people(source, target)]
+    return "; ".join(f"{t} is source and target" if s == t else f"{s} and {t} show the same people" for s, t in pairs)
 
 
 def _resolve(side: str, known: Mapping[str, str]) -> tuple[str, ...]:
@@ -178,7 +242,9 @@ def _unknown(name: str, sides: Sequence[tuple[str, str]], data_root: Path, known
     strangers = [
         [part for part in f"{left}+{right}".split("+") if name_key(part) not in known] for left, right in sides
     ]
-    return ConfigError(f"protocol {name!r}: unknown data set {min(strangers, key=len)[0]!r}", fix=fix)
+    stranger = min(strangers, key=len)[0]
+    near = did_you_mean(stranger, {*known, *known.values()})
+    return ConfigError(f"protocol {name!r}: unknown data set {stranger!r}{near}", fix=fix)
 
 
 def _published_folds(targets: Sequence[str], data_root: Path) -> dict[str, Folds]:
@@ -186,12 +252,12 @@ def _published_folds(targets: Sequence[str], data_root: Path) -> dict[str, Folds
     for target in targets:
         try:
             folder = locate(target, data_root)
-        except DataError:  # not on this machine: whoever reads its images will say so
+        except DataError:  # not on this machine: reading its images will fail with the remedy
             continue
         if found := read_folds(folder):
             folds[target] = found
     return folds
 
 
-def _told(splits: Sequence[EvaluationSplit]) -> str:
+def _rule(splits: Sequence[EvaluationSplit]) -> str:
     return splits[0].rule if len(splits) == 1 else f"mean of {len(splits)}: {splits[0].rule}"

@@ -5,15 +5,16 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from reid.evaluation.evaluate import read_config, run_protocol
+from reid.config import read_config
+from reid.evaluation.evaluate import run_protocol
 from reid.protocols.protocol import training_rows
 from reid.report.run_record import RunRecord
+from reid.training.run_folder import read_image_ids
 from shared import labels as shards
-from shared.errors import DataError, DgreidError
+from shared.errors import DgreidError
 from shared.geometry import Box
-from shared.labels import read_manifest
+from shared.manifest import read_manifest
 from shared.schemas import PARTS, ImageStatus, ManifestRow
 from shared.workspace import Workspace
 
@@ -53,7 +54,7 @@ class LabelFacts:
 
 
 def read_label_facts(record: RunRecord, workspace: Workspace) -> LabelFacts:
-    """Query the labels of the images that the run was trained on, after any cap and without held-out identities.
+    """Query the labels of the images that the run was trained on, after any cap on images per identity.
 
     Never raises for missing or damaged ones: `problem` says why.
     """
@@ -95,30 +96,21 @@ def read_label_facts(record: RunRecord, workspace: Workspace) -> LabelFacts:
 
 def _trained_on(record: RunRecord, workspace: Workspace) -> tuple[list[ManifestRow], str]:
     """The manifest rows of the training images; and a sentence where they are not exactly those."""
-    known = [row for source in record.sources for row in read_manifest(workspace.manifest(source))]
-    path = record.folder / "training_images.parquet"
-    if path.is_file():
-        try:
-            used = pq.read_table(path, columns=["dataset", "path"])
-        except (OSError, pa.ArrowInvalid) as err:
-            raise DataError("the list of training images is damaged", path=path, fix="train again") from err
-        places = set(zip(used["dataset"].to_pylist(), used["path"].to_pylist(), strict=True))
-        found = [row for row in known if (row.dataset, row.path) in places]
-        gone = len(places) - len({(row.dataset, row.path) for row in found})
-        return found, f"{gone:,} training images are no longer in the manifest." if gone else ""
     protocol = run_protocol(read_config(record.folder), workspace)
-    rows = [
-        row
-        for source in record.sources
-        for row in training_rows(protocol, source, [row for row in known if row.dataset == source])
-        if row.status == ImageStatus.OK
-    ]
-    used_images = record.training_set.get("images", len(rows))
-    if used_images == len(rows):
+    used, rows = read_image_ids(record.folder), []
+    for source in record.sources:
+        for row in training_rows(protocol, source, read_manifest(workspace.manifest(source))):
+            if row.status == ImageStatus.OK and (used is None or row.image_id in used):
+                rows.append(row)
+    count = record.training_set.get("images", len(rows))
+    if count == len(rows):
         return rows, ""
-    return rows, (
-        f"Part labels are counted over all {len(rows):,} images of the training splits; the run used "
-        f"{used_images:,} of them and, being of an earlier version, does not record which."
+    told = f"Part labels are counted over {len(rows):,} images, but {count:,} were trained on"
+    if used is None:
+        return rows, f"{told}: the run, of an earlier version, does not record which."
+    held_out = record.training_set.get("held_out_identities", 0)
+    return rows, f"{told}: " + (
+        "the others are of held-out identities." if held_out and len(rows) > count else "the manifests have changed."
     )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from reid.config import config_differences, load_config
+from reid.config import different_settings, load_config
 from reid.evaluation.results import SOURCE
-from reid.protocols.paper_scores import paper_score
 from reid.protocols.protocol import ALL_IMAGES
+from reid.protocols.published import paper_score
 from reid.report.labels import LabelFacts
 from reid.report.run_record import RunRecord
 from shared.errors import ConfigError
@@ -115,7 +115,7 @@ def changed_settings(config: dict[str, Any]) -> list[str] | None:
     named_elsewhere = {"preset", "protocol", "data.label_run"}
     return [
         f"{key}={json.dumps(value, separators=(',', ':')) if not isinstance(value, str) else value}"
-        for key, (_, value) in config_differences(preset, config).items()
+        for key, value in different_settings(preset, config).items()
         if key not in named_elsewhere
     ]
 

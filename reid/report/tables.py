@@ -6,7 +6,7 @@ from typing import Any
 from tabulate import tabulate
 
 from reid.evaluation.results import FURTHER, SCORE_TITLES, SOURCE
-from reid.protocols.paper_scores import PAPER_SCORES, SOURCE_NAMES
+from reid.protocols.published import PAPER_SCORES, SOURCE_NAMES
 
 ROLES = {FURTHER: "further data set, not in the protocol", SOURCE: "trained on: supervised, not cross-domain"}
 INTERVAL_SCORES = ("mean_ap", "rank_1")

@@ -1,4 +1,4 @@
-"""What is measured per epoch: a CSV that is always whole, TensorBoard curves, and the stop when a loss is no number."""
+"""What is measured per epoch: a CSV that is always whole, TensorBoard curves, and the stop at a non-finite loss."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ class Curves:
     Args:
         folder: of the stage, inside the run folder.
         history: the rows of the epochs before an interruption; later ones of the interrupted process are dropped.
-        written: False only remembers, in all but one of several processes that train together.
+        written: False in all but one of several processes that train together: nothing is written.
     """
 
     def __init__(self, folder: Path, history: Sequence[Mapping[str, float]] = (), *, written: bool = True) -> None:
@@ -64,9 +64,9 @@ def require_finite(
         folder: gets not_finite.json with epoch, step, losses and images, and the batch as not_finite.pt.
         batch: tensors as the model got them, to be read with `torch.load`.
         images: names of the images of the batch, those of all processes.
-        rank: of this process; others than 0 have files of their own.
+        rank: of this process; others than 0 write files of their own.
     Raises:
-        DgreidError: naming the losses concerned and these files.
+        DgreidError: a value is non-finite; names it and the files.
     """
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if not wrong:
@@ -79,7 +79,7 @@ def require_finite(
     record = {"epoch": epoch, "step": step, "losses": {k: repr(v) for k, v in values.items()}, "images": list(images)}
     write_text(path, json.dumps(record, indent=2) + "\n")
     raise DgreidError(
-        f"training stopped: {', '.join(wrong)} is not a finite number in epoch {epoch}, step {step}; "
+        f"training stopped: non-finite {', '.join(wrong)} in epoch {epoch}, step {step}; "
         f"the file names the images of that batch{f', {tensors.name} beside it holds its tensors' if batch else ''}",
         path=path,
         fix="lower stage2.lr, set stage2.gradient_clip=1, or use precision=32-true, in a new run",

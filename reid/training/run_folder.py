@@ -1,8 +1,9 @@
-"""A run folder says what made it: the frozen configuration, the versions, the machine, the code."""
+"""What a run folder records about its training: configuration, versions, ids of the training images. Needs no torch."""
 
 import json
 import platform
 import subprocess
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from reid.config import config_differences
+from reid.config import different_settings
 from shared.errors import ConfigError
 from shared.files import make_folder, write_text
 
@@ -27,26 +28,56 @@ PACKAGES = (
 )
 
 
-def open_run(folder: Path, config: dict[str, Any]) -> Path:
+# Any of them shows that a run has trained and can be continued or scored.
+_TRAINED = ("stage1/latest.pt", "stage1/prompts.safetensors", "stage2/latest.pt", "stage2/best.pt")
+
+
+def trained_at(folder: Path) -> float | None:
+    """When a run last wrote something that training continues from, in seconds since 1970; None: it has not trained."""
+    times = [path.stat().st_mtime for name in _TRAINED if (path := folder / name).is_file()]
+    return max(times, default=None)
+
+
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]  # a stored configuration of an earlier version -> a present one
+
+
+def check_run(folder: Path, config: dict[str, Any], *, upgraded: Upgrade = dict) -> None:
+    """Raises ConfigError when a run of another configuration has trained in the folder, naming the keys that differ."""
+    frozen = folder / "config.yaml"
+    if trained_at(folder) is None or not frozen.is_file():
+        return
+    before = upgraded(yaml.safe_load(frozen.read_text(encoding="utf-8")) or {})
+    if differing := different_settings(before, json.loads(json.dumps(config))):
+        raise ConfigError(
+            f"this run was started with another configuration ({', '.join(differing)} differ)",
+            path=folder,
+            fix="repeat the first command to continue it, delete the folder, or name another with RUN=<name>",
+        )
+
+
+def open_run(folder: Path, config: dict[str, Any], *, upgraded: Upgrade = dict) -> None:
     """Create a run folder, or continue in one that was made with the same configuration.
 
-    Writes `config.yaml` and `versions.json` once. Raises ConfigError when the folder holds a run of another
-    configuration (naming the keys that differ), DgreidError when it cannot be written.
+    Writes `config.yaml` and `versions.json`, again if nothing has trained in the folder yet. Raises as `check_run`, and
+    DgreidError when the folder cannot be written.
     """
+    check_run(folder, config, upgraded=upgraded)
+    if trained_at(folder) is not None and (folder / "config.yaml").is_file():
+        return
     make_folder(folder)
-    frozen = folder / "config.yaml"
-    if frozen.is_file():
-        before = yaml.safe_load(frozen.read_text(encoding="utf-8")) or {}
-        if differing := sorted(config_differences(before, json.loads(json.dumps(config)))):
-            raise ConfigError(
-                f"this run was started with another configuration ({', '.join(differing)} differ)",
-                path=folder,
-                fix="repeat the first command to continue it, delete the folder, or name another with RUN=<name>",
-            )
-        return folder
     write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
-    write_text(frozen, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
-    return folder
+    write_text(folder / "config.yaml", yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
+
+
+def write_image_ids(folder: Path, image_ids: Iterable[str]) -> None:
+    """Record which images a run learns from, as image_ids.txt: one id a line, sorted."""
+    write_text(folder / "image_ids.txt", "".join(f"{one}\n" for one in sorted(set(image_ids))))
+
+
+def read_image_ids(folder: Path) -> frozenset[str] | None:
+    """The images a run learned from; None for a run from before they were recorded."""
+    path = folder / "image_ids.txt"
+    return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else None
 
 
 def versions() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The state of stage 2 on disk: latest.pt to continue from, best.pt to score, epoch_<n>.pt to keep."""
+"""The state of stage 2 on disk: latest.pt to resume from, best.pt to score, epoch_<n>.pt."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,16 +6,15 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from reid.config import RunConfig
+from reid.inference.trained import BEST, LATEST, final_weights
 from reid.model.checkpoint import load_checkpoint, save_checkpoint
 from reid.model.muva import Muva
-from reid.training.job import require_same
+from shared.errors import DgreidError
 
 VALIDATED = "validation_map"  # column of metrics.csv: mAP in percent of held-out source identities
-LATEST, BEST = "latest.pt", "best.pt"
 
 
 class Snapshots:
@@ -40,7 +39,7 @@ class Snapshots:
         self._model, self._optimizer, self._fabric, self._averaged = model, optimizer, fabric, averaged
 
     def restore(self) -> list[dict[str, float]]:
-        """Continue from latest.pt if there is one; returns the rows of the epochs it has seen.
+        """Resume from latest.pt if there is one; returns the rows of its epochs.
 
         Raises DgreidError when it belongs to another training or is damaged.
         """
@@ -90,17 +89,12 @@ def is_best(history: Sequence[Mapping[str, float]]) -> bool:
     return all(history[-1][VALIDATED] > row[VALIDATED] for row in history[:-1])
 
 
-def final_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The model's weights to score with, from a saved state: averaged ones where there are any."""
-    return {**state["model"], **state.get("averaged", {})}
-
-
-def selected_checkpoint(run_folder: Path, config: RunConfig) -> Path:
-    """The file that a run's scores are those of: the best epoch on held-out identities, or the last one."""
-    return run_folder / "stage2" / (BEST if config.data.validation_share else LATEST)
-
-
-def selection(config: RunConfig) -> str:
-    """What chose that file, for the protocol line; "": it is that of the last epoch."""
-    share = config.data.validation_share
-    return f"{share:.0%} of the source identities, held out" if share else ""
+def require_same(found: dict[str, Any], expected: dict[str, str], path: Path) -> None:
+    """Refuse a file that was made for other data. Raises DgreidError naming what differs."""
+    differing = [key for key, value in expected.items() if found.get(key) != value]
+    if differing:
+        raise DgreidError(
+            f"the file belongs to another training: {', '.join(differing)} differ",
+            path=path,
+            fix="restore the manifests and labels this run was started with, or start a new run with RUN=<name>",
+        )

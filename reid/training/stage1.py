@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from reid.inference.devices import mean_over_processes, share_of
 from reid.inference.embed import bank_features, identity_means
-from reid.inference.parallel import mean_over_processes, share_of
-from reid.model.checkpoint import load_checkpoint, save_checkpoint
+from reid.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from reid.model.muva import Muva
-from reid.model.tensor_files import load_tensors, save_tensors
 from reid.training.curves import Curves, require_finite
-from reid.training.job import Job, describe_training, require_same
+from reid.training.job import Job, describe_training
 from reid.training.losses import prompt_loss
 from reid.training.optimizer import prompt_optimizer, set_learning_rate, stage1_lr
+from reid.training.snapshots import require_same
 from shared.progress import Progress
 
 PROMPTS = "prompts.safetensors"
@@ -44,7 +44,7 @@ class PromptStep(nn.Module):
 
 
 def learn_prompts(model: Muva, job: Job) -> Path:
-    """Train the prompts, or continue, and write them to stage1/prompts.safetensors; the model holds them afterwards.
+    """Train the prompts, or resume, and write them to stage1/prompts.safetensors; the model holds them afterwards.
 
     Image features are computed once, with pseudo-label masks, before the BatchNorm; no image is opened after that.
     The file carries the SHA-256 of the vectors and of the identities they were made for.

@@ -1,56 +1,122 @@
-"""One training run from its configuration to stage2/latest.pt; killed at any moment, it continues where it was."""
+"""One training run from its configuration to stage2/latest.pt; it can be interrupted at any moment and resumed."""
 
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
-from reid.config import RunConfig
-from reid.data.training_set import build_training_set
+from reid.config import RunConfig, parse_config
+from reid.data.training_set import TrainingSet, build_training_set
 from reid.model.muva import build_model
-from reid.protocols.protocol import parse_protocol
+from reid.protocols.protocol import Protocol, evaluation_splits, shared_images
+from reid.protocols.splits import has_valid_query
 from reid.training.job import make_job
-from reid.training.run_folder import open_run
+from reid.training.run_folder import check_run, open_run, write_image_ids
 from reid.training.stage1 import learn_prompts
 from reid.training.stage2 import train_images
 from reid.training.validation import hold_out
-from shared.errors import ConfigError
+from shared.errors import ConfigError, DataError
 from shared.files import write_text
-from shared.labels import write_table
+from shared.manifest import read_manifest
+from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, workspace: Workspace, run_folder: Path) -> None:
-    """Train both stages of `config.protocol` in `run_folder`, or continue an interrupted run there.
+def train(protocol: Protocol, config: RunConfig, workspace: Workspace, run_folder: Path) -> None:
+    """Train both stages in `run_folder`, or resume an interrupted run there.
 
-    On the CPU an interrupted and continued run gives the same bits as an uninterrupted one.
+    On the CPU an interrupted and resumed run gives the same bits as an uninterrupted one.
 
+    Args:
+        protocol: the one that `config.protocol` is the text of.
     Raises:
-        ConfigError: the protocol, device or label run is not to be had, or the folder holds a run of another
-            configuration.
-        DataError: manifests or labels are missing.
-        DgreidError: the loss is not finite, an image cannot be read any more, or data changed since the run began.
+        ConfigError: the device or label run is unavailable, the folder holds a run of another configuration, or images
+            of a target would be trained on.
+        DataError: manifests or labels are missing, or no target can be scored.
+        DgreidError: the loss is not finite, an image can no longer be read, or data changed since the run began.
     """
-    protocol = parse_protocol(config.protocol, workspace.data_root)
+    if config.protocol != protocol.name:
+        raise ConfigError(
+            f"the configuration is for protocol {config.protocol!r}, not {protocol.name!r}",
+            fix="load_config(..., protocol=protocol.name)",
+        )
     data, held_out = build_training_set(protocol, config.data, config.model.parts, workspace), None
+    check_targets(protocol, data, workspace)
+    image_ids = data.image_ids
     if config.data.validation_share:
         data, held_out = hold_out(data, config.data.validation_share, config.seed)
-    open_run(run_folder, config.model_dump(mode="json"))
-    record = {**data.record(), "held_out_identities": len(held_out.data.identities) if held_out else 0}
-    write_text(run_folder / "training_set.json", json.dumps(record, indent=2) + "\n")
-    write_table(data.images(), run_folder / "training_images.parquet")
+    check_run(run_folder, config.model_dump(mode="json"), upgraded=_upgraded)
     log.info("%d images of %d identities from %s", len(data), len(data.identities), ", ".join(data.sources))
-    if strangers := sorted(set(config.model.domain_contexts) - set(data.sources)):
+    if unknown := sorted(set(config.model.domain_contexts) - set(data.sources)):
         raise ConfigError(
-            f"model.domain_contexts names {', '.join(strangers)}, not a source of {config.protocol}",
+            f"model.domain_contexts names {', '.join(unknown)}, not a source of {protocol.name}",
             fix=f"name only {', '.join(data.sources)}",
         )
     datasets = [name for name, _ in data.identities]
     model = build_model(config.model, len(datasets), seed=config.seed, datasets=datasets)
     job = make_job(config, data, workspace.data_root, run_folder, model.grid, held_out)
+    if job.fabric.is_global_zero:  # nothing is written before everything that training needs is there
+        open_run(run_folder, config.model_dump(mode="json"), upgraded=_upgraded)
+        write_image_ids(run_folder, image_ids)
+        record = {**data.record(), "held_out_identities": len(held_out.data.identities) if held_out else 0}
+        write_text(run_folder / "training_set.json", json.dumps(record, indent=2) + "\n")
     model.to(job.fabric.device)
     if config.compile:
         model.image_encoder.compile()
         model.text_encoder.compile()
     train_images(model, job, learn_prompts(model, job))
+
+
+def check_targets(protocol: Protocol, data: TrainingSet, workspace: Workspace) -> None:
+    """Check before training that targets can be scored and that none of their images is trained on.
+
+    Only a target's manifest is read; a target without one is named in the log. A target without valid queries is
+    named too, and does not stop the training as long as another one may be scored.
+
+    Raises ConfigError when images of a cross-domain target are trained on, DataError when no target can be scored.
+    """
+    trained_on, problems = frozenset(data.image_ids), {}
+    for target in protocol.targets:
+        manifest = workspace.manifest(target)
+        if not manifest.is_file():
+            log.warning("target %s is not checked: no manifest yet (make manifest DATASET=%s)", target, target)
+            continue
+        rows = read_manifest(manifest)
+        _check_overlap(protocol, target, shared_images(trained_on, rows))
+        if problem := _why_unscorable(protocol, target, rows):
+            problems[target] = problem
+            log.warning("target %s cannot be scored: %s", target, problem)
+    if len(problems) == len(protocol.targets):
+        raise DataError(
+            "no target can be scored: " + "; ".join(problems.values()),
+            fix="name a target with query and gallery images of the same people from two cameras",
+        )
+
+
+def _check_overlap(protocol: Protocol, target: str, shared: list[ManifestRow]) -> None:
+    if not shared:
+        return
+    message = f"{len(shared):,} query and gallery images of {target} are trained on, e.g. {shared[0].path}"
+    if not protocol.supervised:
+        raise ConfigError(
+            f"{message}: that is no cross-domain score",
+            fix="name other sources or targets; if one data set is a copy of the other, use one of them",
+        )
+    log.warning("%s", message)
+
+
+def _why_unscorable(protocol: Protocol, target: str, rows: list[ManifestRow]) -> str:
+    """Empty if the target can be scored."""
+    try:
+        splits = evaluation_splits(protocol, target, rows)
+    except DataError as err:
+        return err.what
+    if any(has_valid_query(split) for split in splits):
+        return ""
+    return f"no query of {target} has a gallery image of its identity from another camera"
+
+
+def _upgraded(before: dict[str, Any]) -> dict[str, Any]:
+    return parse_config(before, where="config.yaml of the run folder").model_dump(mode="json")

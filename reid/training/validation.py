@@ -1,4 +1,4 @@
-"""Identities of the sources that are not trained on, to choose the epoch by; targets are never looked at."""
+"""Held-out identities of the sources, for model selection; targets are never looked at."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -13,10 +13,10 @@ from shared.errors import DataError
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Images of held-out identities: `data` with labels of its own, and which of its images ask: bool [N]."""
+    """Images of held-out identities: `data` with labels of its own, and which images are queries: bool [N]."""
 
     data: TrainingSet
-    asks: np.ndarray
+    is_query: np.ndarray
 
     def mean_ap(self, features: np.ndarray) -> float:
         """Features [N, F] of the images -> mean average precision in percent, the mean over the sources."""
@@ -25,7 +25,7 @@ class HeldOut:
             here = np.array(self.data.datasets) == source
             sides = [
                 column[here & side]
-                for side in (self.asks, ~self.asks)
+                for side in (self.is_query, ~self.is_query)
                 for column in (features, self.data.labels, cameras)
             ]
             scores.append(evaluate(*sides).summary()["mean_ap"])
@@ -35,28 +35,29 @@ class HeldOut:
 def hold_out(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, HeldOut]:
     """Split off a share of each source's identities, at random but the same for the same seed.
 
-    Only identities are held out of which one image can be found by another: from another camera, where cameras are
-    labelled. One such image of each, drawn at random, asks; all other held-out images of its source are searched.
+    Only identities with a valid query are held out: an image with a match from another camera, where cameras are
+    labelled. One such image of each, drawn at random, is the query; all other held-out images of its source are the
+    gallery.
 
     Returns the training set without them, its labels numbered anew, and what was held out.
     Raises DataError when no identity can be held out, or fewer than two would be left to train on.
     """
     generator = np.random.default_rng((seed, len(data)))
-    asks, chosen = np.zeros(len(data), dtype=bool), set()
+    is_query, chosen = np.zeros(len(data), dtype=bool), set()
     for source in data.sources:
         own = [label for label, (name, _) in enumerate(data.identities) if name == source]
         findable = {label: _findable(data, label) for label in own}
-        able = [label for label in own if len(findable[label])]
-        for place in generator.permutation(len(able))[: max(round(share * len(own)), 1)]:
-            chosen.add(able[place])
-            asks[generator.choice(findable[able[place]])] = True
+        candidates = [label for label in own if len(findable[label])]
+        for place in generator.permutation(len(candidates))[: max(round(share * len(own)), 1)]:
+            chosen.add(candidates[place])
+            is_query[generator.choice(findable[candidates[place]])] = True
     held = np.isin(data.labels, sorted(chosen))
     if not chosen or len(data.identities) - len(chosen) < 2:
         raise DataError(
             f"{len(chosen)} of {len(data.identities)} identities can be held out for validation",
             fix="set data.validation_share=0, or add sources with several cameras and more identities",
         )
-    return _subset(data, ~held), HeldOut(_subset(data, held), asks[held])
+    return _subset(data, ~held), HeldOut(_subset(data, held), is_query[held])
 
 
 def _findable(data: TrainingSet, label: int) -> np.ndarray:
@@ -68,13 +69,14 @@ def _findable(data: TrainingSet, label: int) -> np.ndarray:
     return indices[np.array(others) > 0]
 
 
-def _subset(data: TrainingSet, kept: np.ndarray) -> TrainingSet:
-    indices = np.flatnonzero(kept)
+def _subset(data: TrainingSet, chosen: np.ndarray) -> TrainingSet:
+    indices = np.flatnonzero(chosen)
     labels, renumbered = np.unique(data.labels[indices], return_inverse=True)
     return replace(
         data,
         datasets=tuple(data.datasets[index] for index in indices),
         paths=tuple(data.paths[index] for index in indices),
+        image_ids=tuple(data.image_ids[index] for index in indices),
         labels=renumbered.astype(np.int64),
         cameras=tuple(data.cameras[index] for index in indices),
         boxes=data.boxes[indices],

@@ -8,7 +8,7 @@ from pathlib import Path
 from shared.datasets import csv_table, cuhk02, cuhksysu, grid, ilids, market1501, msmt17, pattern, prid2011, viper
 from shared.datasets.description import Description, read_description
 from shared.datasets.records import DESCRIPTION_FILE, Scan
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def resolve_name(text: str, data_root: Path) -> str:
     name = _names(specs).get(name_key(text))
     if name is None:
         raise ConfigError(
-            f"unknown data set {text!r}; known: {listed(specs)}",
+            f"unknown data set {text!r}{did_you_mean(text, _words(specs))}; known: {listed(specs)}",
             fix=f"put a {DESCRIPTION_FILE} into its folder under {data_root} to use a set of your own",
         )
     return name
@@ -129,6 +129,10 @@ def name_key(text: str) -> str:
 def listed(specs: dict[str, DatasetSpec]) -> str:
     """The known names with their aliases, for a message."""
     return ", ".join(f"{name} ({', '.join(spec.aliases)})" if spec.aliases else name for name, spec in specs.items())
+
+
+def _words(specs: dict[str, DatasetSpec]) -> list[str]:
+    return [word for spec in specs.values() for word in (spec.name, *spec.aliases)]
 
 
 def locate(name: str, data_root: Path) -> Path:

@@ -12,7 +12,7 @@ from shared.schemas import Kind, Split
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 DESCRIPTION_FILE = "dataset.yaml"
-FOLDS_FILE = "folds.json"  # published train/test folds, see reid.protocols.published_folds
+FOLDS_FILE = "folds.json"  # published train/test folds, see reid.protocols.splits
 GRID_PARTITIONS = "features_and_partitions.mat"  # the same in GRID's own archive
 
 # Ours or published beside the images: nothing that a user would miss in the manifest.

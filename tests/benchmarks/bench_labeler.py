@@ -1,14 +1,14 @@
-"""Images per second and memory of annotator and service in front of a model server that answers at once.
+"""Images per second and memory of annotator and service in front of a model server that answers immediately.
 
     python tests/benchmarks/bench_labeler.py [IMAGES]          # 5000
-    python tests/benchmarks/bench_labeler.py 1000 50000        # how the memory grows between two sizes
-    python tests/benchmarks/bench_labeler.py --prior 1000 50000  # the same sooner: the service's engine is body_prior
+    python tests/benchmarks/bench_labeler.py 1000 50000        # growth of memory between two sizes
+    python tests/benchmarks/bench_labeler.py --prior 1000 50000  # the same, faster: the service's engine is body_prior
 
 Annotator, service and model server are three processes on at most two cores. The images are the crops of the data sets
-in REID_SHARED, or generated ones; where there are too few, copies get some bytes behind their end, so that every image
-has its own id. Writes RUNS_ROOT/bench/labeler.json: images, images_per_s, peak_rss_mb.client, peak_rss_mb.service,
-cpu_ms_per_image of both (what other work on the machine does not change), seconds, and with two sizes the same under
-"sizes". With --prior the file is labeler_prior.json.
+in REID_SHARED, or generated ones; if there are too few, copies get trailing bytes, so that every image has its own id.
+Writes RUNS_ROOT/bench/labeler.json: images, images_per_s, peak_rss_mb.client, peak_rss_mb.service, cpu_ms_per_image of
+both (independent of other load on the machine), seconds, and with two sizes the same under "sizes". With --prior the
+file is labeler_prior.json.
 """
 
 import json
@@ -29,7 +29,7 @@ from labeler.annotation.annotate import AnnotateOptions, annotate
 from pipelines.synthetic import generate_dataset
 from shared.files import write_text
 from shared.images import image_id_of
-from shared.labels import ManifestFile, write_manifest
+from shared.manifest import ManifestFile, write_manifest
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 
@@ -87,7 +87,7 @@ def _measure(images: int, engine: str) -> dict[str, object]:
 
 
 def _client(url: str, place: Path) -> None:
-    """The annotator's process: prints how long it worked and its peak memory."""
+    """The annotator's process: prints its seconds, processor time and peak memory."""
     manifest = ManifestFile(place / "manifest.parquet")
     options = AnnotateOptions()
     before = time.process_time()
@@ -122,7 +122,7 @@ def _make_dataset(place: Path, images: int) -> None:
 
 
 def _contents(place: Path) -> Iterator[bytes]:
-    """Different files without end: all crops there are, then the same with a number behind the image's end."""
+    """An endless stream of different files: all crops, then the same with a trailing number."""
     shared = Path(os.environ.get("REID_SHARED", "../shared")) / "datasets"
     folders = [shared / name for name in SETS if (shared / name).is_dir()]
     if not folders:
@@ -151,7 +151,7 @@ def _is_crop(path: Path) -> bool:
 
 @contextmanager
 def _server(log: Path, *command: str, **settings: str) -> Iterator[tuple[int, str]]:
-    """(process id, URL) of a server that says where it runs."""
+    """(process id, URL) of a server that logs its address."""
     with log.open("wb") as file:
         process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=file, env=_environment() | settings)
     try:

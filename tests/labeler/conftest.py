@@ -1,9 +1,10 @@
-"""A scripted model server, painted crops, small data sets: what the labeler's tests are made of."""
+"""A scripted model server, painted crops, small data sets and both clients: what the labeler's tests are made of."""
 
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,11 @@ import pytest
 from PIL import Image
 
 from labeler.annotation import client as client_module
+from labeler.annotation.client import GroundingClient, HttpClient, InProcessClient
 from labeler.engines import vllm_server
+from labeler.grounding.engine import Engine
+from labeler.service.app import create_app
+from labeler.settings import Settings
 from shared.geometry import Box
 from shared.images import image_id_of
 from shared.schemas import ManifestRow
@@ -143,11 +148,44 @@ def paint() -> Callable[..., bytes]:
     return painted_png
 
 
+@asynccontextmanager
+async def in_process(settings: Settings, engine: Engine | None = None, **limits: int) -> AsyncIterator[GroundingClient]:
+    async with InProcessClient(settings, engine, **limits) as client:
+        yield client
+
+
+@asynccontextmanager
+async def over_http(settings: Settings, engine: Engine | None = None, **limits: int) -> AsyncIterator[GroundingClient]:
+    app = create_app(settings, engine)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        HttpClient("http://service", settings.api_key, transport=transport, **limits) as client,
+    ):
+        yield client
+
+
+CLIENTS = {"in_process": in_process, "http": over_http}
+
+
+@pytest.fixture(params=CLIENTS)
+def open_client(request: pytest.FixtureRequest) -> Callable[..., AsyncIterator[GroundingClient]]:
+    """open_client(settings, engine, connections=..., attempts=...): every test with it runs once per implementation."""
+    return CLIENTS[request.param]
+
+
+@pytest.fixture
+def open_clients() -> dict[str, Callable[..., AsyncIterator[GroundingClient]]]:
+    """Both implementations by name, for a test that compares them."""
+    return CLIENTS
+
+
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (client_module, vllm_server):
         monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.0)
         monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(client_module, "READY_PAUSE_S", 0.0)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from labeler.quality import list_queries, run_query
 from shared.errors import ConfigError, UsageError
 from shared.geometry import Box, iou
-from shared.labels import connect, write_label_shard, write_manifest
+from shared.labels import connect, write_label_shard
+from shared.manifest import write_manifest
 from shared.schemas import PARTS, LabelRow, LabelStatus, ManifestRow
 
 FIGURE = {"head": Box(20, 5, 40, 25), "upper_body": Box(10, 25, 50, 70), "legs": Box(15, 70, 45, 120)}
@@ -65,17 +66,16 @@ def labelled(tmp_path: Path):
 
 
 def answer(connection, query: str) -> list[dict]:
-    columns, rows = run_query(connection, query)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return run_query(connection, query).to_pylist()
 
 
 def test_all_queries_say_what_they_tell_and_run_even_on_nothing(labelled) -> None:
-    assert len(list_queries()) == 13
+    assert len(list_queries()) == 14
     for name, description in list_queries().items():
         assert len(description) > 20 and not description.startswith("-")
-        columns, _ = run_query(connect(), name)
+        columns = run_query(connect(), name).column_names
         assert columns[0] in ("label_run", "first_run", "first_mode")
-        assert run_query(labelled[0], name)[0] == columns
+        assert run_query(labelled[0], name).column_names == columns
 
 
 def test_coverage_and_missing(labelled) -> None:
@@ -157,8 +157,8 @@ def test_box_statistics_and_worst_images(labelled) -> None:
 
 
 def test_own_sql_reads_and_nothing_else(labelled, tmp_path: Path) -> None:
-    assert run_query(labelled[0], "select count(*) from labels;")[1] == [(21,)]
-    assert run_query(labelled[0], "describe labels")[1]
+    assert answer(labelled[0], "select count(*) as n from labels;") == [{"n": 21}]
+    assert answer(labelled[0], "describe labels")
     target = tmp_path / "stolen.csv"
     for text in (
         f"copy labels to '{target}'",
@@ -174,3 +174,9 @@ def test_own_sql_reads_and_nothing_else(labelled, tmp_path: Path) -> None:
         run_query(labelled[0], "")
     with pytest.raises(ConfigError, match="coverage"):
         run_query(labelled[0], "covrage")
+
+
+def test_cameras(labelled) -> None:
+    found = {(row["label_run"], row["part"]): row for row in answer(labelled[0], "cameras")}
+    assert found["a", "head"]["labels"] == 3 and found["a", "head"]["ok_percent"] == pytest.approx(66.67)
+    assert found["b", "head"]["mean_rel_area"] == pytest.approx(20 * 20 / (64 * 128), abs=1e-4)

@@ -4,7 +4,11 @@ import re
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
+from labeler.grounding import box_checks
 from labeler.grounding.coordinates import FAMILIES
+from labeler.grounding.ground import FILLED
 from labeler.quality import list_queries
 from labeler.settings import PREFIX, EngineName, Settings
 from shared.schemas import LabelStatus
@@ -25,12 +29,18 @@ def test_every_setting_is_there_with_its_default() -> None:
 
 
 def test_every_name_that_a_row_can_hold_is_explained() -> None:
-    source = "".join(file.read_text() for file in (ROOT / "labeler").rglob("*.py"))
-    calibration = (ROOT / "labeler" / "calibration.py").read_text()
-    flags = {*re.findall(r"`(\w+)`", calibration.split('"""')[1]), "prior", "filled_prior"}
-    assert '"filled_prior"' in source and len(flags) == 10
+    flags = {*re.findall(r"`(\w+)`", str(box_checks.__doc__)), "prior", FILLED}
+    assert len(flags) == 10
     explained = set(re.findall(r"`(\S+?)`", " ".join(FIRST_CELLS)))
     assert {*flags, *LabelStatus, *FAMILIES, *get_args(EngineName)} <= explained
+
+
+def test_the_python_lines_run_as_printed(paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "person.jpg").write_bytes(paint())
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    exec(snippet, {})
+    assert capsys.readouterr().out.startswith("Box(x_min=")
 
 
 def test_the_queries_it_names_exist() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import run
-from pipelines.bench_dg import ROWS
+from pipelines.recipes.benchmark import ROWS
 from shared.workspace import Workspace
 from tests.pipelines.test_commands import MINI
 
@@ -55,7 +55,7 @@ def test_every_row_and_seed_is_trained_once_and_lands_in_the_table(
 
 
 def test_rows_differ_from_the_method_in_what_their_name_says(bench: Callable[..., int], workspace: Workspace) -> None:
-    from reid.evaluation.evaluate import read_config
+    from reid.config import read_config
 
     assert bench("--seeds", "1") == 0
     configs = {row.name: read_config(workspace.runs_root / "bench" / "dg" / f"{row.name}-seed0") for row in ROWS[1:]}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import run
-from shared.labels import connect, label_shards, read_manifest
+from shared.labels import connect, label_shards
+from shared.manifest import read_manifest
 from shared.workspace import Workspace
 
 MINI = [
@@ -79,14 +80,14 @@ def test_a_wrong_data_root(
 
 def test_names_that_do_not_exist(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     refused(["label", "atlantis"], 2, "atlantis", "viper", capfd=capfd)
-    refused(["label", ""], 2, "DATASET=", capfd=capfd)
+    refused(["label", ""], 2, "no data set was named", capfd=capfd)
     refused(["label", "3dpes", "--engine", "oracle"], 2, "body_prior", "vllm_server", capfd=capfd)
     refused(["train", "3dpes2atlantis", "--preset", "tiny"], 2, "atlantis", capfd=capfd)
     refused(["train", "3dpes23dpes", "--preset", "tiny"], 2, "supervised:", capfd=capfd)
-    refused(["eval"], 2, "no training run yet", "make train", capfd=capfd)
+    refused(["eval"], 2, "no training run yet", "dgreid train", capfd=capfd)
     refused(["report", "--run", "nothing"], 2, "no such training run", capfd=capfd)
     refused(["eval", "--run", "../.."], 2, capfd=capfd)
-    refused(["sql", "3dpes", "--query", "select 1"], 2, "no labels yet", "make label DATASET=3dpes", capfd=capfd)
+    refused(["sql", "3dpes", "--query", "select 1"], 2, "no labels yet", "dgreid label 3dpes", capfd=capfd)
     refused(["fly"], 2, "fly", capfd=capfd)
 
 
@@ -97,9 +98,9 @@ def test_an_unknown_preset_or_key(workspace: Workspace, capfd: pytest.CaptureFix
 
 def test_missing_labels(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["train", "3dpes2caviar", *MINI, "--preset", "tiny"]
-    refused(command, 2, "no part labels", "make label DATASET=3dpes", capfd=capfd)
+    refused(command, 2, "no part labels", "dgreid label 3dpes", capfd=capfd)
     assert run(["label", "3dpes"]) == 0
-    refused([*command, "--label-run", "nightly"], 2, "nightly", "LABELS=", capfd=capfd)
+    refused([*command, "--label-run", "nightly"], 2, "nightly", "--label-run", capfd=capfd)
 
 
 def test_the_papers_weights_are_asked_for_not_fetched(

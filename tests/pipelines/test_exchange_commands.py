@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipelines.__main__ import run
-from shared.labels import label_shards, read_labels, read_manifest
+from shared.labels import label_shards, read_labels
+from shared.manifest import read_manifest
 from shared.workspace import Workspace
 
 
@@ -40,7 +41,44 @@ def test_labels_go_out_and_corrected_ones_come_back(
     assert f"label run {corrected.removesuffix('.corrected')} has been corrected" in capfd.readouterr().err
     assert run(["import-labels", str(file), "3dpes", "--corrects", "nothing"]) == 2
     assert run(["export-labels", "caviar", str(file)]) == 2
-    assert "caviar has no labels yet" in capfd.readouterr().err
+    assert "no part labels of caviar yet" in capfd.readouterr().err
+
+
+def test_an_import_says_what_it_left_alone_and_why(
+    workspace: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["label", "3dpes", "--engine", "body_prior"]) == 0
+    file = tmp_path / "out.json"
+
+    def imported(content: dict, *options: str) -> tuple[int, str]:
+        file.write_text(json.dumps(content))
+        capfd.readouterr()
+        code = run(["import-labels", str(file), "3dpes", *options])
+        said = capfd.readouterr()
+        return code, said.out + said.err
+
+    assert run(["export-labels", "3dpes", str(file)]) == 0
+    content = json.loads(file.read_text())
+    runs = sorted(workspace.labels.iterdir())
+    code, said = imported(content)
+    assert code == 0 and "nothing changed: no box of 16 images differs from body_prior" in said
+    code, said = imported({**content, "annotations": content["annotations"][3:]})
+    assert code == 0 and "3 boxes of body_prior" in said and "(1 of its images have no box at all)" in said
+    code, said = imported({**content, "images": content["images"] + [{"id": 99, "file_name": "x.png"}]})
+    assert code == 0 and "1 images of the file are not in 3dpes: x.png" in said
+    code, said = imported({"images": [{"id": 1, "file_name": "x.png"}], "categories": [], "annotations": []})
+    assert code == 2 and "none of the 1 images of the file is an image of 3dpes" in said and "out.json" in said
+    code, said = imported(content, "--field", "parts")
+    assert code == 2 and "--field is for FiftyOne only" in said
+    code, said = imported(content, "--format", "label-studio")
+    assert code == 2 and "use --format coco" in said
+    content["annotations"][4].update(bbox=None, segmentation=[[1, 1, 5, 1, 5, 5]])
+    code, said = imported(content)
+    assert code == 2 and "annotation 5 of image 2" in said and "a segmentation of 'upper_body' without bbox" in said
+    assert sorted(workspace.labels.iterdir()) == runs
+    del content["annotations"][3:6]
+    code, said = imported(content, "--absent-means-removed")
+    assert code == 0 and "boxes moved 0, added 0, removed 3" in said
 
 
 def test_published_masks_come_in(workspace: Workspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +92,7 @@ def test_published_masks_come_in(workspace: Workspace, tmp_path: Path, capfd: py
     assert run(["import-masks", str(tmp_path / "masks.pkl"), "3dpes"]) == 0
     said = capfd.readouterr()
     assert "label run import-masks: 5 images of 3dpes, 15 boxes" in said.out
-    assert "1 file names that no image of 3dpes has: ghost.jpg" in said.err and "11 images without a mask" in said.err
+    assert "1 file names belong to no image of 3dpes: ghost.jpg" in said.err and "11 images have no mask" in said.err
     assert run(["sql", "3dpes", "--query", "coverage"]) == 0
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps(print))
     assert run(["import-masks", str(tmp_path / "bad.pkl"), "3dpes"]) == 2
@@ -67,11 +105,11 @@ def test_published_protocols_are_listed_with_what_is_missing(
     assert run(["protocols"]) == 0
     said = capfd.readouterr().out
     assert said.count("single_source") == 12 and said.count("leave_one_out") == 4
-    assert "52.0 / 72.1" in said and "missing: market1501, dukemtmc" in said and "make datasets" in said
+    assert "52.0 / 72.1" in said and "missing: market1501, dukemtmc" in said and "dgreid datasets" in said
     (workspace.data_root / "Market-1501" / "query").mkdir(parents=True)
     (workspace.data_root / "DukeMTMC-reID" / "query").mkdir(parents=True)
     assert run(["protocols", "single_source"]) == 0
-    assert "make train PROTOCOL=market2duke" in capfd.readouterr().out
+    assert "dgreid train market2duke" in capfd.readouterr().out
     assert run(["protocols", "all"]) == 2
     assert "choose one of single_source" in capfd.readouterr().err
 

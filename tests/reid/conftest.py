@@ -17,8 +17,8 @@ from reid.model.muva import Muva, build_model
 from reid.protocols.protocol import parse_protocol
 from reid.training.job import Job, make_job
 from reid.training.train import train
-from shared.labels import label_folder, read_manifest, write_label_shard
-from shared.manifest import build_manifest
+from shared.labels import label_folder, write_label_shard
+from shared.manifest import build_manifest, read_manifest
 from shared.schemas import PARTS, LabelRow, LabelStatus, ManifestRow
 from shared.workspace import Workspace
 
@@ -133,7 +133,19 @@ def start(workspace: Workspace, sources: None) -> Callable[[RunConfig, Path], tu
 
 
 @pytest.fixture
-def train_until(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig, Path, int], None]:
+def train_run(workspace: Workspace) -> Callable[[RunConfig, Path], None]:
+    """Trains a configuration's protocol in a folder."""
+
+    def make(config: RunConfig, folder: Path) -> None:
+        train(parse_protocol(config.protocol, workspace.data_root), config, workspace, folder)
+
+    return make
+
+
+@pytest.fixture
+def train_until(
+    train_run: Callable[[RunConfig, Path], None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[RunConfig, Path, int], None]:
     """Trains a run and interrupts it where this epoch of stage 2 begins."""
 
     def train_and_die(config: RunConfig, folder: Path, last: int) -> None:
@@ -145,7 +157,7 @@ def train_until(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callab
         epoch = reid.training.stage2._epoch
         with monkeypatch.context() as changed, pytest.raises(KeyboardInterrupt):
             changed.setattr(reid.training.stage2, "_epoch", die_in_the_last)
-            train(config, workspace, folder)
+            train_run(config, folder)
 
     return train_and_die
 

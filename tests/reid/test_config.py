@@ -2,9 +2,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from reid.config import RunConfig, load_config, preset_names
-from shared.errors import ConfigError
+import reid
+from reid.config import PRETRAINED_ON, RunConfig, load_config, preset_names, read_config
+from shared.errors import ConfigError, DataError
 
 
 def test_every_shipped_preset_loads_and_says_its_name() -> None:
@@ -35,6 +37,8 @@ OFF = {  # what the paper does not use -> the value that leaves it out
     "stage1.balance_domains": False,
     "stage2.balance_domains": False,
     "stage2.ema_decay": 0,
+    "stage2.text_temperature": 1,
+    "stage2.fill_neck": False,
     "stage2.accumulate": 1,
     "stage2.gradient_clip": None,
     "stage2.keep_every": None,
@@ -91,10 +95,47 @@ def test_a_preset_file_of_ones_own(tmp_path: Path) -> None:
     mine.write_text("- a list\n")
     with pytest.raises(ConfigError, match="mapping"):
         load_config(str(mine))
-    with pytest.raises(ConfigError, match="no preset 'huge'"):
+    with pytest.raises(ConfigError, match="there is no preset 'huge'"):
         load_config("huge")
 
 
 def test_a_configuration_survives_its_own_dump() -> None:
     config = load_config("tiny", ["stage2.gradient_clip=1.0"])
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(("old", "new"), [("visible_share", "patch_coverage"), ("crop_keeps", "min_box_visibility")])
+def test_earlier_names_of_keys_are_read(old: str, new: str, tmp_path: Path) -> None:
+    assert getattr(load_config("tiny", [f"data.{old}=0.25"]).data, new) == 0.25
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"data:\n  {old}: 0.25\n")
+    assert getattr(load_config(str(mine)).data, new) == 0.25
+    assert getattr(load_config(str(mine), [f"data.{new}=0.75"]).data, new) == 0.75
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {old: 0.25}}))
+    assert getattr(read_config(tmp_path).data, new) == 0.25
+    mine.write_text(f"data:\n  {old}: 0.25\n  {new}: 0.5\n")
+    with pytest.raises(ConfigError, match=f"data.{old} is an earlier name of data.{new}"):
+        load_config(str(mine))
+
+
+def test_a_run_from_before_the_weights_moved_finds_them_and_what_they_were_trained_on(tmp_path: Path) -> None:
+    shipped = load_config("pocket").model
+    given = {
+        **shipped.model_dump(mode="json", exclude={"pretrained_on"}),
+        "weights_file": "shared/pocket/clip/open_clip_model.safetensors",
+        "weights_sha256": next(iter(PRETRAINED_ON)),
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": given}))
+    found = read_config(tmp_path).model
+    assert found.weights_file == shipped.weights_file and shipped.weights_file
+    assert found.pretrained_on == ("3dpes", "caviar", "towncentre")
+    assert (Path(reid.__file__).parent.parent / found.weights_file).is_file()
+
+
+def test_a_folder_without_a_readable_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such run"):
+        read_config(tmp_path)
+    for content in (b"preset: [", b"\xff\xfe", b"- a list", b"nonsense: 1"):
+        (tmp_path / "config.yaml").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"config\.yaml"):
+            read_config(tmp_path)

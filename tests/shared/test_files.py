@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import DgreidError
-from shared.files import atomic_path, make_folder, write_text
+from shared.files import _host, atomic_path, make_folder, write_text
 
 
 def test_a_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
@@ -41,6 +41,13 @@ def test_kill_9_inside_the_block_leaves_the_old_file(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", script, str(target)], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert target.read_text() == "old"
+    assert len(list(tmp_path.glob(".*.tmp"))) == 1
+    living = tmp_path / f".file.txt.{_host()}-{os.getppid()}.tmp"
+    elsewhere = tmp_path / ".file.txt.another_machine-1.tmp"
+    for leftover in (living, elsewhere):
+        leftover.write_text("somebody else's")
+    write_text(target, "newer")  # the next writer removes what the killed one left, and nothing else
+    assert set(tmp_path.iterdir()) == {target, living, elsewhere}
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:

@@ -1,24 +1,41 @@
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pandas as pd
+import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from shared.errors import DataError
+from shared.errors import ConfigError, DataError, DgreidError
+from shared.files import write_text
 from shared.labels import (
+    CORRECTS,
+    choose_label_run,
     connect,
     label_folder,
+    label_runs,
     label_shards,
+    newest_labels,
+    read,
+    read_label_table,
     read_labels,
-    read_manifest,
+    read_record,
+    write_correction,
     write_label_shard,
-    write_manifest,
-    write_table,
+    write_record,
+    writer_lock,
 )
+from shared.manifest import read_manifest, write_manifest
+from shared.parquet import to_table, write_table
 from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, Kind, LabelRow, LabelStatus, ManifestRow
+from shared.workspace import Workspace
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -85,7 +102,7 @@ def test_people_and_nobody_else_have_an_identity(kind: str, identity: int | None
         entry(kind=kind, identity=identity)
     wrong = entry().model_dump() | {"kind": kind, "identity": identity}
     write_table(pa.Table.from_pylist([wrong], schema=MANIFEST_SCHEMA), tmp_path / "d.parquet")
-    with pytest.raises(DataError, match="no row of a manifest") as caught:
+    with pytest.raises(DataError, match="not a row of a manifest") as caught:
         read_manifest(tmp_path / "d.parquet")
     assert caught.value.fix == "make manifest DATASET=d"
 
@@ -98,7 +115,6 @@ def test_shards_are_numbered_on_and_found_by_run_and_data_set(tmp_path: Path) ->
         "part-00002.parquet",
     ]
     write_label_shard([label(label_run="s")], label_folder(tmp_path, "s", "d", "query"))
-    (folder / ".part-00009.parquet.1.tmp").write_text("half a shard")
     assert len(label_shards(tmp_path)) == 4
     assert len(label_shards(tmp_path, label_run="r")) == 3
     assert len(label_shards(tmp_path, dataset="e")) == 0
@@ -137,3 +153,215 @@ def test_what_is_not_ours_is_refused_with_the_remedy(tmp_path: Path, damage: str
         read_manifest(path)
     assert caught.value.path == path
     assert "make manifest DATASET=d" in caught.value.fix
+
+
+def read_pandas(folder: Path) -> list[dict[str, Any]]:
+    return pd.read_parquet(folder).to_dict("records")
+
+
+def read_polars(folder: Path) -> list[dict[str, Any]]:
+    return pl.read_parquet(folder).to_dicts()
+
+
+def read_pyarrow(folder: Path) -> list[dict[str, Any]]:
+    return pads.dataset(folder).to_table().to_pylist()
+
+
+def read_duckdb(folder: Path) -> list[dict[str, Any]]:
+    return duckdb.sql(f"from '{folder}/**/*.parquet'").to_arrow_table().to_pylist()
+
+
+@pytest.mark.parametrize("reader", [read_pandas, read_polars, read_pyarrow, read_duckdb])
+def test_a_folder_of_shards_opens_as_it_is(tmp_path: Path, reader: Callable[[Path], list[dict[str, Any]]]) -> None:
+    """While a run is being written and with what a killed writer left, at every depth."""
+    write_record(tmp_path, "r", {"engine": "e"})
+    for dataset, split in (("d", "train"), ("d", "query"), ("other", "all")):
+        with writer_lock(tmp_path, "r", dataset):
+            for part in ("head", "legs"):
+                shard = label_folder(tmp_path, "r", dataset, split)
+                write_label_shard([label(dataset=dataset, split=split, part=part)], shard)
+            (tmp_path / "r" / "_unfinished" / dataset).mkdir(parents=True, exist_ok=True)
+            write_text(tmp_path / "r" / "_unfinished" / dataset / ".part-00009.parquet.1.tmp", "half a shard")
+            shards = tmp_path / "r" / "shards"
+            rows = reader(shards)
+    assert sorted((row["dataset"], row["split"], row["part"]) for row in rows) == [
+        ("d", "query", "head"),
+        ("d", "query", "legs"),
+        ("d", "train", "head"),
+        ("d", "train", "legs"),
+        ("other", "all", "head"),
+        ("other", "all", "legs"),
+    ]
+    assert set(rows[0]) == set(LABEL_SCHEMA.names)
+    assert (rows[0]["label_run"], rows[0]["x_max"]) == ("r", 3.0)
+    assert len(reader(shards / "d")) == 4
+    assert len(reader(shards / "d" / "train")) == 2
+
+
+def old_layout(labels_root: Path) -> Path:
+    """A run as version 0.1.0 wrote it: partition folders, the record beside them, numbers per split."""
+    run = labels_root / "label_run=r"
+    rows = {
+        ("train", 0): [label(status=LabelStatus.ENGINE_ERROR, x_min=None), label(part="legs")],
+        ("train", 1): [label(x_min=7.0, created_at=NOON + timedelta(seconds=1))],
+        ("query", 0): [label(split="query", path="b.jpg", image_id="b" * 16)],
+    }
+    for (split, number), content in rows.items():
+        path = run / "dataset=d" / f"split={split}" / f"part-{number:05d}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(to_table(content, LABEL_SCHEMA), path, compression="zstd")
+    (run / "dataset=d" / ".lock").touch()
+    (run / "dataset=d" / "split=train" / ".part-00002.parquet.77.tmp").write_text("half a shard")
+    (run / "run.json").write_text(json.dumps({"label_run": "r", "engine": "e"}))
+    return run
+
+
+def test_a_run_of_the_old_layout_is_read_and_continued(tmp_path: Path) -> None:
+    run = old_layout(tmp_path)
+    assert label_runs(tmp_path) == ["r"]
+    assert choose_label_run(None, ["d"], tmp_path) == "r"
+    assert read_record(tmp_path, "r") == {"label_run": "r", "engine": "e"}
+    found = newest_labels(tmp_path, "r", "d")
+    assert list(zip(found["path"].to_pylist(), found["part"].to_pylist(), found["x_min"].to_pylist(), strict=True)) == [
+        ("a.jpg", "head", 7.0),
+        ("a.jpg", "legs", 1.0),
+        ("b.jpg", "head", 1.0),
+    ]
+    with writer_lock(tmp_path, "r", "d"):
+        assert not list(run.rglob("*.tmp"))
+        shard = write_label_shard([label(split="query", x_min=9.0)], label_folder(tmp_path, "r", "d", "query"))
+    assert shard == run / "dataset=d" / "split=query" / "part-00002.parquet"  # above the numbers of all splits
+    assert newest_labels(tmp_path, "r", "d")["x_min"].to_pylist() == [9.0, 1.0, 1.0]
+    assert {path.name for path in tmp_path.iterdir()} == {"label_run=r"}
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    old_layout(tmp_path)
+    (tmp_path / "r").mkdir()
+    with pytest.raises(DataError, match="two folders"):
+        label_shards(tmp_path)
+
+
+def test_a_clock_that_was_set_back_hides_no_answer(tmp_path: Path) -> None:
+    write_label_shard([label(status=LabelStatus.REFUSED, x_min=None)], label_folder(tmp_path, "r", "d", "train"))
+    earlier = label(split="query", created_at=NOON - timedelta(days=1))  # the image has moved to another split
+    write_label_shard([earlier], label_folder(tmp_path, "r", "d", "query"))
+    assert newest_labels(tmp_path, "r", "d")["status"].to_pylist() == ["ok"]
+
+
+def test_other_files_beside_the_shards_cost_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = label_folder(tmp_path, "r", "d", "train")
+    write_label_shard([label()], folder).rename(folder / "part-old.parquet")
+    assert write_label_shard([label(x_min=2.0)], folder).name == "part-00000.parquet"
+    assert newest_labels(tmp_path, "r", "d")["x_min"].to_pylist() == [2.0]
+    assert "part-old.parquet" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "version", "words"),
+    [
+        ({"dataset": "another"}, "2", "dataset 'another'"),
+        ({"label_run": "another"}, "2", "label_run 'another'"),
+        ({"split": "query"}, "2", "split 'query'"),
+        ({"status": "splendid"}, "2", "status 'splendid'"),
+        ({}, "99", "newer version"),
+        ({}, "1", "schema 1"),
+    ],
+)
+def test_foreign_shards_are_refused_by_name(tmp_path: Path, changes: dict[str, str], version: str, words: str) -> None:
+    row = label().model_dump() | changes
+    schema = LABEL_SCHEMA.with_metadata({**LABEL_SCHEMA.metadata, b"dgreid.version": version})
+    path = label_folder(tmp_path, "r", "d", "train") / "part-00000.parquet"
+    write_table(pa.Table.from_pylist([row], schema=schema), path)
+    for attempt in (lambda: connect(labels=[path]), lambda: read_label_table(path)):
+        with pytest.raises(DataError, match=words) as caught:
+            attempt()
+        assert caught.value.path == path
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    write_text(tmp_path / "r" / "_unfinished" / "d" / ".part-00003.parquet.1.tmp", "half a shard")
+    write_text(tmp_path / "r" / "_unfinished" / "e" / ".part-00003.parquet.1.tmp", "another writer's")
+    with writer_lock(tmp_path, "r", "d"):
+        assert [path.parent.name for path in tmp_path.rglob("*.tmp")] == ["e"]
+        with pytest.raises(DgreidError, match="another process"), writer_lock(tmp_path, "r", "d"):
+            pass
+
+
+def test_a_correction_is_a_whole_run_or_none(tmp_path: Path) -> None:
+    old_layout(tmp_path)
+    rows = [label(label_run="r.corrected", x_min=5.0, created_at=NOON - timedelta(days=9))]
+    write_correction(tmp_path, "r", "r.corrected", rows, {"engine": "import"})
+    assert newest_labels(tmp_path, "r.corrected", "d")["x_min"].to_pylist() == [5.0, 1.0, 1.0]
+    assert newest_labels(tmp_path, "r", "d")["x_min"].to_pylist() == [7.0, 1.0, 1.0]
+    record = read_record(tmp_path, "r.corrected")
+    assert record and record[CORRECTS] == "r"
+    assert choose_label_run(None, ["d"], tmp_path) == "r.corrected"
+    assert {path.name for path in tmp_path.iterdir()} == {"label_run=r", "r.corrected"}
+    assert len(read_pandas(tmp_path / "r.corrected" / "shards")) == 5
+    with pytest.raises(ConfigError, match="exists already"):
+        write_correction(tmp_path, "r", "r.corrected", rows, {})
+
+
+def test_which_label_run_is_meant(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no part labels of d yet") as missing:
+        choose_label_run(None, ["d"], tmp_path)
+    assert missing.value.fix == "make label DATASET=d"
+    for run in ("first", "second"):
+        write_label_shard([label(label_run=run)], label_folder(tmp_path, run, "d", "train"))
+    with pytest.raises(ConfigError, match="several label runs: first, second"):
+        choose_label_run(None, ["d"], tmp_path)
+    assert choose_label_run("second", ["d"], tmp_path) == "second"
+    with pytest.raises(ConfigError, match="did you mean 'second'"):
+        choose_label_run("secnod", ["d"], tmp_path)
+
+
+def test_labels_as_a_table(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "data", tmp_path / "runs")
+    rows = [label(dataset="viper", part=part, x_min=x) for part in ("legs", "bag", "head") for x in (0.0, 1.0)]
+    for row in rows:
+        write_label_shard([row], label_folder(workspace.labels, "r", "viper", "train"))
+    table = read("VIPeR", workspace=workspace)
+    assert table.schema.equals(LABEL_SCHEMA)
+    assert table["part"].to_pylist() == ["head", "legs", "bag"]
+    assert table.to_pandas()["x_min"].tolist() == [1.0, 1.0, 1.0]
+    with pytest.raises(ConfigError, match="did you mean 'viper'"):
+        read("vipr", workspace=workspace)
+
+
+def test_parts_are_labels_joined_with_their_files(tmp_path: Path) -> None:
+    rows = [entry(), entry(split="query", path="copy.jpg", identity=7), entry(image_id="c" * 16, path="c.jpg")]
+    write_manifest(rows, tmp_path / "d.parquet")
+    folder = label_folder(tmp_path, "r", "d", "train")
+    lost = label(image_id="f" * 16, path="gone.jpg", status=LabelStatus.ABSENT, x_min=None, x_max=None)
+    shard = write_label_shard([label(x_max=33.0, y_max=66.0), lost], folder)
+    connection = connect(manifests=[tmp_path / "d.parquet"], labels=[shard])
+    found = connection.sql(
+        "select split, path, identity, rel_x_min, rel_y_max, area, rel_area from parts order by path"
+    ).fetchall()
+    box = (1 / 64, 66 / 128, 32 * 64, 32 * 64 / (64 * 128))
+    assert found == [
+        ("train", "a.jpg", 1, *box),
+        ("query", "copy.jpg", 7, *box),
+        ("train", "gone.jpg", None, None, 4 / 128, None, None),
+    ]
+    names = connection.sql("from parts").columns
+    assert len(names) == len(set(names))
+    assert connect().sql("select count(rel_area) from parts").fetchall() == [(0,)]
+
+
+def test_a_confined_connection_reads_its_own_files_only(tmp_path: Path) -> None:
+    shard = write_label_shard([label()], label_folder(tmp_path / "it's", "r", "d", "train"))
+    pq.write_table(read_label_table(shard), tmp_path / "other.parquet")
+    connection = connect(labels=[shard], only_these_files=True)
+    assert connection.sql("select count(*) from parts").fetchall() == [(1,)]
+    for query in (
+        f"from '{tmp_path / 'other.parquet'}'",
+        "from read_text('/etc/hostname')",
+        "from glob('/*')",
+        "from sqlite_scan('x', 'y')",
+        "set enable_external_access=true",
+        "from shard",
+    ):
+        with pytest.raises(duckdb.Error):
+            connection.execute(query).fetchall()

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 import transformers as tr
-from tokenizers.pre_tokenizers import ByteLevel
 
-from pipelines.recipes.grounder.special_tokens import CHAT_TEMPLATE, SPECIAL, token_ids
+from pipelines.recipes.grounder.special_tokens import CHAT_TEMPLATE, byte_tokenizer, token_ids
 
 WIDTH = 128
 HEAD = 32  # of the sizes that vLLM's attention has kernels for
@@ -27,7 +26,7 @@ TEXT = {
     "max_position_embeddings": 32_768,
     "initializer_range": 0.2,  # large enough that answers depend on the image
 }
-SIGHT = {
+VISION = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_heads": 2,
@@ -39,18 +38,7 @@ ROPE = {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [4, 
 
 def tokenizer() -> tr.Qwen2Tokenizer:
     """One token per byte, the family's special tokens, and boxes."""
-    vocabulary = [*sorted(ByteLevel.alphabet()), *SPECIAL]
-    made = tr.Qwen2Tokenizer(
-        vocab={token: index for index, token in enumerate(vocabulary)},
-        merges=[],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        extra_special_tokens=list(SPECIAL),
-        model_max_length=32_768,
-    )
-    made.add_tokens(boxes())
-    made.chat_template = CHAT_TEMPLATE
-    return made
+    return byte_tokenizer(boxes(), max_length=32_768)
 
 
 def boxes(count: int = 96) -> list[str]:
@@ -63,8 +51,8 @@ def boxes(count: int = 96) -> list[str]:
 def qwen25(tokens: tr.Qwen2Tokenizer) -> tuple[torch.nn.Module, tr.ProcessorMixin]:
     text = {**TEXT, "vocab_size": len(tokens), "rope_parameters": ROPE}
     text |= {"bos_token_id": None, "eos_token_id": tokens.eos_token_id}
-    sight = {**SIGHT, "depth": 2, "patch_size": 14, "fullatt_block_indexes": [1]}
-    config = tr.Qwen2_5_VLConfig(text_config=text, vision_config=sight, **token_ids(tokens))
+    vision = {**VISION, "depth": 2, "patch_size": 14, "fullatt_block_indexes": [1]}
+    config = tr.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **token_ids(tokens))
     images = tr.Qwen2VLImageProcessor(min_pixels=4 * 28 * 28, max_pixels=16384 * 28 * 28)
     processor = tr.Qwen2_5_VLProcessor(images, tokens, tr.Qwen2VLVideoProcessor(), chat_template=CHAT_TEMPLATE)
     return tr.Qwen2_5_VLForConditionalGeneration(config), processor
@@ -72,8 +60,8 @@ def qwen25(tokens: tr.Qwen2Tokenizer) -> tuple[torch.nn.Module, tr.ProcessorMixi
 
 def qwen3(tokens: tr.Qwen2Tokenizer) -> tuple[torch.nn.Module, tr.ProcessorMixin]:
     text = {**TEXT, "vocab_size": len(tokens), "head_dim": HEAD, "rope_parameters": {**ROPE, "mrope_interleaved": True}}
-    sight = {**SIGHT, "depth": 3, "patch_size": 16, "deepstack_visual_indexes": [0, 1]}
-    config = tr.Qwen3VLConfig(text_config=text, vision_config=sight, **token_ids(tokens))
+    vision = {**VISION, "depth": 3, "patch_size": 16, "deepstack_visual_indexes": [0, 1]}
+    config = tr.Qwen3VLConfig(text_config=text, vision_config=vision, **token_ids(tokens))
     images = tr.Qwen2VLImageProcessor(
         patch_size=16,
         size={"shortest_edge": 256 * 256, "longest_edge": 4096 * 4096},

@@ -14,7 +14,7 @@ from labeler.engines.local_transformers_model import LocalModel
 from labeler.grounding.prompts import PromptMode
 from labeler.pocket import CHECKPOINT as POCKET_GROUNDER
 from labeler.settings import Settings
-from pipelines.recipes.grounder.scoring import boxes_of
+from pipelines.recipes.grounder.scoring import predict_boxes
 from shared.geometry import Box, clipped, iou
 from shared.labels import label_shards, read_labels
 from shared.schemas import LabelStatus
@@ -47,7 +47,7 @@ def test_vllm_and_this_process_give_the_same_boxes(served: Server, crops, mode: 
     for start in range(0, len(manifest), BATCH):
         batch = manifest[start : start + BATCH]
         images = [Image.open(io.BytesIO((root / row.path).read_bytes())).convert("RGB") for row in batch]
-        for row, found in zip(batch, boxes_of(local, images, mode), strict=True):
+        for row, found in zip(batch, predict_boxes(local, images, mode), strict=True):
             for part, (status, box) in found.items():
                 label = rows[row.image_id, part]
                 answers += 1

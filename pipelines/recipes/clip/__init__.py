@@ -1,1 +1,1 @@
-"""A small CLIP that knows people's clothes: captions from attribute words, training, scores, the shipped files."""
+"""How the pocket CLIP is made: captions from attribute words, contrastive training, evaluation, the shipped files."""

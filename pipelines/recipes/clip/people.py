@@ -1,4 +1,4 @@
-"""Pictures of people whose attribute words are known: generated ones, and the sources' training identities."""
+"""People with images and attribute words: generated ones, and the training identities of real data sets."""
 
 import csv
 import hashlib
@@ -17,24 +17,27 @@ from shared.datasets import locate, resolve_name
 from shared.errors import DataError
 from shared.files import atomic_path
 from shared.images import load_image
-from shared.labels import read_manifest
+from shared.manifest import read_manifest
 from shared.progress import Progress
 from shared.schemas import ImageStatus, ManifestRow
 from shared.workspace import Workspace
 
 SIZE = (64, 128)  # width, height in pixels
 ATTRIBUTES_FILE = "attributes.csv"  # dataset, person_id, attributes; beside the data sets under DATA_ROOT
-CAMERAS = 40  # of each generated place; a person is seen by a few of them
-GENERATOR_SEED = 29  # places and people that the demo, whose seed is 0, does not have
-HELD_OUT_OF = 5  # one identity in so many is never trained on
+CAMERAS = 40  # per generated domain; a person is seen by a few of them
+GENERATOR_SEED = 29  # other cameras and people than the demo's, whose seed is 0
+HELD_OUT_OF = 5  # one identity in this many is held out of training
 
 
 @dataclass(frozen=True)
 class People:
-    """N pictures of M people of one origin.
+    """N images of M people.
 
-    pixels: uint8 [N, 128, 64, 3] RGB, perhaps mapped from a file. owners: int64 [N] in 0..M-1.
-    names: "<data set>/<identity>" of every person. facts: what a sentence can say of each.
+    Attributes:
+        pixels: uint8 [N, 128, 64, 3] RGB, possibly memory-mapped.
+        owners: int64 [N], the person (0..M-1) of each image.
+        names: "<data set>/<identity>" of each person.
+        facts: of each person, those that a caption can state.
     """
 
     pixels: np.ndarray
@@ -43,31 +46,31 @@ class People:
     facts: tuple[tuple[str, ...], ...]
 
     def split(self) -> tuple["People", "People"]:
-        """Those to train on, and those held out."""
+        """The people to train on, and the held-out ones."""
         held = np.array([is_held_out(name) for name in self.names], dtype=bool)
         return self.only(~held), self.only(held)
 
     def only(self, chosen: np.ndarray) -> "People":
-        """The people for whom bool [M] `chosen` is true, numbered anew."""
-        places = np.flatnonzero(chosen)
-        number = np.full(len(chosen), -1)
-        number[places] = np.arange(len(places))
+        """The people for whom bool [M] `chosen` is true, renumbered."""
+        old = np.flatnonzero(chosen)
+        new = np.full(len(chosen), -1)
+        new[old] = np.arange(len(old))
         kept = np.flatnonzero(chosen[self.owners])
         return People(
             self.pixels[kept],
-            number[self.owners[kept]],
-            tuple(self.names[place] for place in places),
-            tuple(self.facts[place] for place in places),
+            new[self.owners[kept]],
+            tuple(self.names[index] for index in old),
+            tuple(self.facts[index] for index in old),
         )
 
 
 def is_held_out(name: str) -> bool:
-    """Whether a person "<data set>/<identity>" is kept for the scores: decided by a hash of the name alone."""
+    """Whether the person "<data set>/<identity>" is held out of training; depends on a hash of the name alone."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_OF == 0
 
 
-def together(groups: Sequence[People]) -> People:
-    """All people of the groups as one."""
+def concatenate(groups: Sequence[People]) -> People:
+    """All people of the groups, in order."""
     starts = np.cumsum([0, *(len(group.names) for group in groups)])
     return People(
         np.concatenate([group.pixels for group in groups]),
@@ -78,18 +81,18 @@ def together(groups: Sequence[People]) -> People:
 
 
 def generated_people(domain: str, identities: int, views: int, cache: Path, *, workers: int = 1) -> People:
-    """People 1..identities of a generated domain, each in `views` pictures from as many cameras; drawn once.
+    """Identities 1..`identities` of a generated domain, each in `views` images from as many cameras.
 
-    The pixels go to `cache`/<domain>-<identities>x<views>.npy. Raises ConfigError for an unknown domain, DgreidError
-    when the cache cannot be written.
+    The pixels are rendered once, into `cache`/<domain>-<identities>x<views>.npy. Raises ConfigError for an unknown
+    domain, DgreidError when the cache cannot be written.
     """
     path = cache / f"{domain}-{identities}x{views}.npy"
     if not path.is_file():
         calls = [(domain, identity, views) for identity in range(1, identities + 1)]
-        with Progress(f"draw people of {domain}", identities * views) as progress, atomic_path(path) as temporary:
+        with Progress(f"render {domain}", identities * views) as progress, atomic_path(path) as temporary:
             pixels = np.empty((identities * views, SIZE[1], SIZE[0], 3), np.uint8)
-            for place, drawn in enumerate(ordered_results(_draw, calls, workers)):
-                pixels[place * views : (place + 1) * views] = drawn
+            for index, rendered in enumerate(ordered_results(_render, calls, workers)):
+                pixels[index * views : (index + 1) * views] = rendered
                 progress.advance(views)
             with temporary.open("wb") as stream:
                 np.save(stream, pixels)
@@ -102,23 +105,23 @@ def generated_people(domain: str, identities: int, views: int, cache: Path, *, w
 
 
 def real_people(sources: Sequence[str], workspace: Workspace) -> People:
-    """The training identities of these data sets that have attribute words, with all their readable pictures.
+    """The training identities of these data sets that have attribute words, with all their readable images.
 
-    Reads the manifests and DATA_ROOT/attributes.csv. Raises DataError when one of them is not there, or a data set
-    has no person with both pictures and words.
+    Reads the manifests and DATA_ROOT/attributes.csv. Raises DataError when one of them is missing, or a data set
+    has no training identity with both images and attribute words.
     """
-    words = read_attributes(workspace.data_root)
-    rows = [row for name in sources for row in _train_rows(name, words, workspace)]
+    facts = read_attributes(workspace.data_root)
+    rows = [row for name in sources for row in _train_rows(name, facts, workspace)]
     names = sorted({f"{row.dataset}/{row.identity}" for row in rows})
-    number = {name: place for place, name in enumerate(names)}
+    number = {name: index for index, name in enumerate(names)}
     pixels = np.empty((len(rows), SIZE[1], SIZE[0], 3), np.uint8)
-    with Progress("read real pictures", len(rows)) as progress:
-        for place, row in enumerate(rows):
+    with Progress("read real images", len(rows)) as progress:
+        for index, row in enumerate(rows):
             image = load_image(locate(row.dataset, workspace.data_root) / row.path)
-            pixels[place] = np.asarray(image.resize(SIZE, Image.Resampling.BICUBIC))
+            pixels[index] = np.asarray(image.resize(SIZE, Image.Resampling.BICUBIC))
             progress.advance()
     owners = np.array([number[f"{row.dataset}/{row.identity}"] for row in rows])
-    return People(pixels, owners, tuple(names), tuple(words[name] for name in names))
+    return People(pixels, owners, tuple(names), tuple(facts[name] for name in names))
 
 
 def read_attributes(data_root: Path) -> dict[str, tuple[str, ...]]:
@@ -136,27 +139,27 @@ def read_attributes(data_root: Path) -> dict[str, tuple[str, ...]]:
         raise DataError(
             f"no readable table of attribute words ({' '.join(str(err).split())[:100]})",
             path=path,
-            fix="put the file with the columns dataset, person_id, attributes there, or train on generated people "
-            "alone with --sources none",
+            fix="provide it with the columns dataset, person_id, attributes, or train on generated people only "
+            "with --sources none",
         ) from err
 
 
-def _train_rows(name: str, words: dict[str, tuple[str, ...]], workspace: Workspace) -> Iterator[ManifestRow]:
+def _train_rows(name: str, facts: dict[str, tuple[str, ...]], workspace: Workspace) -> Iterator[ManifestRow]:
     found = False
     for row in read_manifest(workspace.manifest(name)):
-        if row.split == "train" and row.status == ImageStatus.OK and f"{name}/{row.identity}" in words:
+        if row.split == "train" and row.status == ImageStatus.OK and f"{name}/{row.identity}" in facts:
             found = True
             yield row
     if not found:
         raise DataError(
-            f"no training identity of {name} has both pictures and attribute words",
+            f"no training identity of {name} has both images and attribute words",
             path=workspace.data_root / ATTRIBUTES_FILE,
-            fix="name other sources, or add its people to the table",
+            fix="choose other sources, or add its identities to the table",
         )
 
 
-def _draw(domain: str, identity: int, views: int) -> np.ndarray:
-    """uint8 [views, 128, 64, 3]: each view from another camera, drawn by the identity's lot."""
+def _render(domain: str, identity: int, views: int) -> np.ndarray:
+    """uint8 [views, 128, 64, 3]: one image per camera; the cameras are a random choice seeded by the identity."""
     rng = np.random.default_rng((GENERATOR_SEED, identity))
     cameras = 1 + rng.permutation(CAMERAS)[:views]
     return np.stack(

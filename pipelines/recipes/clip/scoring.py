@@ -1,4 +1,4 @@
-"""What a captioned CLIP can do with people it never saw: find them by a description, name the colour of a garment."""
+"""Zero-shot evaluation on held-out people: text-to-image retrieval, and classification of garment colours."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,35 +9,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.recipes.clip.captions import COLOURS, sentence
+from pipelines.recipes.clip.captions import COLOURS, compose_caption, tokenize
 from pipelines.recipes.clip.people import People
-from pipelines.recipes.clip.words import tokenized
 from reid.data.transforms import normalised
 
-SENTENCES = 8  # per description or colour; their mean is compared
-PICTURES = 8  # at most, of one person: tracklets are near-duplicates
+CAPTIONS = 8  # per description or colour; their mean feature is compared (prompt ensemble)
+MAX_IMAGES = 8  # per person: tracklets are near-duplicates
 RANKS = (1, 5, 10)
 GARMENTS = {"upper": "upperBody", "lower": "lowerBody"}
 _BATCH = 256
 
 
 def score_people(clip: Any, people: People) -> dict[str, Any]:
-    """Both scores on these people, in percent, with what chance would give beside each.
+    """Both scores in percent, each with its chance level.
 
-    clip: an open_clip model in eval mode; people: held out from its training.
+    Args:
+        clip: an open_clip model in eval mode.
+        people: not trained on.
     """
-    people = fewer_pictures(people)
-    images = encoded_images(clip, people.pixels)
+    people = limit_images(people)
+    images = encode_images(clip, people.pixels)
     return {
         "people": len(people.names),
         "pictures": len(people.pixels),
         "retrieval": _retrieval(clip, people, images),
-        **{f"{name}_colour": _colour(clip, people, images, about) for name, about in GARMENTS.items()},
+        **{f"{name}_colour": _colour(clip, people, images, garment) for name, garment in GARMENTS.items()},
     }
 
 
-def fewer_pictures(people: People, most: int = PICTURES) -> People:
-    """At most `most` pictures of every person, evenly spaced over those there are."""
+def limit_images(people: People, most: int = MAX_IMAGES) -> People:
+    """At most `most` images of each person, evenly spaced."""
     kept: list[int] = []
     for number in range(len(people.names)):
         own = np.flatnonzero(people.owners == number)
@@ -46,7 +47,7 @@ def fewer_pictures(people: People, most: int = PICTURES) -> People:
 
 
 @torch.no_grad()
-def encoded_images(clip: Any, pixels: np.ndarray) -> Tensor:
+def encode_images(clip: Any, pixels: np.ndarray) -> Tensor:
     """uint8 [N, H, W, 3] -> L2-normalised image features [N, E]."""
     return torch.cat(
         [
@@ -59,23 +60,25 @@ def encoded_images(clip: Any, pixels: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def encoded_facts(clip: Any, descriptions: Iterable[Sequence[str]]) -> Tensor:
-    """Facts of n descriptions -> [n, E]: the mean of the features of several sentences that say them, normalised."""
+def encode_descriptions(clip: Any, descriptions: Iterable[Sequence[str]]) -> Tensor:
+    """L2-normalised text features [n, E] of n descriptions: the mean over several captions of the same facts."""
     rng = np.random.default_rng(0)
     features = []
     for facts in descriptions:
-        said = tokenized([sentence(facts, rng) for _ in range(SENTENCES)], clip.context_length)
-        features.append(clip.encode_text(said, normalize=True).mean(dim=0))
+        tokens = tokenize([compose_caption(facts, rng) for _ in range(CAPTIONS)], clip.context_length)
+        features.append(clip.encode_text(tokens, normalize=True).mean(dim=0))
     return F.normalize(torch.stack(features), dim=1)
 
 
-def retrieval_scores(similarity: np.ndarray, right: np.ndarray) -> dict[str, float]:
-    """Recall at each rank and mAP in percent, and what a random order would give.
+def retrieval_scores(similarity: np.ndarray, relevant: np.ndarray) -> dict[str, float]:
+    """Recall at each rank and mAP in percent, and their expected values for a random ranking.
 
-    similarity: [Q, N] of queries and pictures; right: bool [Q, N], at least one true in every row.
+    Args:
+        similarity: [Q, N] of queries and images.
+        relevant: bool [Q, N], at least one true in each row; N >= max(RANKS).
     """
     order = np.argsort(-similarity, axis=1, kind="stable")
-    hits = np.take_along_axis(right, order, axis=1)
+    hits = np.take_along_axis(relevant, order, axis=1)
     count, totals = hits.shape[1], hits.sum(axis=1)
     precision = hits.cumsum(axis=1) / np.arange(1, count + 1)
     scores = {"mean_ap": float(((precision * hits).sum(axis=1) / totals).mean())}
@@ -88,40 +91,43 @@ def retrieval_scores(similarity: np.ndarray, right: np.ndarray) -> dict[str, flo
 
 
 def _retrieval(clip: Any, people: People, images: Tensor) -> dict[str, float]:
-    """Everybody is described by all that is known of them; a picture is right when all of it is true of its person."""
+    """Each distinct set of facts is a query; an image is relevant when all of them are true of its person."""
     descriptions = sorted(set(people.facts))
-    similarity = (encoded_facts(clip, descriptions) @ images.T).numpy()
-    true = np.array([[set(said) <= set(facts) for facts in people.facts] for said in descriptions])
-    return {"descriptions": len(descriptions), **retrieval_scores(similarity, true[:, people.owners])}
+    similarity = (encode_descriptions(clip, descriptions) @ images.T).numpy()
+    relevant = np.array([[set(query) <= set(facts) for facts in people.facts] for query in descriptions])
+    return {"descriptions": len(descriptions), **retrieval_scores(similarity, relevant[:, people.owners])}
 
 
-def _colour(clip: Any, people: People, images: Tensor, about: str) -> dict[str, Any]:
-    """Which of all colour words fits best, for people whose garment has exactly one; every person counts the same."""
+def _colour(clip: Any, people: People, images: Tensor, garment: str) -> dict[str, Any]:
+    """Accuracy of the best matching colour word, over people whose garment has exactly one; each person counts once."""
     words = list(COLOURS)
-    known = [[word for word in words if about + word in facts] for facts in people.facts]
-    similarity = images @ encoded_facts(clip, [[about + word] for word in words]).T
-    named = similarity.argmax(dim=1).numpy()
-    shares: dict[str, list[float]] = {}
+    known = [[word for word in words if garment + word in facts] for facts in people.facts]
+    similarity = images @ encode_descriptions(clip, [[garment + word] for word in words]).T
+    predicted = similarity.argmax(dim=1).numpy()
+    accuracies: dict[str, list[float]] = {}  # colour -> per person
     for number, colours in enumerate(known):
         own = people.owners == number
         if len(colours) == 1 and own.any():
-            shares.setdefault(colours[0], []).append(float((named[own] == words.index(colours[0])).mean()))
-    everyone = [share for found in shares.values() for share in found]
+            accuracies.setdefault(colours[0], []).append(float((predicted[own] == words.index(colours[0])).mean()))
+    everyone = [accuracy for found in accuracies.values() for accuracy in found]
     scores = {
         "accuracy": float(np.mean(everyone)),
-        "balanced_accuracy": float(np.mean([np.mean(found) for found in shares.values()])),
+        "balanced_accuracy": float(np.mean([np.mean(found) for found in accuracies.values()])),
         "by_chance": 1 / len(words),
-        "always_the_commonest": max(map(len, shares.values())) / len(everyone),
+        "always_the_commonest": max(map(len, accuracies.values())) / len(everyone),
     }
-    each = {word: {"people": len(found), "percent": 100 * float(np.mean(found))} for word, found in shares.items()}
-    return {"people": len(everyone), "colours": len(shares), **_percent(scores), "each": each}
+    each = {word: {"people": len(found), "percent": 100 * float(np.mean(found))} for word, found in accuracies.items()}
+    return {"people": len(everyone), "colours": len(accuracies), **_percent(scores), "each": each}
 
 
-def _chance_ap(count: int, right: int) -> float:
-    """Expected average precision of a random order of `count` pictures, `right` of them right: position i is right
-    with chance r / n, and then i - 1 others hold (i - 1)(r - 1) / (n - 1) right ones on average."""
+def _chance_ap(count: int, relevant: int) -> float:
+    """Expected average precision of a random ranking of `count` images, `relevant` of them relevant.
+
+    Rank i is relevant with probability r / n, and then the i - 1 ranks above it hold (i - 1)(r - 1) / (n - 1) relevant
+    images on average.
+    """
     harmonic = float((1 / np.arange(1, count + 1)).sum())
-    return (harmonic + (right - 1) * (count - harmonic) / max(count - 1, 1)) / count
+    return (harmonic + (relevant - 1) * (count - harmonic) / max(count - 1, 1)) / count
 
 
 def _percent(scores: dict[str, float]) -> dict[str, float]:

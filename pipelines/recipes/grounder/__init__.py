@@ -1,1 +1,1 @@
-"""The pocket grounder: its architecture, data, training and scores."""
+"""How the pocket grounder is made: architecture, training data, training, evaluation, the shipped files."""

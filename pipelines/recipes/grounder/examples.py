@@ -1,4 +1,4 @@
-"""Batches to train on: views of one size with one question, and the answer as tokens and as numbers between tokens."""
+"""Training batches: augmented views of one size, one question, and its answers as tokens and as coordinates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from labeler.grounding.prompts import PromptMode, Prompts, Question
 from labeler.grounding.vocabulary import SHARED
 from pipelines.recipes.grounder.architecture import FAMILY
 from pipelines.recipes.grounder.scenes import Boxes, Scenes
-from pipelines.recipes.grounder.views import HEIGHTS, Rng, view
+from pipelines.recipes.grounder.views import HEIGHTS, Rng, random_view
 from shared.schemas import PARTS
 
-JOINT_SHARE = 0.7  # of the questions; half of the rest ask for one part, half for some of them
-MAX_TOKENS = 260  # image tokens of a batch's pictures; the usual shape has 200
-INPUT_JITTER = 6.0  # pixels: what was answered before is not exactly right in use either
+JOINT_SHARE = 0.7  # of the questions ask for all parts; of the rest, half ask for one part, half for a subset
+MAX_TOKENS = 260  # image tokens per image; a 64 x 128 crop has 200
+INPUT_JITTER = 6.0  # standard deviation in pixels of the coordinates fed as earlier answer tokens (exposure bias)
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Batch:
     """B views with one question.
 
     Attributes:
-        pixels: [B, H, W, 3] uint8, of the size that is sent.
+        pixels: [B, H, W, 3] uint8, in the size that is sent to the model.
         boxes: [B, parts, 4] in pixels of that size, NaN where a part is not visible.
-        prompt: token ids of the question with one image token.
-        answers: [B, T] token ids that the model is fed, coordinates jittered; padded at the end.
-        targets: [B, T] the right token ids; -1 for padding.
-        numbers: [B, T] the coordinate that a token stands for, in pixels; NaN where it is none.
+        prompt: token ids of the question, with a single image token.
+        answers: [B, T] input token ids (teacher forcing), coordinates jittered; padded at the end.
+        targets: [B, T] target token ids; -1 for padding.
+        numbers: [B, T] the coordinate in pixels that a target token encodes; NaN for other tokens.
     """
 
     pixels: Tensor
@@ -44,7 +44,7 @@ class Batch:
 
 
 class Examples:
-    """Random batches without end from real and generated scenes; each is made from a seed of its own."""
+    """Random batches from real and generated scenes; a batch depends on the seed and its number only."""
 
     def __init__(self, real: Scenes, generated: Scenes, processor: Any, *, batch: int, seed: int) -> None:
         self._real, self._generated = real, generated
@@ -52,7 +52,7 @@ class Examples:
         self._prompts = {mode: Prompts.choose(FAMILY, mode, SHARED) for mode in ("joint", "per_part")}
 
     def batch(self, step: int, *, real_share: float) -> Batch:
-        """Batch number `step`; `real_share` of its views are of photos."""
+        """Batch number `step`; a view is of a real photo with probability `real_share`."""
         rng = np.random.default_rng((self._seed, step))
         size = _crop_size(rng)
         sent = sent_size(*size, FAMILY)
@@ -66,19 +66,18 @@ class Examples:
     def _view(self, rng: Rng, size: tuple[int, int], *, real: bool) -> tuple[Any, Boxes]:
         scenes, others = (self._real, self._generated) if real else (self._generated, self._real)
         index = int(rng.integers(len(scenes)))
-        around = (others if rng.random() < 0.5 else scenes).pixels
-        gentle = float(rng.random() < 0.6)
-        return view(
-            rng, scenes.pixels[index], scenes.boxes[index], size, around[int(rng.integers(len(around)))], gentle=gentle
-        )
+        fill = (others if rng.random() < 0.5 else scenes).pixels
+        strength = float(rng.random() >= 0.6)
+        other = fill[int(rng.integers(len(fill)))]
+        return random_view(rng, scenes.pixels[index], scenes.boxes[index], size, other, strength=strength)
 
     def _question(self, rng: Rng, sent: Sent) -> Question:
-        chance = rng.random()
-        mode: PromptMode = "joint" if chance < (1 + JOINT_SHARE) / 2 else "per_part"
+        draw = rng.random()
+        mode: PromptMode = "joint" if draw < (1 + JOINT_SHARE) / 2 else "per_part"
         parts = list(PARTS)
-        if chance > JOINT_SHARE:
-            kept = 1 if mode == "per_part" else int(rng.integers(1, len(PARTS)))
-            parts = [PARTS[index] for index in sorted(rng.choice(len(PARTS), kept, replace=False))]
+        if draw > JOINT_SHARE:
+            count = 1 if mode == "per_part" else int(rng.integers(1, len(PARTS)))
+            parts = [PARTS[index] for index in sorted(rng.choice(len(PARTS), count, replace=False))]
         return self._prompts[mode].questions(parts, sent, with_schema=False)[0]
 
     def _tokens(
@@ -88,7 +87,7 @@ class Examples:
         chat = self._processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        rows = [written(question.parts, dict(zip(PARTS, one, strict=True))) for one in boxes]
+        rows = [answer_pieces(question.parts, dict(zip(PARTS, one, strict=True))) for one in boxes]
         shape = len(rows), max(map(len, rows))
         targets, answers = torch.full(shape, -1), torch.full(shape, self._processor.tokenizer.pad_token_id)
         numbers = torch.full(shape, torch.nan)
@@ -108,10 +107,10 @@ class Examples:
         return ids
 
 
-def written(parts: Sequence[str], boxes: Mapping[str, npt.NDArray[np.float32]]) -> list[str | float]:
-    """The answer to a question about `parts`: the texts of its tokens, and coordinates where a number is written.
+def answer_pieces(parts: Sequence[str], boxes: Mapping[str, npt.NDArray[np.float32]]) -> list[str | float]:
+    """The answer to a question about `parts`: the text of each token, and a float for each coordinate token.
 
-    A box [4] in pixels of the sent image that is not finite is a part that is not visible.
+    boxes: [4] per part, in pixels of the sent image; not finite where the part is not visible.
     """
     pieces: list[str | float] = []
     before = "{"
@@ -127,7 +126,7 @@ def written(parts: Sequence[str], boxes: Mapping[str, npt.NDArray[np.float32]]) 
 
 
 def _crop_size(rng: Rng) -> tuple[int, int]:
-    """Width and height of the crops of one batch: the usual shapes more often."""
+    """Random width and height of the crops of one batch; common aspect ratios more often."""
     while True:
         height = int(rng.choice(HEIGHTS))
         aspect = rng.choice([0.5, 0.375, float(np.exp(rng.uniform(np.log(0.27), np.log(0.62))))], p=[0.35, 0.15, 0.5])

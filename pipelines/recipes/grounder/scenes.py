@@ -1,4 +1,4 @@
-"""People with known part boxes to train and score on: real photos, split by a hash of their names, and drawn ones."""
+"""Data with known part boxes: real photos, split by a hash of their names, and generated people."""
 
 import csv
 import hashlib
@@ -18,12 +18,12 @@ from shared.files import atomic_path
 from shared.progress import Progress
 from shared.schemas import PARTS
 
-HELD_OUT = 126  # real photos that are never trained on
-VALIDATION = 50  # real photos that are only watched while it trains
+HELD_OUT = 126  # real photos, for the final scores
+VALIDATION = 50  # real photos, for the training log
 GENERATED_SIZE = (80, 160)  # width, height in pixels
 CHUNK = 500  # generated scenes per file
-CAMERAS = 12  # of each generated place, other ones in every file
-UNSEEN_IDENTITY = 10_000_000  # generated identities from here on are only scored on
+CAMERAS = 12  # per generated domain, different ones in every file
+UNSEEN_IDENTITY = 10_000_000  # generated identities from here on are never trained on
 SEED = 6
 _TABLE = "parts.csv"
 
@@ -33,7 +33,7 @@ Boxes = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scenes:
-    """Pictures [H, W, 3] uint8 RGB and their boxes [N, parts, 4] in pixels, NaN where a part is not visible."""
+    """N images [H, W, 3] uint8 RGB and their boxes [N, parts, 4] in pixels, NaN where a part is not visible."""
 
     pixels: Sequence[Pixels] | Pixels
     boxes: Boxes
@@ -53,10 +53,10 @@ class RealScenes:
 
 
 def real_scenes(folder: Path) -> RealScenes:
-    """The photos of `folder`/images with the truth of `folder`/parts.csv (image, part, x_min, y_min, x_max, y_max).
+    """The photos of `folder`/images with the boxes of `folder`/parts.csv (image, part, x_min, y_min, x_max, y_max).
 
-    The photos whose names have the smallest hashes are held out, the next ones validate: adding photos moves few.
-    Raises DataError when the table or a photo is not there.
+    The photos whose names have the smallest hashes are held out, the next ones are for validation, so that added
+    photos change few assignments. Raises DataError when the table or a photo is missing.
     """
     truth = _truth(folder / _TABLE)
     names = sorted(truth, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
@@ -68,25 +68,25 @@ def real_scenes(folder: Path) -> RealScenes:
 
 
 def generated_scenes(folder: Path, count: int, *, first_identity: int = 0, workers: int = 2) -> Scenes:
-    """`count` generated people, drawn once into files of `folder`; what is already there is not drawn again."""
+    """`count` generated people, rendered into files of `folder`; existing files are read."""
     starts = range(0, count, CHUNK)
     paths = [folder / f"{first_identity + start:09d}.npz" for start in starts]
     missing = [(path, first_identity + start) for path, start in zip(paths, starts, strict=True) if not path.exists()]
-    with Progress("draw people", len(missing) * CHUNK) as progress:
-        for _ in ordered_results(_draw_chunk, missing, workers):
+    with Progress("render people", len(missing) * CHUNK) as progress:
+        for _ in ordered_results(_render_chunk, missing, workers):
             progress.advance(CHUNK)
     chunks = [np.load(path) for path in paths]
     pixels = np.concatenate([chunk["pixels"] for chunk in chunks])[:count]
     return Scenes(pixels, np.concatenate([chunk["boxes"] for chunk in chunks])[:count])
 
 
-def _draw_chunk(path: Path, first_identity: int) -> None:
-    drawn = list(_drawn(first_identity))
+def _render_chunk(path: Path, first_identity: int) -> None:
+    rendered = list(_rendered(first_identity))
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, pixels=np.stack([one for one, _ in drawn]), boxes=np.stack([one for _, one in drawn]))
+        np.savez(file, pixels=np.stack([one for one, _ in rendered]), boxes=np.stack([one for _, one in rendered]))
 
 
-def _drawn(first_identity: int) -> Iterator[tuple[Pixels, Boxes]]:
+def _rendered(first_identity: int) -> Iterator[tuple[Pixels, Boxes]]:
     for identity in range(first_identity, first_identity + CHUNK):
         domain = DOMAINS[identity % len(DOMAINS)]
         camera = 1 + CAMERAS * (identity // CHUNK) + identity // len(DOMAINS) % CAMERAS
@@ -97,7 +97,9 @@ def _drawn(first_identity: int) -> Iterator[tuple[Pixels, Boxes]]:
 
 def _truth(path: Path) -> dict[str, Boxes]:
     if not path.is_file():
-        raise DataError("no table of part boxes", path=path, fix="name the folder of part_truth with --truth")
+        raise DataError(
+            "no table of part boxes", path=path, fix="set --truth to the folder that holds parts.csv and images/"
+        )
     truth: dict[str, Boxes] = defaultdict(lambda: np.full((len(PARTS), 4), np.nan, np.float32))
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -108,7 +110,7 @@ def _truth(path: Path) -> dict[str, Boxes]:
 
 
 def _photo(path: Path) -> Pixels:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    if picture is None:
-        raise DataError("a photo of the table cannot be read", path=path, fix="restore the file")
-    return np.asarray(picture, np.uint8)
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if pixels is None:
+        raise DataError("cannot read a photo that the table lists", path=path, fix="restore the file")
+    return np.asarray(pixels, np.uint8)

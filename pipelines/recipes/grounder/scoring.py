@@ -1,4 +1,4 @@
-"""How well a grounder boxes scenes whose truth is known, asked exactly as the engine `local` asks."""
+"""Evaluation of a grounder on scenes with known boxes, with the questions and parsing of the engine `local`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +23,10 @@ ANSWERED = {LabelStatus.OK, LabelStatus.ABSENT}
 
 @dataclass(frozen=True)
 class Scores:
-    """How answers compare with the truth.
-
-    Attributes:
-        iou: mean by part where truth has a box; an answer without one counts 0.
-        absent: share of the parts without a true box that are answered as not visible; None when all have one.
-        parsed: share of the answers that could be read.
+    """Attributes:
+    iou: mean IoU by part over the true boxes; an answer without a box counts 0.
+    absent: fraction of the parts without a true box that are answered as not visible; None if there are none.
+    parsed: fraction of the answers that could be parsed.
     """
 
     iou: dict[str, float]
@@ -44,38 +42,38 @@ class Scores:
 
 
 def score(local: LocalModel, scenes: Scenes, mode: PromptMode = "joint") -> Scores:
-    """Score a loaded model on scenes with one greedy answer to each question."""
+    """Score a loaded model on scenes, with one greedy answer per question."""
     found = [
         answer
         for start in range(0, len(scenes), BATCH)
-        for answer in boxes_of(local, [Image.fromarray(one) for one in scenes.pixels[start : start + BATCH]], mode)
+        for answer in predict_boxes(local, [Image.fromarray(one) for one in scenes.pixels[start : start + BATCH]], mode)
     ]
-    return compare(found, scenes.boxes)
+    return score_boxes(found, scenes.boxes)
 
 
-def boxes_of(
+def predict_boxes(
     local: LocalModel, images: Sequence[Image.Image], mode: PromptMode
 ) -> list[dict[str, tuple[LabelStatus, Box | None]]]:
-    """Status and box, in pixels of the image, of every part of every image."""
+    """Status and box (in pixels of the image) of each part, for each image."""
     prompts = Prompts.choose(FAMILY, mode, SHARED)
     prepared = [prepare(image, FAMILY) for image in images]
-    asked = [
+    queries = [
         (index, question)
         for index, (_, sent) in enumerate(prepared)
         for question in prompts.questions(PARTS, sent, with_schema=False)
     ]
     replies = local.answer(
-        [LocalQuestion(prepared[index][0], one.text, one.max_tokens, Attempt()) for index, one in asked]
+        [LocalQuestion(prepared[index][0], one.text, one.max_tokens, Attempt()) for index, one in queries]
     )
     found: list[dict[str, tuple[LabelStatus, Box | None]]] = [{} for _ in images]
-    for (index, question), reply in zip(asked, replies, strict=True):
+    for (index, question), reply in zip(queries, replies, strict=True):
         answers = outcomes(question, reply.text, reply.finish_reason, None, prepared[index][1], SHARED)
         found[index] |= {part: (answer.status, answer.image_box) for part, answer in answers.items()}
     return found
 
 
-def compare(found: Sequence[dict[str, tuple[LabelStatus, Box | None]]], truth: Boxes) -> Scores:
-    """Scores of answers against boxes [N, parts, 4], NaN where a part is not visible."""
+def score_boxes(found: Sequence[dict[str, tuple[LabelStatus, Box | None]]], truth: Boxes) -> Scores:
+    """Scores of predicted boxes against true boxes [N, parts, 4], NaN where a part is not visible."""
     overlaps: dict[str, list[float]] = {part: [] for part in PARTS}
     absent = []
     for answers, boxes in zip(found, truth, strict=True):

@@ -1,6 +1,13 @@
-"""The family's special tokens and the form of its conversations; needs nothing but Python."""
+"""The family's special tokens, chat template and byte-level base tokenizer; imports nothing of this project.
 
+The tests of the real vLLM import it in vLLM's environment, which lacks the project's dependencies.
+"""
+
+from collections.abc import Iterable
 from typing import Any
+
+import transformers
+from tokenizers.pre_tokenizers import ByteLevel
 
 IMAGE_TOKEN = "<|image_pad|>"
 SPECIAL = (
@@ -22,8 +29,24 @@ CHAT_TEMPLATE = (
 )
 
 
+def byte_tokenizer(added: Iterable[str], max_length: int) -> Any:
+    """transformers' tokenizer of the family: one token per byte, the special tokens, and the `added` ones."""
+    vocabulary = [*sorted(ByteLevel.alphabet()), *SPECIAL]
+    tokenizer = transformers.Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(vocabulary)},
+        merges=[],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=list(SPECIAL),
+        model_max_length=max_length,
+    )
+    tokenizer.add_tokens(list(dict.fromkeys(added)))
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
 def token_ids(tokenizer: Any) -> dict[str, int]:
-    """The special tokens that a configuration of the family names, by its keys."""
+    """Ids of the special tokens under the keys of the family's configuration."""
     names = {
         "image_token_id": IMAGE_TOKEN,
         "video_token_id": "<|video_pad|>",

@@ -1,36 +1,22 @@
-"""A small byte-level BPE tokenizer in which a question is a few tokens and a box is twelve.
+"""A byte-level tokenizer with added tokens, in which a question is a few tokens and a box is twelve.
 
-Whole numbers, the constant stretches of our questions and the pieces between two numbers of an answer are one token
-each, so that a coordinate is one decision of the model. Everything else is spelled in bytes.
+Whole numbers, the constant passages of the questions and the pieces between two numbers of an answer are one token
+each, so that a coordinate is one prediction. All other text is tokenized by bytes.
 """
 
 from typing import Any
 
-import transformers
-from tokenizers.pre_tokenizers import ByteLevel
-
 from labeler.grounding.coordinates import FAMILIES
 from labeler.grounding.prompts import constant_texts
 from labeler.grounding.vocabulary import SHARED
-from pipelines.recipes.grounder.special_tokens import CHAT_TEMPLATE, SPECIAL
+from pipelines.recipes.grounder.special_tokens import byte_tokenizer
 
-LARGEST_NUMBER = 1399  # pixels; a longer side than any crop of usual shape is enlarged to
+LARGEST_NUMBER = 1399  # pixels; more than the longer side of any resized crop of common shape
 
 
 def build_tokenizer() -> Any:
     """The tokenizer, as transformers' class of the family."""
-    vocabulary = [*sorted(ByteLevel.alphabet()), *SPECIAL]
-    made = transformers.Qwen2Tokenizer(
-        vocab={token: index for index, token in enumerate(vocabulary)},
-        merges=[],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        extra_special_tokens=list(SPECIAL),
-        model_max_length=4096,
-    )
-    made.add_tokens(list(dict.fromkeys([*_numbers(), *_answer_pieces(), *_question_pieces()])))
-    made.chat_template = CHAT_TEMPLATE
-    return made
+    return byte_tokenizer([*_numbers(), *_answer_pieces(), *_question_pieces()], max_length=4096)
 
 
 def number_ids(tokenizer: Any) -> list[int]:

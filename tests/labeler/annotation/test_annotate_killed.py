@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from labeler.annotation.annotate import AnnotateOptions, annotate
-from shared.labels import label_shards, read_labels, write_manifest
+from shared.labels import label_shards, read_labels
+from shared.manifest import write_manifest
 from shared.schemas import PARTS
 
 QUICK = AnnotateOptions(connections=3, batch_images=4, shard_rows=30)
@@ -20,23 +21,30 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 from labeler.annotation.annotate import AnnotateOptions, annotate_with
-from labeler.annotation.client import embedded_client
+from labeler.annotation.client import HttpClient, InProcessClient
 from labeler.engines.body_prior import BodyPrior
 from labeler.settings import load_settings
-from shared.labels import read_manifest
+from shared.manifest import read_manifest
 
 class Slow(BodyPrior):
     async def ground(self, image, parts, attempt):
         await asyncio.sleep(0.02)
         return await super().ground(image, parts, attempt)
 
+def http():
+    import httpx
+    from labeler.service.app import create_app
+    transport = httpx.ASGITransport(create_app(load_settings(), Slow()))
+    return HttpClient("http://service", connections=2, transport=transport)
+
 async def main(manifest, root, labels):
     options = AnnotateOptions(connections=2, batch_images=2, shard_rows=12)
-    async with embedded_client(load_settings(), Slow(), connections=2) as client:
+    client = http() if sys.argv[1] == "http" else InProcessClient(load_settings(), Slow(), connections=2)
+    async with client:
         summary = await annotate_with(client, read_manifest(manifest), root, "toy", labels, "r", options)
     print("interrupted" if summary.interrupted else "finished", summary.done_now)
 
-asyncio.run(main(*map(Path, sys.argv[1:])))
+asyncio.run(main(*map(Path, sys.argv[2:])))
 """
 
 
@@ -49,11 +57,12 @@ def exactly_once(labels: Path, manifest) -> bool:
     return counts == {(row.image_id, part): 1 for row in manifest for part in PARTS}
 
 
-def start(tmp_path: Path) -> subprocess.Popen[str]:
+def start(kind: str, tmp_path: Path) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-c",
         CHILD,
+        kind,
         *map(str, (tmp_path / "toy.parquet", tmp_path / "toy", tmp_path / "labels")),
     ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
@@ -66,12 +75,13 @@ def wait_for_shards(process: subprocess.Popen[str], labels: Path, count: int) ->
         time.sleep(0.005)
 
 
-def test_killed_three_times_it_ends_complete_and_without_a_double(make_dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("client", ["in_process", "http"])
+def test_killed_three_times_it_ends_complete_and_without_a_double(make_dataset, tmp_path: Path, client: str) -> None:
     root, manifest = make_dataset(150)
     write_manifest(manifest, tmp_path / "toy.parquet")
     labels = tmp_path / "labels"
     for round_number in range(1, 4):
-        process = start(tmp_path)
+        process = start(client, tmp_path)
         wait_for_shards(process, labels, 5 * round_number)
         process.kill()
         process.communicate()
@@ -83,11 +93,11 @@ def test_killed_three_times_it_ends_complete_and_without_a_double(make_dataset, 
     assert exactly_once(labels, manifest)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_drains_and_writes(make_dataset, tmp_path: Path, kind: signal.Signals) -> None:
+@pytest.mark.parametrize(("kind", "client"), [(signal.SIGINT, "in_process"), (signal.SIGTERM, "http")])
+def test_a_signal_drains_and_writes(make_dataset, tmp_path: Path, kind: signal.Signals, client: str) -> None:
     root, manifest = make_dataset(150)
     write_manifest(manifest, tmp_path / "toy.parquet")
-    process = start(tmp_path)
+    process = start(client, tmp_path)
     wait_for_shards(process, tmp_path / "labels", 2)
     process.send_signal(kind)
     out, err = process.communicate(timeout=60)

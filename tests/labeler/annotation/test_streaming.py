@@ -9,9 +9,11 @@ import pytest
 
 from labeler.annotation import writer as label_writer
 from labeler.annotation.writer import LabelWriter
-from shared import labels as shards
+from shared import parquet
 from shared.errors import DataError
-from shared.labels import ManifestFile, iter_manifest, label_shards, read_labels, read_manifest, write_manifest
+from shared.labels import label_shards, read_labels
+from shared.manifest import ManifestFile, iter_manifest, read_manifest, write_manifest
+from shared.parquet import write_table
 from shared.schemas import MANIFEST_SCHEMA, LabelRow, LabelStatus, ManifestRow
 
 
@@ -56,7 +58,7 @@ def label(number: int) -> LabelRow:
 
 
 def test_streamed_rows_are_the_rows_any_number_of_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 4)
     rows = [entry(number) for number in range(11)]
     write_manifest(rows, tmp_path / "d.parquet")
     manifest = ManifestFile(tmp_path / "d.parquet")
@@ -64,10 +66,10 @@ def test_streamed_rows_are_the_rows_any_number_of_times(tmp_path: Path, monkeypa
 
 
 def test_a_row_is_read_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 4)
     rows = [entry(number).model_dump() for number in range(9)]
     rows[8]["image_id"] = "short"
-    shards.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), tmp_path / "d.parquet")
+    write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), tmp_path / "d.parquet")
     stream = iter_manifest(tmp_path / "d.parquet")
     assert [row.identity for row in islice(stream, 8)] == list(range(8))
     with pytest.raises(DataError, match="at least 16"):

@@ -9,12 +9,13 @@ import random
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
+from labeler.engines import build_engine
 from labeler.engines.body_prior import PROPORTIONS, BodyPrior
-from labeler.engines.factory import build_engine
 from labeler.engines.token_scores import box_scores
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.coordinates import FAMILIES, prepare
@@ -22,7 +23,7 @@ from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowErr
 from labeler.grounding.ground import ground_image
 from labeler.grounding.retry import Attempt
 from labeler.grounding.vocabulary import SHARED
-from labeler.service.calibration_image import TRUTH, calibration_image
+from labeler.service.readiness import TRUTH, calibration_image
 from labeler.settings import load_settings
 from shared.errors import ConfigError
 from shared.geometry import Box, iou, scaled
@@ -154,7 +155,7 @@ async def test_a_refused_request_is_the_images_failure_and_not_repeated(stand_in
     server.always = "400"
     answer = await ground(server, paint())
     assert {row.status for row in answer.parts} == {LabelStatus.ENGINE_ERROR}
-    assert "prompt too long" in answer.error and not answer.may_pass
+    assert "prompt too long" in answer.error and not answer.retryable
     assert len(server.payloads) == 1
 
 
@@ -173,6 +174,34 @@ def test_the_local_engine_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"dgreid\[local\]"):
         build_engine(load_settings(engine="local"))
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("content", [None, "", " \n"])
+@pytest.mark.parametrize(("finish", "status"), [("stop", LabelStatus.UNPARSEABLE), ("length", LabelStatus.TRUNCATED)])
+async def test_an_answer_that_stands_in_the_reasoning_is_named(
+    stand_in, paint, caplog, key: str, content: str | None, finish: str, status: LabelStatus
+) -> None:
+    server = stand_in()
+    thought = '{"head":[1,2,30,40],"upper_body":[1,2,30,40],"legs":null}'
+
+    def said(text: str, payload: dict, **_: str) -> httpx.Response:
+        message = {"content": content, key: thought}
+        return httpx.Response(200, json={"choices": [{"message": message, "finish_reason": finish}]})
+
+    server.text_tokens = None
+    server._said = said
+    answer = await ground(server, paint())
+    assert {(row.status, row.box, row.flags) for row in answer.parts} == {(status, None, ("reasoning_only",))}
+    assert {row.raw_text for row in answer.parts} == {thought}
+    assert "reasoning_content" in caplog.text
+
+
+async def test_the_flag_of_a_doubtful_box_reaches_the_row(stand_in, paint) -> None:
+    server = stand_in()
+    server._boxes = lambda payload: "[[20,30,90,120],[40,150,230,310],[70,330,210,530]]"
+    answer = await ground(server, paint())
+    assert {(row.status, row.flags) for row in answer.parts} == {(LabelStatus.OK, ("ambiguous",))}
 
 
 def test_scores_come_from_the_boxs_own_digits() -> None:

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from labeler.annotation.annotate import AnnotateOptions, annotate
+from labeler.engines import build_engine
 from labeler.engines import local_transformers_model as model_module
-from labeler.engines.factory import build_engine
 from labeler.engines.local_transformers import LocalTransformers
 from labeler.grounding.coordinates import FAMILIES, prepare
 from labeler.grounding.engine import EngineUnfitError
@@ -223,7 +223,7 @@ def test_a_batch_too_large_is_halved(qwen25: Path, paint, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "Qwen/Qwen2.5-VL-72B-Instruct"}, r"no folder[^$]*LABELER_ALLOW_DOWNLOAD"),
+        ({"model": "Qwen/Qwen2.5-VL-72B-Instruct"}, r"not a folder[^$]*LABELER_ALLOW_DOWNLOAD"),
         ({"device": "abacus"}, "LABELER_DEVICE"),
         ({"device": "meta:900000000000"}, "LABELER_DEVICE"),
         ({"family": "llava"}, "LABELER_FAMILY"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from labeler.engines.served_family import family_of_served
+from labeler.engines.vllm_server import family_of_served
 from labeler.settings import load_settings
 from shared.errors import ConfigError
 

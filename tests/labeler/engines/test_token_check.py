@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from labeler.annotation.annotate import AnnotateOptions, annotate_with
-from labeler.annotation.client import ServiceError, ServiceUnfitError, embedded_client
+from labeler.annotation.client import ServiceUnfitError
 from labeler.engines.token_check import TokenCheck
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.coordinates import FAMILIES, image_tokens, sent_size
@@ -91,22 +91,24 @@ async def test_without_counts_it_is_said_once_and_work_goes_on(stand_in, paint, 
     await engine.close()
     assert all(row.box for row in answer.parts) and answer.prompt_tokens == 0
     assert [record.message for record in caplog.records if "prompt tokens" in record.message] == [
-        "the server reports no prompt tokens, so nobody checks whether it resizes the images"
+        "the server reports no prompt tokens: cannot check whether it resizes images"
     ]
 
 
 @pytest.mark.parametrize("mode", ["joint", "per_part"])
-async def test_a_service_over_a_resizing_server_is_never_ready(stand_in, mode: str) -> None:
+async def test_a_service_over_a_resizing_server_is_never_ready(open_client, stand_in, mode: str) -> None:
     server = stand_in()
     server.max_image_tokens = 180
     settings = load_settings(engine="vllm_server", model=server.model, prompt_mode=mode)
-    async with embedded_client(settings, engine_of(server, prompt_mode=mode)) as client:
-        with pytest.raises(ServiceUnfitError, match=r"424.*counted 0 image tokens more .* where \d+ were sent"):
+    async with open_client(settings, engine_of(server, prompt_mode=mode)) as client:
+        with pytest.raises(ServiceUnfitError, match=r"counted 0 image tokens more .* where \d+ were sent"):
             await client.wait_ready(timeout_s=60)
     assert not server.payloads
 
 
-async def test_a_miscount_stops_the_run_with_both_numbers_and_keeps_what_was_right(stand_in, make_dataset, tmp_path):
+async def test_a_miscount_stops_the_run_with_both_numbers_and_keeps_what_was_right(
+    open_client, stand_in, make_dataset, tmp_path
+) -> None:
     root, rows = make_dataset(12)
     server = stand_in()
     answered = server._answer
@@ -117,8 +119,8 @@ async def test_a_miscount_stops_the_run_with_both_numbers_and_keeps_what_was_rig
         return await answered(request)
 
     server._answer = resizes_after_a_while
-    async with embedded_client(load_settings(), engine_of(server), connections=1) as client:
-        with pytest.raises(ServiceError, match=r"424.*counted 150 image tokens for an image of .* where \d+ were sent"):
+    async with open_client(load_settings(), engine_of(server), connections=1) as client:
+        with pytest.raises(ServiceUnfitError, match=r"counted 150 image tokens for an image of .* where \d+ were sent"):
             await annotate_with(client, rows, root, "toy", tmp_path, "r", ONE_AT_A_TIME)
     assert len(server.payloads) <= 9  # no second try, no second batch
     assert len({row.image_id for row in read_labels(label_shards(tmp_path))}) == 6  # what came before is kept

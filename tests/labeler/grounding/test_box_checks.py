@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from labeler.grounding.box_checks import calibrate, relation_flags
+from labeler.grounding.box_checks import check_box, relation_flags
 from shared.geometry import Box
 
 GOOD = Box(10, 20, 30, 50)
@@ -26,7 +26,7 @@ GOOD = Box(10, 20, 30, 50)
     ],
 )
 def test_one_box(box: Box, expected: Box | None, flags: tuple[str, ...]) -> None:
-    assert calibrate(box, 64, 128) == (expected, flags)
+    assert check_box(box, 64, 128) == (expected, flags)
 
 
 def test_order_flags_both_parts_of_the_broken_pair() -> None:

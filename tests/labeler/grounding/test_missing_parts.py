@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from labeler.annotation.annotate import AnnotateOptions, annotate, annotate_with
-from labeler.annotation.client import embedded_client
+from labeler.annotation.client import InProcessClient, ServiceError
 from labeler.engines.body_prior import PROPORTIONS, BodyPrior
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.engine import EngineAnswer, PartOutcome
@@ -69,9 +69,9 @@ async def test_a_filled_box_is_checked_against_the_others(paint) -> None:
 
 
 async def test_filling_does_not_make_a_blind_model_ready(paint) -> None:
-    async with embedded_client(load_settings(missing_parts="prior"), Says(**dict.fromkeys(PARTS))) as client:
-        response = await client._http.get("/readyz")
-    assert response.status_code == 502
+    async with InProcessClient(load_settings(missing_parts="prior"), Says(**dict.fromkeys(PARTS))) as client:
+        with pytest.raises(ServiceError, match="no box in the answer about the calibration image"):
+            await client.wait_ready(0)
 
 
 def test_the_policy_is_a_property_of_the_run(make_dataset, tmp_path: Path) -> None:
@@ -97,13 +97,11 @@ async def test_everything_calibration_did_is_counted_in_sql(stand_in, make_datas
     )
     engine = VllmServer.from_settings(settings, server.transport)
     options = AnnotateOptions(connections=1, batch_images=1, failed_share_limit=1.0)
-    async with embedded_client(settings, engine, connections=1) as client:
+    async with InProcessClient(settings, engine, connections=1) as client:
         await annotate_with(client, manifest, root, "toy", tmp_path, "r", options)
     shards = label_shards(tmp_path)
-    columns, rows = run_query(connect(labels=shards), "flag_counts")
-    counts = {
-        (line["part"], line["flag"]): line["labels"] for line in (dict(zip(columns, r, strict=True)) for r in rows)
-    }
+    lines = run_query(connect(labels=shards), "flag_counts").to_pylist()
+    counts = {(line["part"], line["flag"]): line["labels"] for line in lines}
     assert counts == {
         ("head", "reordered"): 1,
         ("upper_body", "clipped"): 1,

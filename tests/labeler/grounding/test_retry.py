@@ -42,7 +42,7 @@ def test_pauses_double_stay_in_their_band_and_respect_the_server() -> None:
     assert pause_s(1, 0.0, base_s=0.5, longest_s=30, asked_s=3600) == 30
 
 
-def test_what_may_pass() -> None:
+def test_what_retryable() -> None:
     assert transport_retryable(503) and transport_retryable(429) and transport_retryable(httpx.ReadError("cut"))
     assert transport_retryable(httpx.RemoteProtocolError("cut")) and transport_retryable(httpx.ReadTimeout("slow"))
     assert not transport_retryable(401) and not transport_retryable(httpx.UnsupportedProtocol("ftp"))

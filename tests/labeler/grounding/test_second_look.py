@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from labeler.annotation.annotate import annotate
-from labeler.annotation.client import embedded_client
+from labeler.annotation.client import InProcessClient
 from labeler.engines.body_prior import BodyPrior
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.answers import PartAnswer
@@ -103,7 +103,7 @@ async def test_sided_parts_are_not_compared(tmp_path: Path, paint) -> None:
     parts.write_text("left_arm: left arm")
     settings = load_settings(second_look=True, parts_file=parts)
     engine = Scripted(*[Box(10, 10, 54, 40)] * 2)
-    async with embedded_client(settings, engine) as client:
+    async with InProcessClient(settings, engine) as client:
         (answer,) = await client.ground([paint()], ["head", "left_arm"])
     assert [row.agreement for row in answer.parts] == [1.0, None]
 
@@ -118,8 +118,7 @@ def test_it_is_a_column_a_query_and_a_property_of_the_run(make_dataset, tmp_path
         box = Box(row.x_min, row.y_min, row.x_max, row.y_max)
         flipped = Box(64 - row.x_max, row.y_min, 64 - row.x_min, row.y_max)
         assert row.agreement == pytest.approx(iou(box, flipped))
-    columns, found = run_query(connect(labels=label_shards(labels)), "agreement")
-    lines = [dict(zip(columns, line, strict=True)) for line in found]
+    lines = run_query(connect(labels=label_shards(labels)), "agreement").to_pylist()
     assert [(line["part"], line["compared"]) for line in lines] == [("head", 4), ("legs", 4), ("upper_body", 4)]
     heads = [row.agreement for row in rows if row.part == "head"]
     assert lines[0]["mean_agreement"] == pytest.approx(sum(heads) / 4, abs=1e-4)

@@ -7,7 +7,7 @@ import pytest
 from labeler.annotation.annotate import annotate
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.ground import ground_image
-from labeler.grounding.parsing import parse_answer
+from labeler.grounding.parsing.parse import parse_answer
 from labeler.grounding.vocabulary import SHARED, load_vocabulary
 from labeler.settings import load_settings
 from shared.errors import ConfigError
@@ -121,6 +121,6 @@ def test_the_run_records_the_parts_and_the_prior_knows_only_its_own(make_dataset
     rows = read_labels(label_shards(labels))
     assert [row.part for row in rows[:5]] == [*PARTS, "feet", "bag"] and len(rows) == 15
     assert {row.status for row in rows if row.part in ("feet", "bag")} == {LabelStatus.ABSENT}
-    assert '"bag"' in (labels / "label_run=r" / "run.json").read_text()
+    assert '"bag"' in (labels / "r" / "_run.json").read_text()
     with pytest.raises(ConfigError, match="parts"):
         annotate(manifest, root, "toy", labels, "r", settings=load_settings())

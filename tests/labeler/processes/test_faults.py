@@ -13,7 +13,8 @@ import httpx
 from PIL import Image
 
 from shared.images import image_id_of
-from shared.labels import connect, label_shards, read_labels, write_manifest
+from shared.labels import connect, label_shards, read_labels
+from shared.manifest import write_manifest
 from shared.schemas import FINAL_STATUSES, PARTS, LabelStatus, ManifestRow
 
 IMAGES = 240
@@ -25,7 +26,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from labeler.annotation.annotate import AnnotateOptions, annotate
-from shared.labels import iter_manifest
+from shared.manifest import iter_manifest
 
 url, manifest, root, labels, retry = sys.argv[1:]
 options = AnnotateOptions(

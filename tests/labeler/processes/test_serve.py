@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
+from labeler import Grounder
+from shared.schemas import PARTS
+
 
 def test_sigterm_during_a_request_still_brings_the_answer(start_service, start_stand_in, paint) -> None:
     upstream = start_stand_in()
@@ -38,6 +41,16 @@ def test_the_start_names_every_setting_with_its_origin_and_no_secret(start_servi
     assert shown["LABELER_HOST"] == {"value": "127.0.0.1", "origin": "default"}
     assert shown["LABELER_UPSTREAM_URL"]["value"] == "http://**********@a:1"
     assert "hunter" not in service.log.read_text() and shown["LABELER_API_KEY"]["origin"] == "set"
+
+
+def test_a_vllm_server_and_a_running_service_answer_too(start_service, start_stand_in, paint) -> None:
+    upstream = start_stand_in()
+    service = start_service(engine="vllm_server", upstream_url=upstream.url, api_key="secret")
+    with Grounder(engine="vllm_server", upstream_url=upstream.url) as grounder:
+        direct = grounder.ground(paint())
+    with Grounder(url=service.url, api_key="secret") as grounder:
+        assert grounder.ground(paint()) == direct
+    assert direct.space.startswith("sent_pixels@") and set(direct.boxes) == set(PARTS)
 
 
 def _listens(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""What an operator sees: metrics, log lines, examples."""
+"""What an operator sees: metrics, log lines, api_models."""
 
 import base64
 import json
@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from labeler.engines.body_prior import BodyPrior
 from labeler.engines.vllm_server import VllmServer
-from labeler.grounding.answers import GroundResponse, Problem
-from labeler.service import examples
+from labeler.service import api_models
+from labeler.service.api_models import GroundResponse, Problem
 from labeler.service.app import create_app
 from labeler.service.logs import JsonFormatter
 from labeler.settings import load_settings
@@ -96,7 +96,7 @@ async def test_the_metrics_want_the_key_too() -> None:
 
 async def test_an_unexpected_failure_is_counted_as_500(paint, monkeypatch: pytest.MonkeyPatch) -> None:
     async with client_of() as client:
-        monkeypatch.setattr("labeler.service.routes.ground.read_batch", lambda *_: 1 / 0)
+        monkeypatch.setattr("labeler.service.routes.read_batch", lambda *_: 1 / 0)
         response = await client.post("/v1/ground", json=body(paint()), headers={"x-request-id": "r-9"})
         assert response.status_code == 500 and response.json()["request_id"] == "r-9"
         assert (await samples(client))["labeler_requests_total", "POST", "/v1/ground", "500"] == 1
@@ -127,17 +127,17 @@ def test_a_traceback_stays_one_json_line() -> None:
 
 
 async def test_the_examples_are_true() -> None:
-    GroundResponse.model_validate_json(json.dumps(examples.ANSWER))
-    Problem.model_validate(examples.PROBLEM)
+    GroundResponse.model_validate_json(json.dumps(api_models.RESPONSE))
+    Problem.model_validate(api_models.PROBLEM)
     async with client_of() as client:
-        response = await client.post("/v1/ground", json=examples.REQUEST)
+        response = await client.post("/v1/ground", json=api_models.REQUEST)
         paths = (await client.get("/openapi.json")).json()["paths"]
     assert response.status_code == 200
     (answer,) = response.json()["images"]
-    assert answer["image_id"] == examples.ANSWER["images"][0]["image_id"]
-    assert [row["part"] for row in answer["parts"]] == examples.REQUEST["parts"]
+    assert answer["image_id"] == api_models.RESPONSE["images"][0]["image_id"]
+    assert [row["part"] for row in answer["parts"]] == api_models.REQUEST["parts"]
     post = paths["/v1/ground"]["post"]
-    assert post["requestBody"]["content"]["application/json"]["example"] == examples.REQUEST
-    assert post["responses"]["200"]["content"]["application/json"]["example"] == examples.ANSWER
-    assert post["responses"]["429"]["content"]["application/json"]["example"] == examples.PROBLEM
-    assert set(examples.REQUEST["parts"]) <= set(PARTS)
+    assert post["requestBody"]["content"]["application/json"]["example"] == api_models.REQUEST
+    assert post["responses"]["200"]["content"]["application/json"]["example"] == api_models.RESPONSE
+    assert post["responses"]["429"]["content"]["application/json"]["example"] == api_models.PROBLEM
+    assert set(api_models.REQUEST["parts"]) <= set(PARTS)

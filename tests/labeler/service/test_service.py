@@ -93,7 +93,7 @@ async def test_one_bad_image_fails_alone() -> None:
     answers = response.json()["images"]
     kinds = ["ok", "unreadable", "unreadable", "engine_error", "engine_error", "engine_error", "unreadable"]
     assert [{row["status"] for row in answer["parts"]} for answer in answers] == [{kind} for kind in kinds]
-    assert [answer["may_pass"] for answer in answers] == [False] * 5 + [True, False]
+    assert [answer["retryable"] for answer in answers] == [False] * 5 + [True, False]
     assert "over 1000000 pixels" in answers[6]["error"]
 
 

@@ -1,15 +1,15 @@
-"""Generated pictures: the same for the same arguments, true about their parts, different between domains."""
+"""Rendered images: deterministic, with exact part boxes, and different between domains."""
 
 import re
 
 import numpy as np
 import pytest
 
-from pipelines.synthetic import DOMAINS, contact_sheet, render_person
+from pipelines.synthetic import DOMAINS, render_person
 from pipelines.synthetic.domains import BY_NAME
 from pipelines.synthetic.layer import LEGS, UPPER
 from pipelines.synthetic.people import Person, person
-from pipelines.synthetic.render import VISIBLE_SHARE, Sample, part_boxes
+from pipelines.synthetic.render import MIN_PART_VISIBILITY, Sample, part_boxes
 from pipelines.synthetic.wardrobe import BAG_WORDS, HEADWEAR_WORDS, LOWERS, PATTERN_WORDS, SHOE_WORDS, UPPERS
 from shared.errors import ConfigError
 from shared.schemas import PARTS
@@ -106,12 +106,12 @@ def test_a_part_that_hardly_shows_is_absent() -> None:
     part_map = np.zeros((40, 20), np.uint8)
     part_map[5:10, 5:10] = 1
     part_map[20:22, 5:10] = LEGS
-    full = np.array([0, 25, 100, int(10 / VISIBLE_SHARE) + 1, 0])
+    full = np.array([0, 25, 100, int(10 / MIN_PART_VISIBILITY) + 1, 0])
     boxes = part_boxes(part_map, full)
     assert boxes["head"] == (5, 5, 10, 10)
     assert boxes["upper_body"] is None
     assert boxes["legs"] is None
-    full[LEGS] = int(10 / VISIBLE_SHARE)
+    full[LEGS] = int(10 / MIN_PART_VISIBILITY)
     assert part_boxes(part_map, full)["legs"] == (5, 20, 10, 22)
 
 
@@ -194,11 +194,3 @@ def test_wardrobes_name_only_clothes_that_exist() -> None:
 def test_an_unknown_domain_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="plaza, campus, mall, night"):
         render_person("moon", 1, 1, 0, seed=0)
-
-
-def test_contact_sheet_has_a_row_per_identity_and_a_column_per_camera() -> None:
-    sheet = contact_sheet("night", identities=3, cameras=2, images_per_camera=2, boxes=True)
-    assert sheet.shape == (3 * 128, 4 * 64, 3)
-    plain = contact_sheet("night", identities=3, cameras=2, images_per_camera=2)
-    assert not np.array_equal(sheet, plain)
-    assert np.array_equal(plain[:128, :64], render_person("night", 1, 1, 0, seed=0).pixels)

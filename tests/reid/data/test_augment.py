@@ -55,10 +55,10 @@ def test_a_crop_is_the_shifted_image_with_shifted_boxes(sample: Sample) -> None:
 
 
 def test_a_part_cut_off_is_absent_and_an_absent_part_stays_absent(sample: Sample) -> None:
-    found = cropped(sample, 6, 12, 6, keeps=0.5).boxes  # six rows of the head's seven and a half are gone
+    found = cropped(sample, 6, 12, 6, min_box_visibility=0.5).boxes  # six rows of the head's seven and a half are gone
     assert found[0].isnan().all() and found[2].isnan().all()
     assert found[1].tolist() == [1, 2, 12, 24]
-    assert cropped(sample, 6, 12, 6, keeps=0.2).boxes[0].tolist() == [2, 0, 9, 1.5]
+    assert cropped(sample, 6, 12, 6, min_box_visibility=0.2).boxes[0].tolist() == [2, 0, 9, 1.5]
     assert sample.boxes[0].tolist() == BOXES[0]  # the given sample is left alone
 
 

@@ -6,7 +6,7 @@ import torch
 from reid.data.part_masks import PatchGrid, patch_masks
 
 
-def slow_masks(boxes, original_size, grid, visible_share):
+def slow_masks(boxes, original_size, grid, patch_coverage):
     """Cut every patch into fine squares and count those whose centre lies in the box, scaled to the input."""
     fine, rows = 64, []
     for x_min, y_min, x_max, y_max in boxes.tolist():
@@ -21,8 +21,8 @@ def slow_masks(boxes, original_size, grid, visible_share):
                         inside += x_min * x_scale <= x < x_max * x_scale and y_min * y_scale <= y < y_max * y_scale
                 rows.append(inside / fine**2)
     shares = torch.tensor(rows).view(len(boxes), grid.count)
-    doubtful = (shares - visible_share).abs() < 3 / fine  # the counted area is only this exact
-    return shares >= visible_share, ~doubtful
+    doubtful = (shares - patch_coverage).abs() < 3 / fine  # the counted area is only this exact
+    return shares >= patch_coverage, ~doubtful
 
 
 @pytest.mark.parametrize(
@@ -33,15 +33,15 @@ def slow_masks(boxes, original_size, grid, visible_share):
         (PatchGrid(32, 16, 8, 4), (16, 32)),
     ],
 )
-@pytest.mark.parametrize("visible_share", [0.25, 0.5, 1.0])
-def test_equals_counting_points_inside_the_box(grid, original_size, visible_share):
+@pytest.mark.parametrize("patch_coverage", [0.25, 0.5, 1.0])
+def test_equals_counting_points_inside_the_box(grid, original_size, patch_coverage):
     width, height = original_size
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(3, 2, 2, generator=generator).sort(dim=1).values * torch.tensor([width, height]) * 1.3 - 5
     boxes = corners.flatten(1)
     boxes[2] = torch.tensor([-4.0, -4.0, width + 4.0, height / 2])
-    fast = patch_masks(boxes, original_size, grid, visible_share)
-    slow, certain = slow_masks(boxes, original_size, grid, visible_share)
+    fast = patch_masks(boxes, original_size, grid, patch_coverage)
+    slow, certain = slow_masks(boxes, original_size, grid, patch_coverage)
     assert fast.dtype == torch.bool and fast.shape == (3, grid.count)
     assert certain.float().mean() > 0.5
     assert torch.equal(fast[certain], slow[certain])

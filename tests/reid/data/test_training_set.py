@@ -9,8 +9,8 @@ from reid.data.training_set import TrainingSet, build_training_set
 from reid.protocols.protocol import parse_protocol
 from shared.body_prior import PROPORTIONS
 from shared.errors import ConfigError, DataError
+from shared.manifest import write_manifest
 from shared.schemas import PARTS, Kind, LabelStatus, ManifestRow
-from shared.labels import write_manifest
 from shared.workspace import Workspace
 
 
@@ -165,7 +165,7 @@ def test_the_digest_notices_boxes_and_identities(
 
 
 @pytest.mark.usefixtures("sources")
-def test_missing_parts_are_filled_with_their_usual_places(
+def test_missing_parts_are_filled_from_the_body_prior(
     build: Callable[..., TrainingSet], add_labels: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     truncated = ("bounding_box_train/0001_c1s1_000000_00.png", "head")
@@ -173,7 +173,7 @@ def test_missing_parts_are_filled_with_their_usual_places(
     add_labels("alpha")
     add_labels("beta", answers={truncated: LabelStatus.TRUNCATED, absent: LabelStatus.ABSENT})
     data = build(missing_labels="prior")
-    assert "beta: 1 of 8 images truncated (data.missing_labels=prior; to ask for them: make label" in caplog.text
+    assert "beta: 1 of 8 images truncated (data.missing_labels=prior; to label them: make label" in caplog.text
     assert len(data) == 20 and data.dropped == {} and data.filled == {"beta": 1}
     assert data.record()["filled"] == {"beta": 1}
     index = data.paths.index(truncated[0])
@@ -181,12 +181,12 @@ def test_missing_parts_are_filled_with_their_usual_places(
     np.testing.assert_allclose(data.boxes[index, 0], [16 * x_min, 32 * y_min, 16 * x_max, 32 * y_max])
     assert data.boxes[index, 1].tolist() == [0, 8, 16, 20]
     assert np.isnan(data.boxes[index, 2]).all()  # an answer: not visible
-    with pytest.raises(ConfigError, match=r"nobody knows where 'tail' usually is[\s\S]*head, upper_body, legs"):
+    with pytest.raises(ConfigError, match=r"the body prior has no part 'tail'[\s\S]*head, upper_body, legs"):
         build(parts=("head", "tail"), missing_labels="prior")
 
 
 @pytest.mark.usefixtures("sources")
-def test_without_any_labels_all_places_are_the_usual_ones(build: Callable[..., TrainingSet]) -> None:
+def test_without_any_labels_all_boxes_are_the_body_priors(build: Callable[..., TrainingSet]) -> None:
     data = build(missing_labels="prior")
     assert data.label_run is None and data.filled == {"alpha": 36, "beta": 24}
     assert not np.isnan(data.boxes).any() and (data.boxes == data.boxes[0]).all()
@@ -201,7 +201,7 @@ def test_a_corrected_run_takes_the_place_of_the_one_it_corrects(
     for run in ("first", "first.corrected"):
         add_labels("alpha", run)
         add_labels("beta", run)
-    record = workspace.labels / "label_run=first.corrected" / "run.json"
+    record = workspace.labels / "first.corrected" / "_run.json"
     record.write_text('{"corrects": "first"}')
     assert build().label_run == "first.corrected"
     assert build(label_run="first").label_run == "first"

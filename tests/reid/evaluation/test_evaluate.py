@@ -23,13 +23,19 @@ from reid.metrics.rerank import k_reciprocal
 from reid.metrics.retrieval import evaluate, evaluate_distances
 from reid.model.checkpoint import load_checkpoint
 from reid.model.muva import build_model
-from reid.training.train import train
+from reid.protocols.protocol import parse_protocol
+from reid.training.train import train as train_protocol
 from shared.errors import ConfigError, DataError, DgreidError
-from shared.labels import read_manifest
-from shared.manifest import build_manifest
+from shared.manifest import build_manifest, read_manifest
 from shared.workspace import Workspace
 
 Config = Callable[..., RunConfig]
+
+
+def train(config: RunConfig, workspace: Workspace, folder: Path) -> None:
+    train_protocol(parse_protocol(config.protocol, workspace.data_root), config, workspace, folder)
+
+
 SCORES = {"mean_ap", "mean_inp", "rank_1", "rank_5", "rank_10"}
 
 

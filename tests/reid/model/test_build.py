@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from reid.config import ModelConfig, load_config
-from reid.model.muva import build_model
+from reid.model.muva import build_model, part_slices
 from shared.errors import ConfigError, DgreidError
 
 
@@ -199,3 +199,9 @@ def test_quick_gelu_follows_the_configuration(model_config):
         model = build_model(config, 3, seed=0)
         for tower in (model.image_encoder, model.text_encoder):
             torch.testing.assert_close(tower.blocks[0].mlp.gelu(values), expected)
+
+
+def test_part_slices_mark_the_slices_of_present_parts():
+    present = torch.tensor([[True, False], [False, False]])
+    assert part_slices(present, 6).tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]
+    assert part_slices(torch.ones(2, 0, dtype=torch.bool), 3).tolist() == [[1, 1, 1]] * 2

@@ -8,9 +8,15 @@ import pytest
 import torch
 
 from reid.config import Stage2Config, load_config
-from reid.model.checkpoint import load_checkpoint, save_checkpoint
+from reid.model.checkpoint import (
+    file_sha256,
+    load_checkpoint,
+    load_tensors,
+    read_tensors,
+    save_checkpoint,
+    save_tensors,
+)
 from reid.model.muva import build_model
-from reid.model.tensor_files import file_sha256, load_tensors, read_tensors, save_tensors
 from reid.training.optimizer import image_optimizer
 from shared.errors import DgreidError
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from reid.config import ModelConfig
-from reid.model.masked_encoder import attention_mask, resized_positions
+from reid.model.image_encoder import attention_mask, resized_positions
 from reid.model.muva import build_model
 from reid.training.losses import mask_bce_loss, mask_dice_loss
 

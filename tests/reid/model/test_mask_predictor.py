@@ -1,7 +1,7 @@
 import torch
 from torch.nn import functional as F
 
-from reid.model.mask_predictor import MaskPredictor
+from reid.model.image_encoder import MaskPredictor
 
 WIDTH, PATCHES, HEADS, PARTS, BATCH = 24, 10, 4, 3, 2
 

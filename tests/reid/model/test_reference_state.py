@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from reid.model.checkpoint import from_reference, to_reference
 from reid.model.muva import build_model
-from shared.errors import DgreidError
+from reid.model.reference_state import from_reference, to_reference
+from shared.errors import DgreidError, UsageError
 
 
 def documented_shapes(width, joint, text, identities, parts, patches, patch, layers, text_layers):
@@ -102,3 +102,16 @@ def test_missing_unknown_and_misshapen_names_are_all_listed(model_config):
         assert piece in str(caught.value)
     with pytest.raises(DgreidError, match=r"missing prompt_learner\.learnable_ctx"):
         from_reference({}, model_config())
+
+
+def test_domain_contexts_need_the_data_set_of_every_identity(model_config):
+    config = model_config(domain_contexts={"a": "in a_street"})
+    datasets = ["a", "b", "a"]
+    model = build_model(config, 3, seed=0, datasets=datasets)
+    state = to_reference(model)
+    back = from_reference(state, config, datasets)
+    assert torch.equal(back.encode_text(torch.arange(3)), model.encode_text(torch.arange(3)))
+    with pytest.raises(UsageError, match="needs the data set of every identity"):
+        from_reference(state, config)
+    with pytest.raises(UsageError, match="2 data set names for 3 identities"):
+        from_reference(state, config, datasets[:2])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reid.protocols.paper_scores import PAPER_SCORES, SOURCE_NAMES, paper_score
+from reid.protocols.published import PAPER_SCORES, SOURCE_NAMES, paper_score
 
 
 @pytest.mark.parametrize(

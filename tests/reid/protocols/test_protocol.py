@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from reid.protocols.protocol import EvaluationSplit, evaluation_splits, parse_protocol, training_rows
-from reid.protocols.published_folds import read_folds
+from reid.protocols.protocol import EvaluationSplit, evaluation_splits, parse_protocol, shared_images, training_rows
+from reid.protocols.splits import has_valid_query, read_folds
 from shared.errors import ConfigError, DataError
 from shared.manifest import build_manifest
 from shared.schemas import ImageStatus, Kind, ManifestRow
@@ -95,7 +95,9 @@ def test_an_ambiguous_protocol_lists_its_readings(tmp_path: Path) -> None:
         ("duke+d2market", "twice"),
         ("market2ma", r"market1501 is source and target[\s\S]*supervised:market2ma"),
         ("market+duke2viper+duke", "dukemtmc is source and target"),
-        ("msmt172msmt17_v2", "msmt17_v2 is source and target"),
+        ("msmt172msmt17_v2", "msmt17 and msmt17_v2 show the same people"),
+        ("cuhk03_labeled2cuhk03", "cuhk03_labeled and cuhk03 show the same people"),
+        ("market+cuhk032c3l", "cuhk03 and cuhk03_labeled show the same people"),
         ("supervised:duke2market", "no data set is both"),
         ("supervised:nobody", "unknown data set 'nobody'"),
         ("supervised:all-images:market", "would train on its test images"),
@@ -281,9 +283,9 @@ def test_single_shot_searches_another_camera_where_cameras_are_labelled(tmp_path
 
 def test_a_set_without_queries_is_no_target(tmp_path: Path) -> None:
     protocol = parse_protocol("market2towncentre", tmp_path)
-    with pytest.raises(DataError, match="towncentre has nobody to ask for"):
+    with pytest.raises(DataError, match="towncentre has no valid queries"):
         evaluation_splits(protocol, "towncentre", [row("train", 1, 1)])
-    with pytest.raises(DataError, match="nobody to ask for"):
+    with pytest.raises(DataError, match="no valid queries"):
         evaluation_splits(protocol, "viper", [row("query", 1, 1)])
 
 
@@ -291,11 +293,56 @@ def test_the_line_above_every_table(tmp_path: Path) -> None:
     protocol = parse_protocol("market2duke+viper", tmp_path)
     fixed = evaluation_splits(protocol, "dukemtmc", [row("query", 1, 1), row("gallery", 1, 2)])
     halves = evaluation_splits(protocol, "viper", pairs(8, 0), seed=3)
-    assert protocol.line({"dukemtmc": fixed, "viper": halves}, selected_on="held-out identities of market1501") == (
+    splits = {"dukemtmc": fixed, "viper": halves}
+    line = protocol.line(splits, selected_on="last epoch, no model selection", trained_on={"dukemtmc": 0})
+    assert line == (
         "train market1501 | test dukemtmc (fixed query and gallery) + viper (mean of 10: random half of the "
-        "identities, seed 3) | selected on held-out identities of market1501 | single query, same-camera images of "
+        "identities, seed 3) | last epoch, no model selection | single query, same-camera images of "
         "the query's identity removed | no re-ranking"
     )
+    marked = protocol.line(splits, selected_on="last epoch, no model selection", trained_on={"viper": 1200})
+    assert marked == f"{line} | 1,200 test images of viper were trained on"
+
+
+def test_a_declared_copy_of_the_same_people_is_known_by_its_usual_name(tmp_path: Path) -> None:
+    declare(tmp_path, "MARS", "Occluded-Duke")
+    for text in ("mars2market", "duke2occluded-duke"):
+        with pytest.raises(ConfigError, match="show the same people"):
+            parse_protocol(text, tmp_path)
+    assert parse_protocol("duke2mars", tmp_path).targets == ("mars",)
+
+
+def test_targets_that_the_weights_have_seen_are_refused_or_marked(tmp_path: Path) -> None:
+    seen = ("3dpes", "caviar", "cuhk03")
+    with pytest.raises(
+        ConfigError, match=r"pretrained on people of caviar, cuhk03_labeled;[\s\S]*allow_pretrained_targets"
+    ):
+        parse_protocol("market+3dpes2viper+caviar+c3l", tmp_path, pretrained_on=seen)
+    assert not parse_protocol("3dpes2viper", tmp_path, pretrained_on=seen).pretrained_targets
+    allowed = parse_protocol("market2viper+caviar", tmp_path, pretrained_on=seen, allow_pretrained_targets=True)
+    assert allowed.pretrained_targets == ("caviar",)
+    assert allowed.line({}, selected_on="last epoch").endswith(" | weights pretrained on people of caviar")
+    supervised = parse_protocol("supervised:caviar", tmp_path, pretrained_on=seen)
+    assert "pretrained on people of caviar" in supervised.line({}, selected_on="last epoch")
+
+
+def test_test_images_that_were_trained_on_are_found_by_their_bytes(tmp_path: Path) -> None:
+    rows = [row("train", 1, 1), row("query", 1, 1), row("gallery", 1, 2), row("gallery", DISTRACTOR, 1)]
+    rows = [one.model_copy(update={"image_id": f"{place:016d}"}) for place, one in enumerate(rows)]
+    assert shared_images({row.image_id for row in rows}, rows) == rows[1:3]
+    assert shared_images(frozenset(), rows) == []
+
+
+def test_a_valid_query_has_a_match_from_another_camera() -> None:
+    def valid(query: tuple[int, int | None], *gallery: tuple[int, int | None]) -> bool:
+        asked = row("query", query[0], 1).model_copy(update={"camera": query[1]})
+        found = [
+            row("gallery", one, 1, n).model_copy(update={"camera": camera}) for n, (one, camera) in enumerate(gallery)
+        ]
+        return has_valid_query(EvaluationSplit((asked,), tuple(found), ""))
+
+    assert valid((1, 1), (1, 1), (1, 2)) and valid((1, None), (1, None)) and valid((1, 1), (1, None))
+    assert not valid((1, 1), (1, 1), (2, 2)) and not valid((1, 1)) and not valid((1, 0), (1, 0))
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not on this machine (REID_SHARED)")

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from reid.protocols.splits import make_splits
-from reid.protocols.stored_splits import store_splits, stored_splits
+from reid.protocols.splits import make_splits, store_splits, stored_splits
 from shared.errors import DataError
 from shared.schemas import ImageStatus, ManifestRow
 

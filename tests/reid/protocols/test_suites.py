@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from reid.protocols.paper_scores import PAPER_SCORES
-from reid.protocols.suites import SUITES, suite_entries
+from reid.protocols.published import PAPER_SCORES, SUITES, suite_entries
 from shared.errors import ConfigError
 
 
@@ -28,5 +27,5 @@ def test_missing_sets_are_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_suite_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no suite 'pairs'[\s\S]*single_source, leave_one_out, all_images"):
+    with pytest.raises(ConfigError, match=r"unknown suite 'pairs'[\s\S]*single_source, leave_one_out, all_images"):
         suite_entries(tmp_path, "pairs")

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -19,10 +18,11 @@ from reid.evaluation.ranking import Ranking
 from reid.evaluation.results import QueryResults, write_queries
 from reid.protocols.protocol import evaluation_splits, parse_protocol
 from reid.report.write import write_report
-from reid.training.run_folder import open_run
+from reid.training.run_folder import open_run, write_image_ids
 from shared import labels as shards
 from shared.errors import DataError
 from shared.images import image_id_of
+from shared.manifest import read_manifest, write_manifest
 from shared.schemas import PARTS, Kind, LabelRow, LabelStatus, ManifestRow
 from shared.workspace import Workspace
 
@@ -121,8 +121,8 @@ def workspace(tmp_path: Path, target_rows: list[ManifestRow]) -> Workspace:
     rows = [
         _row(root, "3dpes", "train", f"bounding_box_train/{who:04d}_c1s1_{HOSTILE}.png", who, 1) for who in range(1, 9)
     ]
-    shards.write_manifest(rows, space.manifest("3dpes"))
-    shards.write_manifest(target_rows, space.manifest("caviar"))
+    write_manifest(rows, space.manifest("3dpes"))
+    write_manifest(target_rows, space.manifest("caviar"))
     labels = [
         _label(row, part, LabelStatus.ABSENT if row.identity == 3 and part == "legs" else LabelStatus.OK)
         for row in rows
@@ -395,9 +395,10 @@ def test_a_page_that_shows_less_because_less_was_evaluated_is_written(run: Path,
 
 
 def test_labels_are_counted_over_the_images_that_were_trained_on(run: Path, workspace: Workspace) -> None:
-    rows = shards.read_manifest(workspace.manifest("3dpes"))
-    used = pa.table({"dataset": ["3dpes"] * 5, "path": [row.path for row in rows[:5]]})
-    shards.write_table(used, run / "training_images.parquet")
+    rows = read_manifest(workspace.manifest("3dpes"))
+    write_image_ids(run, [row.image_id for row in rows[:5]])
+    record = json.loads((run / "training_set.json").read_text())
+    (run / "training_set.json").write_text(json.dumps({**record, "images": 5}))
     files = write_report(run, workspace)
     found = json.loads(files.json.read_text())["labels"]
     assert found["images"] == 5 and found["statuses"]["head"] == {"ok": 5}
@@ -410,7 +411,11 @@ def test_a_run_that_does_not_record_its_images_says_so_where_the_numbers_differ(
     record = json.loads((run / "training_set.json").read_text())
     (run / "training_set.json").write_text(json.dumps({**record, "images": 3}))
     (told,) = write_report(run, workspace).missing
-    assert "counted over all 8 images" in told and "used 3 of them" in told
+    assert "counted over 8 images, but 3 were trained on: the run, of an earlier version" in told
+    write_image_ids(run, [row.image_id for row in read_manifest(workspace.manifest("3dpes"))])
+    (run / "training_set.json").write_text(json.dumps({**record, "images": 3, "held_out_identities": 5}))
+    (told,) = write_report(run, workspace).missing
+    assert "of held-out identities" in told
 
 
 def test_contents_point_at_sections(run: Path, workspace: Workspace) -> None:

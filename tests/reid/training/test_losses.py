@@ -44,6 +44,7 @@ def test_text_loss_normalises_neither_side(batch):
     expected = slow_cross_entropy(logits, labels, 0.1)
     assert losses.text_loss(features, text, labels, 0.1).item() == pytest.approx(expected)
     assert losses.text_loss(2 * features, text, labels, 0.1).item() != pytest.approx(expected)
+    assert losses.text_loss(5 * features, 5 * text, labels, 0.1, 25.0).item() == pytest.approx(expected)
 
 
 def test_prompt_loss_normalises_the_text_and_has_temperature_one(batch):
@@ -85,19 +86,13 @@ def test_weights_leave_absent_parts_out_of_the_mask_losses(masks, loss):
     present = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 1], [1, 1, 1]]).bool()
     pairs = [(image, part) for image in range(4) for part in range(3) if present[image, part]]
     slow = sum(loss(logits[:, [b]][:, :, [r]], visible[[b]][:, [r]]) for b, r in pairs) / len(pairs)
-    weighted = losses.present_weights(present)
+    weighted = present / present.sum()
     assert loss(logits, visible, weights=weighted).item() == pytest.approx(slow.item())
     assert loss(logits, visible).item() != pytest.approx(slow.item())
-    everything = losses.present_weights(torch.ones(4, 3, dtype=torch.bool))
+    everything = torch.full((4, 3), 1 / 12)
     assert loss(logits, visible, weights=everything).item() == pytest.approx(loss(logits, visible).item())
-    nothing = losses.present_weights(torch.zeros(4, 3, dtype=torch.bool))
+    nothing = torch.zeros(4, 3)
     assert loss(logits, visible, weights=nothing).item() == 0
-
-
-def test_seen_features_mark_the_slices_of_present_parts():
-    present = torch.tensor([[True, False], [False, False]])
-    assert losses.seen_features(present, 6).tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]
-    assert losses.seen_features(torch.ones(2, 0, dtype=torch.bool), 3).tolist() == [[1, 1, 1]] * 2
 
 
 def test_perfect_masks_cost_nothing():

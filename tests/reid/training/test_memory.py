@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from reid.training.memory import IdentityMemory, remember_hardest
+from reid.training.losses import IdentityMemory, update_with_hardest
 
 LABELS = torch.tensor([4, 1, 4, 4, 0, 1, 6])  # uneven counts, identities that are absent
 
@@ -57,7 +57,7 @@ def test_many_random_updates_equal_the_loop():
         labels = torch.randint(0, 6, (12,), generator=generator)
         momentum = torch.rand((), generator=generator).item()
         expected = slow_update(rows, features, labels, momentum)
-        remember_hardest(rows, features, labels, momentum)
+        update_with_hardest(rows, features, labels, momentum)
         torch.testing.assert_close(rows, expected)
 
 
@@ -111,7 +111,7 @@ def test_absent_parts_neither_choose_the_hardest_sample_nor_are_forgotten():
             expected[identity] = moved / moved.norm()
         unseen = [k for k in range(6) if k in labels and not seen[labels == k][:, 2:].any()]
         before = rows.clone()
-        remember_hardest(rows, features, labels, 0.2, seen.float())
+        update_with_hardest(rows, features, labels, 0.2, seen.float())
         torch.testing.assert_close(rows, expected)
         for identity in unseen:  # nobody showed a part: its directions are as before
             torch.testing.assert_close(F.normalize(rows[identity, 2:], dim=0), F.normalize(before[identity, 2:], dim=0))
@@ -120,8 +120,8 @@ def test_absent_parts_neither_choose_the_hardest_sample_nor_are_forgotten():
 def test_everything_seen_is_the_plain_update(scene):
     rows, features = scene
     plain, seen = rows.clone(), rows.clone()
-    remember_hardest(plain, features, LABELS, 0.2)
-    remember_hardest(seen, features, LABELS, 0.2, torch.ones_like(features))
+    update_with_hardest(plain, features, LABELS, 0.2)
+    update_with_hardest(seen, features, LABELS, 0.2, torch.ones_like(features))
     torch.testing.assert_close(plain, seen)
 
 

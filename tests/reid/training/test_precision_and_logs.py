@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import reid.inference.devices
 import reid.training.job
 from reid.config import RunConfig
 from reid.data.person_images import load_batches
@@ -21,11 +22,10 @@ from reid.training.job import Job
 from reid.training.optimizer import image_optimizer
 from reid.training.stage1 import learn_prompts
 from reid.training.stage2 import ImageStep, text_prototypes, train_images
-from reid.training.train import train
-from shared.workspace import Workspace
 
 Start = Callable[[RunConfig, Path], tuple[Muva, Job]]
 Config = Callable[..., RunConfig]
+TrainRun = Callable[[RunConfig, Path], None]
 TrainUntil = Callable[[RunConfig, Path, int], None]
 
 
@@ -42,7 +42,7 @@ def fabric_in_half_precision(scale: float) -> Callable[..., Fabric]:
 def make_fabric(precision: str) -> Fabric:
     if precision == "16-mixed":
         return fabric_in_half_precision(2.0**10)()
-    return reid.training.job.make_fabric("cpu", precision)  # type: ignore[arg-type]
+    return reid.inference.devices.make_fabric("cpu", precision)  # type: ignore[arg-type]
 
 
 def losses_and_gradient(model: Muva, job: Job, precision: str) -> tuple[dict[str, float], torch.Tensor]:
@@ -78,16 +78,16 @@ def test_a_step_in_half_precision_is_that_of_full_precision(
 
 @pytest.mark.usefixtures("sources")
 def test_a_run_in_bfloat16_keeps_its_weights_in_float32(
-    workspace: Workspace, run_config: Config, tmp_path: Path
+    train_run: TrainRun, run_config: Config, tmp_path: Path
 ) -> None:
-    train(run_config("precision=bf16-mixed"), workspace, tmp_path)
+    train_run(run_config("precision=bf16-mixed"), tmp_path)
     state = load_checkpoint(tmp_path / "stage2" / "latest.pt")[0]
     assert {tensor.dtype for tensor in state["model"].values() if tensor.is_floating_point()} == {torch.float32}
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
 
 
 def test_overflows_are_skipped_and_the_scaler_is_resumed_bit_for_bit(
-    workspace: Workspace,
+    train_run: TrainRun,
     sources: None,
     run_config: Config,
     tmp_path: Path,
@@ -96,9 +96,9 @@ def test_overflows_are_skipped_and_the_scaler_is_resumed_bit_for_bit(
 ) -> None:
     monkeypatch.setattr(reid.training.job, "make_fabric", fabric_in_half_precision(2.0**40))  # the first steps overflow
     config = run_config("stage2.epochs=4", "stage2.gradient_clip=5.0")
-    train(config, workspace, tmp_path / "whole")
+    train_run(config, tmp_path / "whole")
     train_until(config, tmp_path / "cut", 3)
-    train(config, workspace, tmp_path / "cut")
+    train_run(config, tmp_path / "cut")
     whole, cut = (load_checkpoint(tmp_path / name / "stage2" / "latest.pt")[0] for name in ("whole", "cut"))
     assert whole["precision"] == cut["precision"] and whole["precision"]["scale"] < 2.0**40
     assert all(torch.equal(cut["model"][name], tensor) for name, tensor in whole["model"].items())
@@ -125,10 +125,10 @@ def test_gradients_are_clipped_to_the_norm(
 
 @pytest.mark.usefixtures("sources")
 def test_it_is_told_what_trains_what_is_frozen_and_how_long_it_takes(
-    workspace: Workspace, run_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    train_run: TrainRun, run_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        train(run_config("stage1.epochs=1"), workspace, tmp_path)
+        train_run(run_config("stage1.epochs=1"), tmp_path)
     lines = [record.getMessage() for record in caplog.records]
     stage1, stage2 = (next(line for line in lines if line.startswith(f"stage {n} parameters:")) for n in (1, 2))
     contexts = 8 * 4 * 4 * 16  # identities, granularities, vectors, width
@@ -138,8 +138,8 @@ def test_it_is_told_what_trains_what_is_frozen_and_how_long_it_takes(
 
 
 @pytest.mark.usefixtures("sources")
-def test_tensorboard_and_csv_hold_the_same_curves(workspace: Workspace, run_config: Config, tmp_path: Path) -> None:
-    train(run_config("stage1.epochs=3"), workspace, tmp_path)
+def test_tensorboard_and_csv_hold_the_same_curves(train_run: TrainRun, run_config: Config, tmp_path: Path) -> None:
+    train_run(run_config("stage1.epochs=3"), tmp_path)
     for stage in ("stage1", "stage2"):
         board = EventAccumulator(str(tmp_path / stage))
         board.Reload()

@@ -13,6 +13,7 @@ import yaml
 
 from reid.config import RunConfig
 from reid.model.checkpoint import load_checkpoint
+from reid.protocols.protocol import parse_protocol
 from reid.training.train import train
 from shared.errors import ConfigError
 from shared.schemas import LabelStatus
@@ -29,7 +30,7 @@ from reid.data.person_images import load_batches
 from reid.training.job import make_job
 from reid.model.muva import build_model
 from reid.training.optimizer import image_optimizer
-from reid.inference.parallel import mean_over_processes, share_of
+from reid.inference.devices import mean_over_processes, share_of
 from reid.protocols.protocol import parse_protocol
 from reid.training.train import train
 from reid.data.training_set import build_training_set
@@ -57,7 +58,7 @@ measured = mean_over_processes(measured)
 gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 state = {"gradients": gradients, "measured": measured, "memory": step.memory.rows, "mean": model.bnneck.running_mean}
 torch.save(state, out / f"rank{job.fabric.global_rank}.pt")
-train(config, workspace, out / "run")
+train(protocol, config, workspace, out / "run")
 """
 
 
@@ -131,4 +132,4 @@ def test_devices_that_are_not_there_are_refused(workspace: Workspace, run_config
         pytest.skip("this machine has several GPUs")
     config = run_config("devices=2").model_copy(update={"device": "cuda"})
     with pytest.raises(ConfigError, match="device=cuda devices=2"):
-        train(config, workspace, tmp_path / "run")
+        train(parse_protocol(config.protocol, workspace.data_root), config, workspace, tmp_path / "run")

@@ -12,9 +12,8 @@ from reid.config import RunConfig
 from reid.data.person_images import load_batches
 from reid.data.transforms import normalised
 from reid.inference.embed import bank_features, identity_means
-from reid.model.checkpoint import load_checkpoint
+from reid.model.checkpoint import load_checkpoint, load_tensors
 from reid.model.muva import Muva
-from reid.model.tensor_files import load_tensors
 from reid.training.job import Job
 from reid.training.stage1 import PromptStep, learn_prompts, load_prompts
 from reid.training.stage2 import train_images

@@ -15,26 +15,26 @@ from reid.data.person_images import load_batches
 from reid.data.transforms import normalised
 from reid.evaluation.evaluate import evaluate_run
 from reid.inference.embed import bank_features, identity_means
+from reid.inference.trained import final_weights
 from reid.model.checkpoint import load_checkpoint
 from reid.model.muva import Muva
 from reid.training.job import Job
-from reid.training.losses import identity_loss, mask_bce_loss, mask_dice_loss, text_loss
-from reid.training.memory import IdentityMemory
-from reid.training.snapshots import final_weights
+from reid.training.losses import IdentityMemory, identity_loss, mask_bce_loss, mask_dice_loss, text_loss
 from reid.training.stage1 import learn_prompts
-from reid.training.stage2 import ImageStep, text_prototypes, train_images
-from reid.training.train import train
+from reid.training.stage2 import ImageStep, fill_neck, text_prototypes, train_images
 from shared.errors import ConfigError
 from shared.schemas import LabelStatus
 from shared.workspace import Workspace
 
 Start = Callable[[RunConfig, Path], tuple[Muva, Job]]
 Config = Callable[..., RunConfig]
+TrainRun = Callable[[RunConfig, Path], None]
 TrainUntil = Callable[[RunConfig, Path, int], None]
 ABSENT = {(f"bounding_box_train/000{person}_c1s1_000000_00.png", "head"): LabelStatus.ABSENT for person in (1, 2, 3, 4)}
 EVERYTHING = [
     *("data.crop_padding=4", "data.erasing=0.5", "data.colour_jitter=0.2", "data.validation_share=0.25"),
     *("stage2.ema_decay=0.8", "stage2.accumulate=2", "stage2.balance_domains=true", "stage2.epochs=4"),
+    *("stage2.fill_neck=true", "stage2.text_temperature=25"),
     "stage1.balance_domains=true",
 ]
 
@@ -51,17 +51,17 @@ def losses_of(path: Path) -> list[float]:
         "data.erasing=1.0",
         "data.colour_jitter=0.5",
         "data.validation_share=0.25",
+        "stage2.text_temperature=25",
+        "stage2.fill_neck=true",
         "stage2.accumulate=2",
         "stage2.balance_domains=true",
         "stage1.balance_domains=true",
     ],
 )
-def test_an_option_changes_the_training(
-    workspace: Workspace, run_config: Config, tmp_path: Path, override: str
-) -> None:
+def test_an_option_changes_the_training(train_run: TrainRun, run_config: Config, tmp_path: Path, override: str) -> None:
     small = ["stage2.epochs=2", "stage2.identities_per_batch=4", "stage1.identities_per_batch=4"]
-    train(run_config(*small), workspace, tmp_path / "plain")
-    train(run_config(*small, override), workspace, tmp_path / "changed")
+    train_run(run_config(*small), tmp_path / "plain")
+    train_run(run_config(*small, override), tmp_path / "changed")
     assert losses_of(tmp_path / "plain") != losses_of(tmp_path / "changed")
 
 
@@ -103,6 +103,22 @@ def test_absent_parts_are_left_out_of_every_loss_of_a_step(
     plain.memory = IdentityMemory(rows, 0.01, 0.2)
     others = dict(zip(plain.measures, plain(batch.images, labels, batch.visible)[1].tolist(), strict=True))
     assert all(others[name] != pytest.approx(found[name], rel=1e-4) for name in (*sums, "mask_bce", "mask_dice"))
+
+
+def test_a_filled_neck_centres_what_the_images_show(start: Start, run_config: Config, tmp_path: Path) -> None:
+    model, _ = start(run_config(), tmp_path)
+    features = 3 + 2 * torch.randn(7, model.feature_dim, generator=torch.Generator().manual_seed(0))
+    features[2, 5], features[:, 6] = torch.nan, torch.nan
+    fill_neck(model, features)
+    mean, variance = model.bnneck.running_mean, model.bnneck.running_var
+    assert mean is not None and variance is not None
+    for column in (0, 5):
+        known = features[:, column][~features[:, column].isnan()].tolist()
+        middle = sum(known) / len(known)
+        assert mean[column].item() == pytest.approx(middle, rel=1e-5)
+        spread = sum((value - middle) ** 2 for value in known) / len(known)
+        assert variance[column].item() == pytest.approx(spread, rel=1e-5)
+    assert (mean[6], variance[6]) == (0, 1), "what no image shows stays as it is"
 
 
 def test_prototypes_average_a_part_over_the_images_that_show_it(
@@ -165,11 +181,15 @@ def test_accumulated_gradients_are_the_mean_of_their_batches(
 
 
 def test_the_scored_weights_are_the_averaged_ones_of_the_best_epoch(
-    workspace: Workspace, sources: None, run_config: Config, tmp_path: Path
+    train_run: TrainRun,
+    workspace: Workspace,
+    sources: None,
+    run_config: Config,
+    tmp_path: Path,
 ) -> None:
     folder = workspace.training_runs / "run"
     config = run_config("data.validation_share=0.25", "stage2.ema_decay=0.7", "stage2.keep_every=1", "stage2.epochs=3")
-    train(config, workspace, folder)
+    train_run(config, folder)
     state, meta = load_checkpoint(folder / "stage2" / "latest.pt")
     column = [row["validation_map"] for row in meta["history"]]
     best, best_meta = load_checkpoint(folder / "stage2" / "best.pt")
@@ -181,37 +201,41 @@ def test_the_scored_weights_are_the_averaged_ones_of_the_best_epoch(
     assert not torch.equal(state["averaged"][name], state["model"][name])
     assert len(list((folder / "stage2").glob("epoch_*.pt"))) == 3
     report = evaluate_run(folder, workspace)
-    assert "selected on 25% of the source identities, held out" in report.protocol
+    assert "| best epoch on 25% of the source identities, held out |" in report.protocol
     (folder / "stage2" / "best.pt").unlink()
     with pytest.raises(Exception, match="no trained model yet"):
         evaluate_run(folder, workspace)
 
 
 def test_with_every_option_an_interrupted_run_equals_an_uninterrupted_one(
-    workspace: Workspace, sources: None, run_config: Config, tmp_path: Path, train_until: TrainUntil
+    train_run: TrainRun,
+    sources: None,
+    run_config: Config,
+    tmp_path: Path,
+    train_until: TrainUntil,
 ) -> None:
     config = run_config(
         *EVERYTHING, domain_contexts={"alpha": "in a street"}, part_agnostic_prompts=True, soft_gate=2.0
     )
-    train(config, workspace, tmp_path / "whole")
+    train_run(config, tmp_path / "whole")
     train_until(config, tmp_path / "cut", 3)
-    train(config, workspace, tmp_path / "cut")
+    train_run(config, tmp_path / "cut")
     whole, cut = (load_checkpoint(tmp_path / name / "stage2" / "latest.pt")[0] for name in ("whole", "cut"))
     for key in ("model", "averaged"):
         assert all(torch.equal(cut[key][name], tensor) for name, tensor in whole[key].items())
 
 
 @pytest.mark.usefixtures("sources")
-def test_contexts_of_unknown_data_sets_are_refused(workspace: Workspace, run_config: Config, tmp_path: Path) -> None:
+def test_contexts_of_unknown_data_sets_are_refused(train_run: TrainRun, run_config: Config, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="names gamma, not a source"):
-        train(run_config(domain_contexts={"gamma": "indoors"}), workspace, tmp_path)
+        train_run(run_config(domain_contexts={"gamma": "indoors"}), tmp_path)
 
 
 @pytest.mark.usefixtures("sources")
 def test_compiled_encoders_train_alike(
-    workspace: Workspace, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train_run: TrainRun, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(run_config("stage2.epochs=1"), workspace, tmp_path / "plain")
+    train_run(run_config("stage2.epochs=1"), tmp_path / "plain")
     compiled: list[str] = []
 
     def traced(module: nn.Module) -> None:  # what is traced is what would be compiled; compiling takes a minute
@@ -220,6 +244,6 @@ def test_compiled_encoders_train_alike(
 
     compile_module = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", traced)
-    train(run_config("stage2.epochs=1", "compile=true"), workspace, tmp_path / "compiled")
+    train_run(run_config("stage2.epochs=1", "compile=true"), tmp_path / "compiled")
     assert compiled == ["MaskedEncoder", "TextEncoder"]
     assert losses_of(tmp_path / "compiled") == pytest.approx(losses_of(tmp_path / "plain"), rel=1e-3)

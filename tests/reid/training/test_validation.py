@@ -14,6 +14,7 @@ def images_of(people: dict[tuple[str, int], list[int | None]]) -> TrainingSet:
     return TrainingSet(
         datasets=tuple(names),
         paths=tuple(f"{index}.png" for index in range(len(table))),
+        image_ids=tuple(f"{index:016x}" for index in range(len(table))),
         labels=np.array([label for label, _ in table]),
         cameras=tuple(camera for _, camera in table),
         boxes=np.arange(len(table) * 12, dtype=float).reshape(-1, 3, 4),
@@ -44,7 +45,7 @@ def test_a_share_of_every_source_is_held_out_and_nobody_is_on_both_sides(data: T
             assert part.identities[part.labels[index]] == data.identities[data.labels[place]]
             assert part.cameras[index] == data.cameras[place] and (part.boxes[index] == data.boxes[place]).all()
     assert set(held.data.labels) == set(range(6))
-    assert [held.asks[held.data.labels == label].sum() for label in range(6)] == [1] * 6
+    assert [held.is_query[held.data.labels == label].sum() for label in range(6)] == [1] * 6
     assert train.sha256 != data.sha256
 
 

@@ -23,7 +23,7 @@ def small_clip() -> ModelConfig:
 
 @pytest.fixture
 def painted_people() -> People:
-    """Twelve people in two pictures each: a plain rectangle in the colour of the upper garment."""
+    """Twelve people with two images each: a rectangle in the colour of the upper garment."""
     colours = {"Red": (200, 20, 20), "Blue": (20, 20, 200), "Green": (20, 160, 20), "White": (240, 240, 240)}
     lowers = ("Black", "Grey", "Brown")
     facts = [(f"upperBody{upper}", f"lowerBody{lower}") for upper in colours for lower in lowers]

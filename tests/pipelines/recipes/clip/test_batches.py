@@ -1,38 +1,37 @@
 import numpy as np
 import pytest
 
-from pipelines.recipes.clip.batches import draw_batch
-from pipelines.recipes.clip.captions import sentence
-from pipelines.recipes.clip.people import People, is_held_out, together
-from pipelines.recipes.clip.pictures import changed
+from pipelines.recipes.clip.batches import augment, draw_batch
+from pipelines.recipes.clip.captions import compose_caption
+from pipelines.recipes.clip.people import People, concatenate, is_held_out
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """The facts of every sentence that is made."""
+def stated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The facts of every caption that is composed."""
     facts: list[tuple[str, ...]] = []
 
     def spy(given: list[str], rng: np.random.Generator) -> str:
         facts.append(tuple(given))
-        return sentence(given, rng)
+        return compose_caption(given, rng)
 
-    monkeypatch.setattr("pipelines.recipes.clip.batches.sentence", spy)
+    monkeypatch.setattr("pipelines.recipes.clip.batches.compose_caption", spy)
     return facts
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_caption_is_true_of_another_person_of_the_batch(
-    painted_people: People, said: list[tuple[str, ...]], seed: int
+    painted_people: People, stated: list[tuple[str, ...]], seed: int
 ) -> None:
     batch = draw_batch([(painted_people, 12)], np.random.default_rng(seed))
-    assert len(batch.captions) == len(batch.pixels) == len(said) == 12
-    everybody = [set(facts) for facts in painted_people.facts]
-    for facts in said:
-        assert sum(set(facts) <= person for person in everybody) == 1
+    assert len(batch.captions) == len(batch.pixels) == len(stated) == 12
+    known = [set(facts) for facts in painted_people.facts]
+    for facts in stated:
+        assert sum(set(facts) <= person for person in known) == 1
 
 
 def test_people_who_cannot_be_told_apart_are_not_in_one_batch(painted_people: People) -> None:
-    twins = together([painted_people, painted_people])
+    twins = concatenate([painted_people, painted_people])
     batch = draw_batch([(twins, 24)], np.random.default_rng(0))
     assert len(batch.captions) == 12
 
@@ -45,7 +44,7 @@ def test_groups_get_their_share_and_the_seed_decides(painted_people: People) -> 
     assert sum("red" in caption or "blue" in caption for caption in batch.captions) == 4
 
 
-def test_only_keeps_the_pictures_of_the_chosen_and_numbers_them_anew(painted_people: People) -> None:
+def test_only_keeps_the_images_of_the_chosen_people_and_renumbers_them(painted_people: People) -> None:
     kept = painted_people.only(np.arange(12) % 4 == 1)
     assert kept.names == ("painted/1", "painted/5", "painted/9")
     assert kept.owners.tolist() == [0, 0, 1, 1, 2, 2]
@@ -62,11 +61,11 @@ def test_a_split_holds_out_the_same_people_always_and_about_one_in_five() -> Non
     assert is_held_out("3dpes/9") and not is_held_out("3dpes/10")  # written down: it may never change
 
 
-def test_a_changed_picture_keeps_size_and_roughly_its_colour(painted_people: People) -> None:
+def test_an_augmented_image_keeps_its_size_and_roughly_its_colour(painted_people: People) -> None:
     rng = np.random.default_rng(0)
     before = painted_people.pixels[0].copy()
     for _ in range(50):
-        after = changed(painted_people.pixels[0], rng)
+        after = augment(painted_people.pixels[0], rng)
         assert after.shape == before.shape and after.dtype == np.uint8
         red, green, blue = np.median(after.reshape(-1, 3), axis=0)
         assert red > 2 * max(green, blue)

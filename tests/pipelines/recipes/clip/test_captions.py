@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.tokenizer import tokenize
 
-from pipelines.recipes.clip.captions import COLOURS, FACTS, by_lot, facts_of, sentence
-from pipelines.recipes.clip.words import tokenized
+from pipelines.recipes.clip.captions import COLOURS, FACTS, compose_caption, facts_of, sample_facts
+from pipelines.recipes.clip.captions import tokenize as tokenize_cached
 from pipelines.synthetic import DOMAINS
 from pipelines.synthetic.people import person
 
@@ -19,8 +19,8 @@ def test_facts_keep_what_can_be_said_in_one_order_whatever_the_order_of_the_word
 
 
 @given(facts=SOME, seed=SEEDS)
-def test_a_sentence_names_every_colour_it_is_given_and_no_other(facts: list[str], seed: int) -> None:
-    said = sentence(facts, np.random.default_rng(seed)).split()
+def test_a_caption_names_every_colour_it_is_given_and_no_other(facts: list[str], seed: int) -> None:
+    said = compose_caption(facts, np.random.default_rng(seed)).split()
     given_colours = {
         word
         for fact in facts
@@ -39,12 +39,12 @@ def test_a_sentence_names_every_colour_it_is_given_and_no_other(facts: list[str]
 def test_the_same_facts_are_said_in_many_ways() -> None:
     rng = np.random.default_rng(0)
     facts = facts_of(["personalFemale", "upperBodyRed", "upperBodyTshirt", "lowerBodyBlue", "lowerBodyJeans"])
-    assert len({sentence(facts, rng) for _ in range(200)}) > 150
+    assert len({compose_caption(facts, rng) for _ in range(200)}) > 150
 
 
 @given(facts=SOME, seed=SEEDS)
-def test_a_lot_is_an_order_of_the_facts_and_how_many_to_begin_with(facts: list[str], seed: int) -> None:
-    order, count = by_lot(facts, np.random.default_rng(seed))
+def test_sampled_facts_are_a_permutation_and_a_minimum_count(facts: list[str], seed: int) -> None:
+    order, count = sample_facts(facts, np.random.default_rng(seed))
     assert sorted(order) == sorted(facts)
     assert min(2, len(facts)) <= count <= len(facts)
 
@@ -52,11 +52,11 @@ def test_a_lot_is_an_order_of_the_facts_and_how_many_to_begin_with(facts: list[s
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_everything_about_generated_people_fits_the_text_encoder_with_open_clips_own_tokens(domain: str) -> None:
     rng = np.random.default_rng(1)
-    captions = [sentence(facts_of(person(domain, identity, 0).attributes), rng) for identity in range(1, 101)]
+    captions = [compose_caption(facts_of(person(domain, identity, 0).attributes), rng) for identity in range(1, 101)]
     assert max(len(caption.split()) for caption in captions) > 20
-    assert (tokenized(captions, 77) == tokenize(captions, context_length=77)).all()
-    assert not tokenized(captions, 77)[:, 64:].any(), "the pocket CLIP's text encoder has 64 positions"
+    assert (tokenize_cached(captions, 77) == tokenize(captions, context_length=77)).all()
+    assert not tokenize_cached(captions, 77)[:, 64:].any(), "the pocket CLIP's text encoder has 64 positions"
 
 
 def test_a_caption_that_is_too_long_is_cut_before_its_end_mark() -> None:
-    assert (tokenized(["a red shirt " * 40], 16) == tokenize(["a red shirt " * 40], context_length=16)).all()
+    assert (tokenize_cached(["a red shirt " * 40], 16) == tokenize(["a red shirt " * 40], context_length=16)).all()

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from pipelines.recipes.clip.people import People
-from pipelines.recipes.clip.scoring import fewer_pictures, retrieval_scores, score_people
+from pipelines.recipes.clip.scoring import limit_images, retrieval_scores, score_people
 
 
 def test_retrieval_by_hand() -> None:
@@ -27,7 +27,7 @@ def test_chance_is_what_random_orders_give() -> None:
 
 
 class _KnowsColours:
-    """Stands for a CLIP: pictures and sentences to the colour of the upper garment, nothing else."""
+    """A fake CLIP that encodes the colour of the upper garment and nothing else."""
 
     context_length = 64
     words = ("red", "blue", "green", "white")
@@ -53,9 +53,9 @@ def test_a_model_that_knows_colours_names_the_upper_garment_and_guesses_the_lowe
     assert found["retrieval"]["recall_1"] > found["retrieval"]["recall_1_by_chance"]
 
 
-def test_of_a_tracklet_few_pictures_are_taken_from_all_its_length() -> None:
+def test_images_of_a_tracklet_are_sampled_over_its_whole_length() -> None:
     people = People(np.arange(103)[:, None, None, None], np.array([0] * 100 + [1] * 3), ("a/1", "a/2"), ((), ()))
-    few = fewer_pictures(people)
+    few = limit_images(people)
     first = few.pixels[few.owners == 0].ravel()
     assert len(first) == 8 and first[0] == 0 and first[-1] == 99 and np.diff(first).min() > 10
     assert few.pixels[few.owners == 1].ravel().tolist() == [100, 101, 102]

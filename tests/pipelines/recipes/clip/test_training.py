@@ -8,12 +8,13 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from pipelines.recipes.clip import training
 from pipelines.recipes.clip.people import generated_people, real_people
-from pipelines.recipes.clip.release import write_release
-from pipelines.recipes.clip.scoring import encoded_images, score_people
+from pipelines.recipes.clip.release import model_card, pretrained_on, write_release
+from pipelines.recipes.clip.scoring import encode_images, score_people
 from pipelines.recipes.clip.training import ClipTraining, clip_training, train_clip
 from pipelines.synthetic.people import person
 from reid.config import ModelConfig, load_config
@@ -77,7 +78,8 @@ def test_the_release_is_a_folder_that_open_clip_and_our_presets_read(
         "open_clip_config.json", "open_clip_model.safetensors", "scores.json", "README.md",
     }  # fmt: skip
     assert json.loads((release / "scores.json").read_text()) == json.loads(json.dumps(scores))
-    assert scores["weights_sha256"] in (release / "README.md").read_text()
+    card = (release / "README.md").read_text()
+    assert scores["weights_sha256"] in card and scores["pretrained_on"] == [] == card_metadata(card)["pretrained_on"]
     theirs = open_clip.create_model(f"local-dir:{release}").eval()
     ours = load_clip(
         small_clip.model_copy(
@@ -88,7 +90,7 @@ def test_the_release_is_a_folder_that_open_clip_and_our_presets_read(
         )
     ).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (2, 128, 64, 3), np.uint8)
-    torch.testing.assert_close(encoded_images(theirs, pixels), encoded_images(ours, pixels))
+    torch.testing.assert_close(encode_images(theirs, pixels), encode_images(ours, pixels))
     assert clip.state_dict().keys() == ours.state_dict().keys()
 
 
@@ -126,6 +128,21 @@ def test_a_setting_out_of_range_is_a_sentence() -> None:
         clip_training(rounds=0)
 
 
+def card_metadata(card: str) -> dict:
+    """The YAML header of a model card."""
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_a_release_lists_its_sources_by_canonical_name(tmp_path: Path, small_clip: ModelConfig) -> None:
+    scores = json.loads((SHIPPED / "scores.json").read_text())
+    names = ("3DPeS", "CAVIAR4REID")
+    config = ClipTraining(**{**SMALL, "sources": names}, rounds=1)
+    assert pretrained_on(config, Workspace(tmp_path, tmp_path)) == ["3dpes", "caviar"]
+    card = model_card({**scores, "pretrained_on": ["3dpes", "caviar"]}, 12_000_000, small_clip.architecture or {})
+    assert card_metadata(card)["pretrained_on"] == ["3dpes", "caviar"]
+    assert "the training identities of 3dpes, caviar with" in card
+
+
 @pytest.fixture
 def shipped() -> Callable[[str], Path]:
     if not (SHIPPED / "scores.json").is_file():
@@ -140,7 +157,9 @@ def test_the_preset_and_the_shipped_files_say_the_same(shipped: Callable[[str], 
     weights = shipped("open_clip_model.safetensors")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert model.weights_sha256 == digest == json.loads(shipped("scores.json").read_text())["weights_sha256"]
-    assert digest in shipped("README.md").read_text()
+    scores, card = json.loads(shipped("scores.json").read_text()), shipped("README.md").read_text()
+    assert digest in card
+    assert scores["pretrained_on"] == card_metadata(card)["pretrained_on"] == scores["training"]["sources"]
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 12_000_000
 
 

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from labeler.grounding.coordinates import prepare
-from labeler.grounding.parsing import parse_answer
+from labeler.grounding.parsing.parse import parse_answer
 from labeler.grounding.prompts import Prompts
 from labeler.grounding.vocabulary import SHARED
 from pipelines.recipes.grounder.architecture import FAMILY, PATCH, build
-from pipelines.recipes.grounder.examples import Batch, Examples, written
-from pipelines.recipes.grounder.objective import Objective, answer_loss, text_positions
+from pipelines.recipes.grounder.examples import Batch, Examples, answer_pieces
+from pipelines.recipes.grounder.objective import DenseHeads, Objective, answer_loss, text_positions
 from pipelines.recipes.grounder.scenes import Scenes
 from pipelines.recipes.grounder.tokenizer import LARGEST_NUMBER, number_ids
-from pipelines.recipes.grounder.vision_tower import DenseHeads, look, patches
+from pipelines.recipes.grounder.vision_tower import encode_patches, patches
 from shared.geometry import Box
 from shared.schemas import PARTS, LabelStatus
 
@@ -50,7 +50,7 @@ def test_the_batched_tower_is_the_familys(built: tuple[Any, Any], size: tuple[in
     inputs = processor(text=[asked(processor, "?")], images=[image], return_tensors="pt")
     with torch.no_grad():
         right = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output[0]
-        ours = look(
+        ours = encode_patches(
             model.model.visual,
             patches(torch.from_numpy(np.array(image))[None]),
             image.height // PATCH,
@@ -124,7 +124,7 @@ def test_an_answer_is_spelled_as_the_tokenizer_reads_it_and_parsed_as_it_was_mea
     gone = np.full(4, np.nan, np.float32)
     for hidden in range(2 ** len(PARTS)):
         boxes = {part: gone if hidden >> i & 1 else box[part] for i, part in enumerate(PARTS)}
-        pieces = [piece if isinstance(piece, str) else str(round(piece)) for piece in written(PARTS, boxes)]
+        pieces = [piece if isinstance(piece, str) else str(round(piece)) for piece in answer_pieces(PARTS, boxes)]
         text = "".join(pieces)
         assert tokenizer.convert_tokens_to_ids(pieces) == tokenizer(text)["input_ids"]
         parsed = parse_answer(text.removesuffix("<|im_end|>"), "stop", PARTS)

@@ -1,4 +1,4 @@
-"""Training goes on where it was, and what it exports loads and says how good it is."""
+"""Training resumes, averages its weights as specified, and its release loads and states its scores."""
 
 import json
 from pathlib import Path
@@ -13,9 +13,9 @@ import torch
 from labeler.engines.local_transformers_model import LocalModel
 from labeler.settings import Settings
 from pipelines.recipes.grounder import training
-from pipelines.recipes.grounder.card import export
+from pipelines.recipes.grounder.release import write_release
 from pipelines.recipes.grounder.scenes import RealScenes, Scenes, real_scenes
-from pipelines.recipes.grounder.training import Recipe, Trainer
+from pipelines.recipes.grounder.training import GrounderTraining, Trainer, averaged_model
 from shared.errors import DataError
 from shared.schemas import PARTS
 
@@ -27,33 +27,58 @@ def scenes(count: int) -> Scenes:
 
 
 def trainer(folder: Path, steps: int) -> Trainer:
-    recipe = Recipe(steps=steps, batch=2, seeing_share=0.3, warmup_steps=1)
+    config = GrounderTraining(steps=steps, batch=2, vision_share=0.3, warmup_steps=1)
     real = RealScenes(scenes(3), scenes(2), scenes(2))
-    return Trainer(folder, recipe, real, scenes(4), device=torch.device("cpu"))
+    return Trainer(folder, config, real, scenes(4), device=torch.device("cpu"))
 
 
-def test_a_run_continues_and_its_best_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trainer, "_fit_patches", lambda _: None)  # needs more pictures than there are here
-    monkeypatch.setattr(training, "score", lambda *_: training.compare(*perfect()))  # random weights box nothing
+def test_a_run_resumes_and_its_averaged_weights_are_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "_init_patch_embedding", lambda _: None)  # needs more pictures than there are here
+    monkeypatch.setattr(training, "score", lambda *_: training.score_boxes(*perfect()))  # random weights box nothing
     run = tmp_path / "run"
     first = trainer(run, 2)
     with pytest.raises(DataError, match="no checkpoint"):
-        export(first.checkpoint, tmp_path / "none", RealScenes(scenes(3), scenes(2), scenes(2)), scenes(2), {})
+        write_release(first.checkpoint, tmp_path / "none", RealScenes(scenes(3), scenes(2), scenes(2)), scenes(2), {})
     first.run()
     again = trainer(run, 4)
-    assert again.record["steps"] == 2 and again.share == 0.5
+    assert again.record["steps"] == 2 and again.budget_used == 0.5
     again.run()
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
-    assert {"dense", "answer", "place", "seen", "validation", "held_out"} <= set(lines[-1])
-    told = {**again.record, "generated": 4, "command": "train"}
-    scores = export(again.checkpoint, tmp_path / "out", RealScenes(scenes(3), scenes(2), scenes(2)), scenes(2), told)
+    assert {"dense", "answer", "position", "vision", "validation", "held_out"} <= set(lines[-1])
+    record = {**again.record, "generated": 4, "command": "train"}
+    scores = write_release(
+        again.checkpoint, tmp_path / "out", RealScenes(scenes(3), scenes(2), scenes(2)), scenes(2), record
+    )
     assert json.loads((tmp_path / "out" / "scores.json").read_text()) == scores
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "Not reached: held out photos head" in card and "4 steps of 2 pictures" in card
+    assert "Not reached: held out photos head" in card and "4 steps of 2 images" in card
     local = LocalModel.load(Settings(model=str(tmp_path / "out"), device="cpu"))
     assert local.family.name == "qwen2.5-vl"
     assert sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) <= 12e6
+
+
+@pytest.mark.parametrize("decay", [0.995, 0.3])
+def test_weights_are_averaged_with_a_decay_that_grows_to_its_limit(decay: float) -> None:
+    model = torch.nn.Linear(3, 2).double()
+    averaged = averaged_model(model, decay)
+    expected = model.weight.detach().clone()
+    for step in range(1, 40):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(2, 3))
+        averaged.update_parameters(model)
+        kept = min(decay, (1 + step) / (10 + step))
+        expected = kept * expected + (1 - kept) * model.weight.detach()
+        torch.testing.assert_close(averaged.module.weight.detach(), expected, rtol=1e-12, atol=1e-12)
+    assert not averaged.module.training
+
+
+def test_a_state_that_cannot_be_resumed_is_named_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "_init_patch_embedding", lambda _: None)
+    torch.save({"model": {}}, tmp_path / training.STATE)
+    with pytest.raises(DataError, match="cannot resume"):
+        trainer(tmp_path, 2)
+    assert (tmp_path / training.STATE).is_file()
 
 
 def perfect() -> tuple[list, np.ndarray]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.recipes.grounder.scenes import Scenes
-from pipelines.recipes.grounder.views import view
+from pipelines.recipes.grounder.views import random_view
 
 COLOURS = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250]], np.uint8)
 BOXES = np.array([[40, 20, 60, 50], [30, 50, 72, 110], [33, 110, 66, 230]], np.float32)
@@ -20,7 +20,7 @@ def painted() -> np.ndarray:
 @pytest.fixture(autouse=True)
 def no_degrading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Colours stay what they are, so that the picture itself says where the parts went."""
-    monkeypatch.setattr("pipelines.recipes.grounder.views._degraded", lambda rng, pixels: pixels)
+    monkeypatch.setattr("pipelines.recipes.grounder.views._degrade", lambda rng, pixels: pixels)
 
 
 def painted_box(pixels: np.ndarray, colour: np.ndarray) -> list[float] | None:
@@ -37,7 +37,7 @@ def test_boxes_move_with_their_parts() -> None:
     grey = np.full((256, 100, 3), 90, np.uint8)
     seen = gone = 0
     for _ in range(600):
-        pixels, boxes = view(rng, painted(), BOXES, (96, 192), grey, gentle=1.0)
+        pixels, boxes = random_view(rng, painted(), BOXES, (96, 192), grey, strength=0.0)
         assert pixels.shape == (192, 96, 3) and pixels.dtype == np.uint8
         for box, colour in zip(boxes, COLOURS, strict=True):
             where = painted_box(pixels, colour)
@@ -51,7 +51,7 @@ def test_boxes_move_with_their_parts() -> None:
 
 def test_the_same_seed_gives_the_same_view() -> None:
     first, again = (
-        view(np.random.default_rng(5), painted(), BOXES, (48, 128), painted(), gentle=0.0) for _ in range(2)
+        random_view(np.random.default_rng(5), painted(), BOXES, (48, 128), painted(), strength=1.0) for _ in range(2)
     )
     assert (first[0] == again[0]).all()
     assert np.array_equal(first[1], again[1], equal_nan=True)
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_view() -> None:
 def test_boxes_lie_inside_their_view() -> None:
     rng = np.random.default_rng(1)
     for _ in range(200):
-        _, boxes = view(rng, painted(), BOXES, (64, 128), painted(), gentle=0.0)
+        _, boxes = random_view(rng, painted(), BOXES, (64, 128), painted(), strength=1.0)
         known = boxes[~np.isnan(boxes).any(axis=1)]
         assert (known >= 0).all() and (known[:, 2] <= 64).all() and (known[:, 3] <= 128).all()
         assert (known[:, 0] < known[:, 2]).all() and (known[:, 1] < known[:, 3]).all()

@@ -1,0 +1,129 @@
+"""From the text of an answer to one outcome per part, for every text there is: nothing here raises.
+
+An answer is read as JSON, else as a Python literal or JSON5, whole or as blocks inside other words; a name and a box
+belong together only inside one entry. What is left as plain text is read only where it leaves no doubt: each line names
+one part and has one box, or each box follows directly after its name, every time. Otherwise it is unparseable.
+"Not visible" and "could not be read" never look alike, and an answer that did not end by itself is never OK.
+
+What stands before the last `</think>` is no answer. What comes of a part that is answered in several ways: one rule,
+in claims.py.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from labeler.grounding.parsing import wording
+from labeler.grounding.parsing.claims import AMBIGUOUS, UNPARSEABLE, Claims, Parsed
+from labeler.grounding.parsing.loose_json import NoValueError, ascii_brackets, read_json
+from labeler.grounding.parsing.numbers import runs
+from labeler.grounding.parsing.question import Asked
+from labeler.grounding.parsing.text import PlainText
+from labeler.grounding.parsing.values import Values
+from labeler.grounding.vocabulary import SHARED, Vocabulary
+from shared.schemas import RAW_TEXT_LIMIT, LabelStatus
+
+__all__ = ["AMBIGUOUS", "READ_LIMIT", "Parsed", "kept_text", "parse_answer"]
+
+READ_LIMIT = 20_000  # characters looked at; a box answer has under 200
+_FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+_TRIED_MARKS = 3  # of "final answer", from the last one
+_THOUGHTS = re.compile(r"(?:</think(?:ing)?>|</thoughts?>|</reasoning>|\[/THINK\]|◁/think▷)", re.IGNORECASE)
+_THOUGHT_BEGINS = re.compile(r"(?:<think(?:ing)?>|<thoughts?>|<reasoning>|\[THINK\]|◁think▷)", re.IGNORECASE)
+_FINAL = re.compile(
+    r"<answer>|\b(?:final|corrected) (?:answer|result|boxes)\b[\s:*]{0,4}(?:(?:is|are)\b)?|\\boxed", re.IGNORECASE
+)
+_OTHER_ORDER = re.compile(  # of the coordinates, said so
+    r"c?xc?ywh|yxyx|xxyy|ltwh|[\[(]\s{0,4}y_?(?:min|1|0)\b|[\[(]\s{0,4}x\w{0,8}\W{1,4}y\w{0,8}\W{1,4}w", re.IGNORECASE
+)
+_NOT_ANSWERED = re.compile(
+    r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai|(un|not )able to|i (can't|cannot|can not|won't|will not))\b",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(
+    r"\bas an ai\b|\b(?:un|not )able to\b|\b(?:can't|cannot|won't) (?:help|assist|provide|identify)", re.IGNORECASE
+)
+
+
+def parse_answer(
+    text: str | None,
+    finish_reason: str | None,
+    parts: Sequence[str],
+    vocabulary: Vocabulary = SHARED,
+    number: Callable[[str | float], float] = float,
+) -> dict[str, Parsed]:
+    """One outcome for each of `parts`. Never raises, whatever the text.
+
+    Args:
+        text: the model's answer.
+        finish_reason: why it ended, as the server says; anything but "stop" is no usable answer.
+        parts: what the question asked for.
+        vocabulary: to recognise parts called in other words.
+        number: the coordinate that a number of the text stands for; may raise ValueError or OverflowError.
+    """
+    if finish_reason == "length":
+        return dict.fromkeys(parts, Parsed(LabelStatus.TRUNCATED))
+    if finish_reason == "content_filter":
+        return dict.fromkeys(parts, Parsed(LabelStatus.REFUSED))
+    if finish_reason != "stop" or not text or not text.strip():
+        return dict.fromkeys(parts, UNPARSEABLE)
+    text = _after_thoughts(text).strip()[:READ_LIMIT]
+    asked = Asked(tuple(dict.fromkeys(parts)), vocabulary, number)
+    if (simple := asked.simple_brackets(text)) is not None:
+        return simple
+    fenced = _FENCED.fullmatch(text) if text[:1] == "`" else None
+    try:
+        value = read_json(fenced[1] if fenced else text)
+    except NoValueError:
+        pass
+    else:
+        if (simple := asked.simple(value)) is not None:
+            return simple
+        if isinstance(value, str):  # a text inside a text
+            text = value[:READ_LIMIT]
+    return _read(text, asked)
+
+
+def kept_text(text: str | None) -> str | None:
+    """The raw answer, cut to what a label row keeps."""
+    return text[:RAW_TEXT_LIMIT] if text else None
+
+
+def _after_thoughts(text: str) -> str:
+    """What follows the last thought that ended; nothing where one did not."""
+    if "think" not in text.lower() and "<" not in text:
+        return text
+    ends = list(_THOUGHTS.finditer(text))
+    if ends:
+        text = text[ends[-1].end() :]
+    begins = _THOUGHT_BEGINS.search(text)
+    return text[: begins.start()] if begins else text
+
+
+def _read(text: str, asked: Asked) -> dict[str, Parsed]:
+    text = ascii_brackets(text)
+    if _OTHER_ORDER.search(text):
+        return dict.fromkeys(asked.parts, UNPARSEABLE)
+    for final in list(_FINAL.finditer(text))[: -_TRIED_MARKS - 1 : -1]:
+        after = text[final.end() :]
+        if any(len(run.numbers) == 4 for run in runs(after)):
+            drafted = any(len(run.numbers) == 4 for run in runs(text[: final.start()]))
+            found = _read_all(after, asked)
+            return {part: _doubted(one) if drafted else one for part, one in found.items()}
+    return _read_all(text, asked)
+
+
+def _read_all(text: str, asked: Asked) -> dict[str, Parsed]:
+    claims = Claims(asked.parts)
+    left = Values(asked, claims).take(text)
+    PlainText(asked, claims).take(left)
+    if not any(claim.said.box for claim in claims.all) and _REFUSED.search(left):
+        return dict.fromkeys(asked.parts, Parsed(LabelStatus.REFUSED))
+    found = claims.settled() if wording.people_told_apart(text) < 2 else dict.fromkeys(asked.parts, UNPARSEABLE)
+    if all(one.status == LabelStatus.UNPARSEABLE for one in found.values()) and not claims.all:
+        status = LabelStatus.REFUSED if _NOT_ANSWERED.search(text) else LabelStatus.UNPARSEABLE
+        return dict.fromkeys(asked.parts, Parsed(status))
+    return found
+
+
+def _doubted(one: Parsed) -> Parsed:
+    return Parsed(one.status, one.box, (AMBIGUOUS,)) if one.box else one

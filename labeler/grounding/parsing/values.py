@@ -1,0 +1,214 @@
+"""The values in an answer: which of their entries belong to which part."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from labeler.grounding.parsing import wording
+from labeler.grounding.parsing.claims import NOT_THERE, UNREADABLE, Claims
+from labeler.grounding.parsing.loose_json import NoValueError, Pairs, blocks, read_json, read_loose
+from labeler.grounding.parsing.numbers import MARKUP, ONE_NUMBER, TAKEN_OUT, bare_label, without
+from labeler.grounding.parsing.question import Asked
+from labeler.grounding.parsing.said import BOX_KEYS, LABEL_KEYS, NESTING, VISIBLE_KEYS, labelled, labels_of, said_of
+from labeler.grounding.parsing.tables import COORDINATES, bare_key
+from shared.schemas import LabelStatus
+
+_TRIED_BLOCKS = 64  # places in a text where a value is looked for
+_WRAPPERS = BOX_KEYS | frozenset(
+    (
+        "objects result results answer answers detections detection output outputs data annotations "
+        "predictions prediction response parts bodyparts items regions boundingboxes bboxes2d locations "
+        "instances"
+    ).split()
+)
+_TEXT_KEYS = frozenset(
+    (
+        "reasoning thought thoughts thinking explanation comment note notes unit units image file filename format "
+        "status task model"
+    ).split()
+)
+
+
+class Values:
+    """Adds what the values of an answer say to `claims`."""
+
+    def __init__(self, asked: Asked, claims: Claims) -> None:
+        self.asked, self.claims = asked, claims
+
+    def take(self, text: str) -> str:
+        """Read the values in a text; the text that is left, as long as before."""
+        try:
+            value = read_json(text)
+        except NoValueError:
+            pass
+        else:
+            self.claims.new_source()
+            self._collect(value, neutral=True, depth=NESTING)
+            return text if isinstance(value, str | int | float) or value is None else ""
+        spans = blocks(text)
+        values = list(_block_values(text, spans))
+        outside = MARKUP.sub(" ", without(text, [(start, end) for start, end, _ in values]))
+        introduced = self.asked.part_of(bare_label(outside.replace(TAKEN_OUT, " ")), sentence=True)
+        neutral = wording.is_filler(outside) or (introduced,) == self.asked.parts
+        alone = len(values) == 1 and wording.is_filler(outside)
+        taken = []
+        for start, end, value in values:
+            if alone or not is_bare(value) or value == []:
+                self.claims.new_source()
+                self._collect(value, neutral=alone or (neutral and value != []), depth=NESTING)
+                taken.append((start, end))
+        return without(text, taken)
+
+    def _collect(self, value: Any, *, neutral: bool, depth: int) -> None:
+        """Take the entries of a value. `neutral`: nothing around it says that it is about something else."""
+        if not depth:
+            return
+        if isinstance(value, Pairs):
+            self._collect_object(value, neutral, depth)
+        elif isinstance(value, list):
+            self._collect_list(value, neutral, depth)
+
+    def _collect_object(self, data: Pairs, neutral: bool, depth: int) -> None:
+        named = [(part, value) for key, value in data if (part := self.asked.part_of(key)) and not _is_remark(value)]
+        if named:
+            self.claims.new_source()
+            for part, value in named:
+                said = said_of(self.asked, value, part)
+                if said == NOT_THERE and any(bare_key(key) in BOX_KEYS and box for key, box in data):
+                    said = UNREADABLE
+                if said:
+                    self.claims.add(part, said)
+            for key, value in data:
+                if isinstance(value, list | Pairs) and not self.asked.part_of(key):
+                    self._collect(value, neutral=False, depth=depth - 1)
+            return
+        labels = labels_of(data)
+        if labels:
+            if part := labelled(self.asked, labels):
+                if said := said_of(self.asked, data, part):
+                    self.claims.add(part, said)
+            else:
+                for key, value in data:
+                    if bare_key(key) not in BOX_KEYS:
+                        self._collect(value, neutral=False, depth=depth - 1)
+            return
+        if self._collect_parallel(data):
+            return
+        neutral = neutral and not _is_described(data)
+        if len(self.asked.parts) == 1 and neutral and _has_box(data):
+            said = said_of(self.asked, data, self.asked.parts[0])
+            if said and said.status != LabelStatus.UNPARSEABLE:
+                self.claims.add(self.asked.parts[0], said)
+                return
+        for key, value in data:
+            self._collect(value, neutral=neutral and bare_key(key) in _WRAPPERS, depth=depth - 1)
+
+    def _collect_parallel(self, data: Pairs) -> bool:
+        """Names and boxes in two lists of one length: `{"labels": [...], "boxes": [...]}`."""
+        lists = [(key, value) for key, value in data if isinstance(value, list) and value]
+        labels = [
+            value
+            for key, value in lists
+            if bare_key(key) in LABEL_KEYS | {"classes", "names", "categories", "parts"} and _all(value, str)
+        ]
+        boxes = [value for key, value in lists if bare_key(key) in _WRAPPERS and is_bare(value)]
+        if len(labels) != 1 or len(boxes) != 1:
+            return False
+        if len(labels[0]) == len(boxes[0]):
+            for label, value in zip(labels[0], boxes[0], strict=True):
+                part = self.asked.part_of(label)
+                if part and (said := said_of(self.asked, value, part)):
+                    self.claims.add(part, said)
+        return True
+
+    def _collect_list(self, data: list[Any], neutral: bool, depth: int) -> None:
+        parts = self.asked.parts
+        if not data or data == [[]]:
+            self.claims.empty |= neutral
+        elif is_bare(data):
+            if not neutral:
+                return
+            if len(parts) == 1:
+                if said := said_of(self.asked, data, parts[0]):
+                    self.claims.add(parts[0], said)
+            elif len(data) == 1:
+                self._collect(data[0], neutral=neutral, depth=depth - 1)
+            elif len(data) == len(parts) and _all(data, list):  # in the order of the question
+                for part, value in zip(parts, data, strict=True):
+                    said = said_of(self.asked, value, part) or UNREADABLE
+                    self.claims.add(part, said._replace(doubtful=True))
+        elif not self._collect_row(data):
+            for item in data:
+                if isinstance(item, Pairs | list) and item:
+                    self._collect(
+                        item, neutral=neutral and not (isinstance(item, list) and len(data) > 1), depth=depth - 1
+                    )
+
+    def _collect_row(self, data: list[Any]) -> bool:
+        """One entry as a list of a name and a box or its four numbers, in either order."""
+        names = [
+            item
+            for item in data
+            if isinstance(item, str) and wording.has_words(item) and not wording.says_nothing(item)
+        ]
+        if len(names) != 1 or not isinstance(data[0] if data[0] == names[0] else data[-1], str):
+            return False
+        rest = [item for item in data if item is not names[0]]
+        if not (len(rest) == 1 and not isinstance(rest[0], Pairs)) and not (
+            len(rest) == 4 and self.asked.numbers(rest)
+        ):
+            return False
+        part = self.asked.part_of(names[0])
+        if part and (said := said_of(self.asked, rest[0] if len(rest) == 1 else rest, part)):
+            self.claims.add(part, said)
+        return True
+
+
+def _block_values(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, Any]]:
+    """(start, end, value) of the blocks that can be read; of a list that cannot, its items."""
+    waiting = list(reversed(spans))
+    for _ in range(_TRIED_BLOCKS):
+        if not waiting:
+            return
+        start, end = waiting.pop()
+        try:
+            value = read_loose(text[start:end])
+        except NoValueError:
+            if text[start] == "[":
+                inside = blocks(text[start + 1 : end - 1])
+                waiting += [(start + 1 + first, start + 1 + last) for first, last in reversed(inside)]
+            continue
+        yield start, end, value
+
+
+def _all(values: Sequence[Any], kind: type) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _is_remark(value: Any) -> bool:
+    """A value beside the boxes: a score, whether the part is visible."""
+    return isinstance(value, int | float)
+
+
+def is_bare(value: Any) -> bool:
+    """Numbers in lists, or nothing: no name anywhere."""
+    if isinstance(value, list):
+        return all(is_bare(item) for item in value)
+    return (
+        value is None
+        or isinstance(value, int | float)
+        or (isinstance(value, str) and bool(ONE_NUMBER.fullmatch(value.strip())))
+    )
+
+
+def _has_box(data: Pairs) -> bool:
+    keys = {bare_key(key) for key, _ in data}
+    return bool(keys & BOX_KEYS) or any(keys.issuperset(names) for names in COORDINATES)
+
+
+def _is_described(data: Pairs) -> bool:
+    """Whether members without a known meaning may say that an entry without a label is about something else."""
+    return any(
+        isinstance(value, str | bool | Pairs | list) and bool(value)
+        for key, value in data
+        if bare_key(key) not in _WRAPPERS | _TEXT_KEYS | VISIBLE_KEYS
+    )

@@ -1,0 +1,155 @@
+"""What the words around a part's name mean: whether a text names that part and nothing else, or says it is not visible.
+
+All lists are closed: a word that is not in them makes the text mean something else, which is refused.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from labeler.grounding.vocabulary import any_of, places
+
+_PEOPLE = frozenset(
+    (
+        "person persons man woman boy girl people human pedestrian individual lady guy child adult male female rider"
+    ).split()
+)
+_ARTICLES = frozenset("the a an his her their its this that these those both s".split())
+_BOX_WORDS = frozenset("bounding box boxes bbox bboxes 2d coordinates coords coordinate region area xyxy".split())
+_LEAD = (
+    _PEOPLE | _ARTICLES | _BOX_WORDS | frozenset("whole entire full visible of for part label name detected".split())
+)
+_TAIL = _PEOPLE | _ARTICLES | _BOX_WORDS | frozenset("of in image picture photo".split())
+_SENTENCE = frozenset(
+    (
+        "here is are was at and then also it has have sure okay ok found located positioned visible seen "
+        "detected answer result results final json python image picture photo in as follows whatever i can "
+        "see be given by pixels response output text so"
+    ).split()
+)
+_OPEN = frozenset(  # what follows describes the part
+    "with wearing in walking standing holding carrying riding looking facing".split()
+)
+_NEGATION = re.compile(r"\b(?:not?|none|never|without|non|neither|nor|cannot)\b|n['’]t\b", re.IGNORECASE)
+_REMARK = re.compile(r"\([^()]{0,200}\)")
+_WORD = re.compile(r"[^\W_]+")
+_BODY_PART = re.compile(r"\bbody[\s_-]parts?\b", re.IGNORECASE)
+_CONTRARY = re.compile(r"\b(?:but|however|although|though|except|unless|mostly|only|yet|actually)\b", re.IGNORECASE)
+_APOLOGY = re.compile(r"^\s*(?:i'?m |i am )?sorry\W{1,3}(?:but\s)?", re.IGNORECASE)
+_WHERE = r"(?:\s+(?:here|in (?:this|the) (?:image|picture|photo|frame|crop|view)))?"
+_UNSEEN = (
+    r"(?:(?:not|isn't|aren't)\s+(?:clearly\s+)?"
+    r"(?:visible|shown|present|seen|(?:in|within) (?:the )?(?:image|picture|frame|view))"
+    r"|cannot be seen|can't be seen|(?:fully |completely |entirely )?(?:absent|occluded|hidden|invisible)"
+    r"|out of (?:the )?frame)"
+)
+_NOTHING = re.compile(
+    r"\W{0,3}(?:(?:it|they|this|this part|the part|part)\s+(?:is|are)\s+|it's\s+)?"
+    rf"(?:{_UNSEEN}{_WHERE}|no|none|null|nil|n/?a|nothing"
+    r"|missing|not applicable|no (?:visible )?(?:bounding )?(?:box|part))\W{0,3}",
+    re.IGNORECASE,
+)
+_WHO = re.compile(
+    r"(?<![^\W_])(?:(?P<noun>man|woman|boy|girl|lady|child)(?![^\W_])(?![\s_#-]{1,3}\d)"
+    r"|(?:person|people|pedestrian|human|individual|man|woman)(?:[\s_-]?id)?[\s_#:\"'-]{0,5}(?P<number>\d{1,3}(?!\d)|[a-d](?![^\W_]))"
+    r"|(?P<place>first|second|third|other|another|left|right)[\s_-](?:person|pedestrian|human|individual|man|woman|boy|girl)"
+    r")",
+    re.IGNORECASE,
+)
+
+
+def named_part(text: str, names: Mapping[str, str], *, sentence: bool = False) -> str | None:
+    """The part that a label names, in its own words or among words that change nothing (`head of the man`).
+
+    Args:
+        names: the part behind every plain name, of the whole vocabulary.
+        sentence: the text comes from running words (`the head is located at`), not from a label.
+
+    None when it names none, several, or a thing beside a part (`hat on the head`), or says "not".
+    """
+    text = text.replace("_", " ")
+    if _NEGATION.search(text):
+        return None
+    if len({part for *_, part in places(text, names)}) != 1:
+        return None
+    text = _BODY_PART.sub(" ", _REMARK.sub(" ", text))
+    found = places(text, names)
+    if not found or (sentence and len(found) > 1):  # `legs / lower body` is one label; a sentence names a part once
+        return None
+    edges = [0, *(edge for start, end, _ in found for edge in (start, end)), len(text)]
+    before, *after = [_words(text[start:end]) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    more = _SENTENCE if sentence else frozenset()
+    if not all(word in _LEAD or word in more or word.isdigit() for word in before):
+        return None
+    for word in (word for words in after for word in words):
+        if not sentence and word in _OPEN:
+            break
+        if not (word in _TAIL or word in more or word.isdigit()):
+            return None
+    return found[0][2]
+
+
+def is_filler(text: str) -> bool:
+    """Whether running words say nothing about what a box holds."""
+    return all(word in _SENTENCE or word in _ARTICLES or word in _BOX_WORDS or word == "of" for word in _words(text))
+
+
+def is_generic(text: str) -> bool:
+    """Whether a label says no more than "a person" or "a body part"."""
+    words = _words(_BODY_PART.sub(" ", text))
+    return all(word in _PEOPLE or word in _ARTICLES or word in ("part", "object", "bbox", "box") for word in words)
+
+
+def has_words(text: str) -> bool:
+    return any(not word.isdigit() for word in _words(text))
+
+
+def says_not(text: str) -> bool:
+    return bool(_NEGATION.search(text))
+
+
+def says_nothing(value: str) -> bool:
+    """Whether the whole of a value says that nothing is there: `none`, `not visible`."""
+    return bool(_NOTHING.fullmatch(value.strip()))
+
+
+def unseen_parts(text: str, names: Mapping[str, str]) -> Iterator[tuple[int, int, str]]:
+    """(start, end, part) of every statement that a part is not visible, none where the text takes something back."""
+    apology = _APOLOGY.match(text)
+    begin = apology.end() if apology else 0
+    if _CONTRARY.search(text, begin):
+        return
+    name = any_of(names)
+    statement = re.compile(
+        rf"(?P<lead>(?:^|[\n.;,:|!-])[^\n.;,:|!]{{0,60}}?){name}(?P<tail>[^\n.;,:|!\d]{{0,40}}?)"
+        rf"(?:\s(?:is|are)\s+|\s(?=isn't|aren't|can)|\s?[:=|]\s{{0,3}}(?=\S))[\"'*]{{0,2}}"
+        rf"(?:{_UNSEEN}{_WHERE}|null|none|n/a|no box)(?=\W{{0,3}}(?:[\n.;,|!}}]|$))",
+        re.IGNORECASE,
+    )
+    for match in statement.finditer(text, begin):
+        part = named_part(match["lead"] + match[2] + match["tail"], names, sentence=True)
+        if part:
+            yield match.start(2), match.end(), part
+    without = re.compile(
+        rf"(?:^|[\n.;!,]\s{{0,3}})(?:there\s(?:is|are)\s|there's\s|i\s(?:can\s)?(?:see|find|found)\s)?no\s(?:visible\s)?{name}"
+        rf"(?:\s(?:visible|shown|present))?{_WHERE}(?=\s{{0,3}}(?:[\n.;!,]|$))"
+        rf"|\b(?:i|we)\s(?:cannot|can't|can not|do not|don't)\ssee\s(?:the|a|any|his|her|their)\s{name}",
+        re.IGNORECASE,
+    )
+    for match in without.finditer(text, begin):
+        (_, _, part), *_ = [*places(match[0], names), (0, 0, "")]
+        if part:
+            yield match.start(), match.end(), part
+
+
+def people_told_apart(text: str) -> int:
+    """How many people the words tell apart: `person 1` and `person 2`, `the man` and `the woman`."""
+    return len({tuple(group and group.lower() for group in match.groups()) for match in _WHO.finditer(text)})
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def without_remarks(text: str) -> str:
+    """The text without what stands in parentheses."""
+    return _REMARK.sub(" ", text)

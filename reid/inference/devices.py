@@ -1,0 +1,95 @@
+"""Devices and precision, and one batch shared by several processes with the result of a single one.
+
+Every process encodes its share of a batch, the bulk of the work. The features are then gathered, and each
+process computes the batch norm and the losses over identities for the whole batch, so that the identity memories and
+the running statistics stay equal without being sent. Data parallelism averages the gradients of the processes: those
+of the heads are all equal, and `gathered` scales those of the encoder so that their average is the sum over the shares.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
+
+from shared.errors import ConfigError
+
+Item = TypeVar("Item")
+
+
+def make_fabric(device: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"], devices: int = 1) -> Fabric:
+    """Devices of one kind ("auto", "cpu", "cuda", "mps") with a precision; several are a process each.
+
+    Raises ConfigError when they are unavailable on this machine.
+    """
+
+    # buffers are equal in all processes already, see above
+    def strategy() -> DDPStrategy | str:
+        return DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto"
+
+    try:
+        kind = Fabric(accelerator=device, devices=devices, strategy=strategy()).device.type
+    except (RuntimeError, ValueError) as err:  # Fabric's MisconfigurationException and torch's own are RuntimeErrors
+        reason = str(err).splitlines()[0]
+        raise ConfigError(
+            f"device={device} devices={devices} cannot be used: {reason}",
+            fix="set device=auto or device=cpu, devices=1",
+        ) from err
+    if precision == "16-mixed" and kind == "cpu":  # Fabric would take another precision and only warn
+        raise ConfigError("precision 16-mixed needs a GPU", fix="set precision=32-true, or precision=bf16-mixed")
+    return Fabric(accelerator=device, devices=devices, strategy=strategy(), precision=precision)
+
+
+def processes() -> int:
+    """How many processes train together; 1 without data parallelism."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def share_of(batch: Sequence[Item], fabric: Fabric) -> Sequence[Item]:
+    """This process's equal share of a batch, whose length the number of processes divides; shares are in order."""
+    size = len(batch) // fabric.world_size
+    return batch[fabric.global_rank * size : (fabric.global_rank + 1) * size]
+
+
+def padded_share(count: int, fabric: Fabric) -> list[int]:
+    """This process's share of all indices below `count`, the last index repeated so that shares are equally long."""
+    size = -(-count // fabric.world_size)
+    start = fabric.global_rank * size
+    return [min(index, count - 1) for index in range(start, start + size)] if count else []
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """The rows [b, ...] of all processes in their order, [processes * b, ...], with a gradient to one's own rows.
+
+    The gradient is multiplied by the number of processes, see above. All processes must have equally many rows.
+    """
+    if processes() == 1:
+        return rows
+    gathered_rows: Tensor = _Gather.apply(rows)
+    return gathered_rows
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean of the processes' values, without gradient."""
+    values = values.detach().clone()
+    if processes() > 1:
+        dist.all_reduce(values)
+        values /= processes()
+    return values
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        everyones = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(everyones, rows.contiguous())
+        ctx.size = len(rows)
+        return torch.cat(everyones)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        start = dist.get_rank() * ctx.size
+        return gradients[0][start : start + ctx.size] * dist.get_world_size()

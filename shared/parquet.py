@@ -1,0 +1,80 @@
+"""Parquet files with a fixed schema: written whole or not at all, checked on reading."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from shared.errors import DataError
+from shared.files import atomic_path
+
+ROWS_AT_ONCE = 1024  # of a file that is streamed
+_VERSION = b"dgreid.version"
+
+
+def to_table(rows: Sequence[BaseModel], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([row.model_dump() for row in rows], schema=schema)
+
+
+def write_table(table: pa.Table, path: Path, *, staging: Path | None = None) -> None:
+    """Write one Parquet file atomically. Raises DgreidError when the place cannot be written.
+
+    Args:
+        staging: folder for the unfinished file, on the same file system; default: the folder of `path`.
+    """
+    with atomic_path(path, staging=staging) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: Path, schema: pa.Schema, *, fix: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a file, all columns or some of them as dictionaries. Raises DataError when the file is damaged, has
+    other columns than `schema` or another version."""
+    try:
+        with pq.ParquetFile(path, read_dictionary=list(columns or ())) as file:
+            _check_schema(pq.read_schema(path) if columns else file.schema_arrow, schema, path, fix)
+            return file.read(columns=list(columns) if columns else None)
+    except (OSError, pa.ArrowException) as err:
+        raise _damaged(err, path, fix) from err
+
+
+def iter_rows(path: Path, schema: pa.Schema, *, fix: str) -> Iterator[dict[str, object]]:
+    """The rows of a file as mappings, read as they are asked for. Raises as `read_table`, at the first row."""
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_schema(file.schema_arrow, schema, path, fix)
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as err:
+        raise _damaged(err, path, fix) from err
+
+
+def check_file(path: Path, schema: pa.Schema, *, fix: str) -> None:
+    """Raises what `read_table` raises, as far as the file's footer shows it."""
+    try:
+        found = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as err:
+        raise _damaged(err, path, fix) from err
+    _check_schema(found, schema, path, fix)
+
+
+def _check_schema(found: pa.Schema, schema: pa.Schema, path: Path, fix: str) -> None:
+    own = int(schema.metadata[_VERSION])
+    given = (found.metadata or {}).get(_VERSION, b"").decode("ascii", "replace")
+    if given.isdecimal() and int(given) > own:
+        raise DataError(
+            f"written by a newer version of dgreid (schema {given}; this version reads schema {own})",
+            path=path,
+            fix="update dgreid",
+        )
+    if given != str(own):
+        raise DataError(
+            f"written with schema {given or 'unknown'}; this version reads schema {own}", path=path, fix=fix
+        )
+    if not found.equals(schema):
+        raise DataError("the columns are not those of this version", path=path, fix=fix)
+
+
+def _damaged(err: Exception, path: Path, fix: str) -> DataError:
+    return DataError(f"not a readable Parquet file ({str(err).splitlines()[0][:120]})", path=path, fix=fix)

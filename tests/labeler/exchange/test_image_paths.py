@@ -1,0 +1,90 @@
+"""Paths in foreign files: whole, partial, encoded, prefixed by an upload; ambiguous ones are refused."""
+
+import pytest
+
+from labeler.exchange.foreign_json import NotUnderstoodError
+from labeler.exchange.image_paths import ImagePaths
+from shared.schemas import ManifestRow
+
+PATHS = (
+    "query/1 é.png",
+    "query/2.png",
+    "gallery/2.png",
+    "deep/query/2.png",
+    "query/a%20b.png",
+    "query/a b.png",
+    "query/3+4 (5).jpg",
+    "query/deadbeef-6.png",
+    "query/6.png",
+    "q/7.png",
+    "root.png",
+)
+
+
+def row(path: str, number: int) -> ManifestRow:
+    return ManifestRow(
+        dataset="toy",
+        split="query",
+        path=path,
+        image_id=f"{number:016x}",
+        width=64,
+        height=128,
+        identity=1,
+        camera=1,
+        size_bytes=1,
+        modified_ns=0,
+    )
+
+
+ROWS = [row(path, number) for number, path in enumerate(PATHS)]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("query/1 é.png", "query/1 é.png"),
+        ("query/1 e\u0301.png", "query/1 é.png"),  # decomposed, as macOS writes it
+        ("./query/1 é.png", "query/1 é.png"),
+        ("/home/x/toy/query/1 é.png", "query/1 é.png"),
+        ("C:\\data\\toy\\query\\1 é.png", "query/1 é.png"),
+        ("images/1 é.png", "query/1 é.png"),  # a tool's own folder: the name is unique
+        ("1 é.png", "query/1 é.png"),
+        ("query/1%20%C3%A9.png", "query/1 é.png"),
+        ("/data/local-files/?d=query/1%20%C3%A9.png", "query/1 é.png"),
+        ("/data/local-files/?d=toy%2Fquery%2F1+%C3%A9.png", "query/1 é.png"),
+        ("http://host:8080/data/local-files/?d=toy/query/1 é.png", "query/1 é.png"),
+        ("https://bucket.example/toy/query/1%20%C3%A9.png?X-Sign=a%2Fb&d=", "query/1 é.png"),
+        ("s3://bucket/toy/query/1 é.png", "query/1 é.png"),
+        ("/data/upload/3/3f2a1b7c-1_é.png", "query/1 é.png"),
+        ("3f2a1b7c-root.png", "root.png"),
+        ("/data/upload/3/3f2a1b7c-34_5.jpg", "query/3+4 (5).jpg"),
+        ("query/a%20b.png", "query/a%20b.png"),  # what a file is really called goes first
+        ("query/a b.png", "query/a b.png"),
+        ("?d=query/3%2B4%20%285%29.jpg", "query/3+4 (5).jpg"),
+        ("?d=query/3+4 (5).jpg", "query/3+4 (5).jpg"),
+        ("gallery/2.png", "gallery/2.png"),
+        ("/x/deep/query/2.png", "deep/query/2.png"),
+        ("/x/query/2.png", "query/2.png"),
+        ("query/deadbeef-6.png", "query/deadbeef-6.png"),
+        ("0badcafe-6.png", "query/6.png"),
+        ("8.png", None),
+        ("query/", None),
+        ("", None),
+        ("http://[", None),
+        ("%ff%fe", None),
+    ],
+)
+def test_a_path_finds_its_image(given: str, meant: str | None) -> None:
+    found = ImagePaths(ROWS).find(given)
+    assert (found and found.path) == meant
+
+
+@pytest.mark.parametrize("given", ["2.png", "data/2.png", "/data/upload/1/3f2a1b7c-2.png", "http://h/2.png?x=1"])
+def test_what_could_be_several_images_is_refused(given: str) -> None:
+    with pytest.raises(NotUnderstoodError, match=r"ambiguous path: query/2.png or gallery/2.png"):
+        ImagePaths(ROWS).find(given)
+
+
+def test_copies_of_one_image_are_one_image() -> None:
+    found = ImagePaths([row("a/1.png", 1), row("b/1.png", 1)]).find("1.png")
+    assert found is not None and found.image_id == f"{1:016x}"
