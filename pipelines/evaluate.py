@@ -22,11 +22,12 @@ def evaluate(
 ) -> None:
     """Embed the targets with the trained and the untrained model and compare their rankings."""
     from reid.config import read_config
-    from reid.evaluation.evaluate import evaluate_run
     from reid.protocols.protocol import parse_protocol
 
     workspace = Workspace.from_environment()
     folder = run_folder(workspace, run) if run else newest_run(workspace)
+
+    from reid.evaluation.evaluate import evaluate_run  # imports torch: after the arguments are checked
 
     for target in parse_protocol(read_config(folder).protocol, workspace.data_root).targets:
         scan(target, workspace)
