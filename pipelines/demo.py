@@ -19,8 +19,8 @@ SOURCES, TARGET = ("plaza", "campus", "mall"), "night"  # domains of pipelines/s
 STEPS = 5
 
 
-# Where this training differs from preset pocket: the pocket CLIP knows generated people well, and the preset's settings,
-# which suit real images better, undo more of that than they add. Chosen on a source place left out of training.
+# Where this training differs from preset pocket: the pocket CLIP knows generated people well, and the preset's
+# settings, which suit real images better, undo more of that than they add. Chosen on a source place left out.
 TRAINING = (
     "data.crop_padding=6",
     "data.colour_jitter=0.3",
