@@ -65,11 +65,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("pipelines.doctor:doctor", "Check Python, packages, device, disk, data sets and labels."),
     "train-clip": (
         "pipelines.train_clip:train_clip",
-        "Train the pocket CLIP; killed, the same command continues. Ends with the files of reid/pocket.",
+        "Train the pocket CLIP and write the files of reid/pocket. Interrupted, the same command resumes.",
     ),
     "train-grounder": (
         "pipelines.train_grounder:train_grounder",
-        "Train the pocket grounder; killed, the same command continues. With --minutes 0, only export.",
+        "Train the pocket grounder. Interrupted, the same command resumes; --minutes 0 ends with the current weights.",
     ),
     "bench-dg": (
         "pipelines.bench_dg:bench_dg",
