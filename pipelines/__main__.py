@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "eval": (
         "pipelines.evaluate:evaluate",
-        "Embed the targets with the trained and the untrained model and compare their rankings.",
+        "Score a trained run: embed its targets with the trained and the untrained model and rank them.",
     ),
     "report": ("pipelines.report:report", "Write report.json, report.md and report.html into the run folder."),
     "compare": (
@@ -65,11 +65,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("pipelines.doctor:doctor", "Check Python, packages, device, disk, data sets and labels."),
     "train-clip": (
         "pipelines.train_clip:train_clip",
-        "Train the pocket CLIP; killed, the same command continues. Ends with the files of reid/pocket.",
+        "Train the pocket CLIP and write the files of reid/pocket. Interrupted, the same command resumes.",
     ),
     "train-grounder": (
         "pipelines.train_grounder:train_grounder",
-        "Train the pocket grounder; killed, the same command continues. With --minutes 0, only export.",
+        "Train the pocket grounder. Interrupted, the same command resumes; --minutes 0 ends with the current weights.",
     ),
     "bench-dg": (
         "pipelines.bench_dg:bench_dg",
