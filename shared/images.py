@@ -63,8 +63,13 @@ def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
     header, before any pixel is decoded).
     """
     with opened(content, path, max_pixels=max_pixels) as image:
-        image.load()
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The RGB image of an `opened` one, as `decode` returns it; for use inside the `with` block of `opened`."""
+    image.load()
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def read_file(path: Path) -> bytes:

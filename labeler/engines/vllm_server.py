@@ -70,7 +70,7 @@ class VllmServer:
     ) -> None:
         self._servers, self._model, self._prompts = servers, model, prompts
         self._logprobs, self._transport_attempts = logprobs, transport_attempts
-        self._takes_schema = True  # until it refuses one and answers the same question without
+        self._takes_schema: bool | None = None  # None: no question with one was answered yet
         self._tokens = TokenCheck(prompts.family, self._count_tokens)
         self.identity = EngineIdentity("vllm_server", model, prompts.version)
 
@@ -141,16 +141,20 @@ class VllmServer:
         if "response_format" not in payload:
             return await self._patiently(payload)
         free = {key: value for key, value in payload.items() if key != "response_format"}
-        if not self._takes_schema:
+        if self._takes_schema is False:
             return await self._patiently(free)
         try:
-            return await self._patiently(payload)
+            reply = await self._patiently(payload)
+            self._takes_schema = True
+            return reply
         except EngineRefusedError as refusal:
+            if self._takes_schema:
+                raise
             try:
                 reply = await self._patiently(free)
             except EngineRefusedError:
                 raise refusal from None
-            if self._takes_schema:
+            if self._takes_schema is None:
                 self._takes_schema = False
                 log.warning("the model server refuses JSON schemas and is asked without: %s", refusal.what)
             return reply
@@ -227,7 +231,7 @@ def _bounded_json(http: httpx.Client, url: str, timeout_s: float) -> Any:
     with http.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response:
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise ValueError("an encoded response")
-        for chunk in response.iter_raw():
+        for chunk in response.iter_bytes():
             content += chunk
             if len(content) > MAX_REPLY or time.monotonic() > until:
                 raise ValueError("too large, or too slow")

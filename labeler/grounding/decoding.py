@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from shared.images import UnreadableImageError, decode, opened
+from shared.images import UnreadableImageError, decode, opened, to_rgb
 
 SMALL_FILE = 16 * 1024  # bytes, and ...
 SMALL_PIXELS = 2**16  # ... pixels of a crop that is decoded in 0.1 ms, less than handing it to a thread takes
@@ -106,4 +106,4 @@ def _decoded_up_to(pixels: int, content: bytes, limits: ImageLimits) -> Image.Im
         width, height = image.size
         if max(width, height) > limits.max_side:
             raise UnreadableImageError(f"{width} x {height} has a side over {limits.max_side} pixels")
-    return width * height if width * height > pixels else decode(content, max_pixels=limits.max_pixels)
+        return width * height if width * height > pixels else to_rgb(image)

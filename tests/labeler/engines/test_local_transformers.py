@@ -23,6 +23,7 @@ from labeler.grounding.coordinates import FAMILIES, prepare
 from labeler.grounding.engine import EngineUnfitError
 from labeler.grounding.ground import ground_image
 from labeler.grounding.retry import Attempt
+from labeler.service.grounding_service import GroundingService
 from labeler.settings import load_settings
 from shared.errors import ConfigError
 from shared.geometry import Box
@@ -253,3 +254,10 @@ def test_the_family_is_read_from_the_configuration(checkpoint: Path, tmp_path: P
     folder = tmp_path / "mine"
     folder.symlink_to(checkpoint, target_is_directory=True)
     assert model_module.LocalModel.load(settings_for(folder)).family == FAMILIES[checkpoint.name]
+
+
+async def test_the_shipped_model_passes_its_calibration_with_room() -> None:
+    service = GroundingService(load_settings(engine="local"))
+    iou = await service.readiness()
+    await service.aclose()
+    assert iou > service.settings.min_calibration_iou + 0.2
