@@ -6,8 +6,8 @@ import typer
 
 from pipelines.terminal import print_table, say
 from shared.datasets import EXPECTED, count_splits, differences, known_datasets, locate, resolve_name, scan_dataset
-from shared.errors import ConfigError, DataError
-from shared.manifest import build_manifest, summarise
+from shared.errors import ConfigError, UsageError
+from shared.manifest import build_manifest, summarise, told_about
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 
@@ -19,15 +19,25 @@ def datasets() -> None:
     workspace = Workspace.from_environment()
     rows, told = [], []
     for name, spec in known_datasets(workspace.data_root).items():
+        scanned, counts = None, ""
         try:
             found = str(locate(name, workspace.data_root))
-            unlike = differences(name, count_splits(scan_dataset(name, workspace.data_root).files))
+        except UsageError as err:
+            found = f"cannot be used: {err.what}" if spec.problem else f"missing: {err.fix}"
+            if err.path != workspace.data_root:  # a folder is there, and it is not as expected
+                told.append(f"{name}: {err}")
+        else:
+            try:
+                scanned = scan_dataset(name, workspace.data_root)
+            except UsageError as err:
+                counts = "cannot be used"
+                told.append(f"{name}: {err}")
+        if scanned:
+            unlike = differences(name, count_splits(scanned.files))
             counts = "" if name not in EXPECTED else "differ" if unlike else "as published"
-            told += [f"{name}: {sentence}" for sentence in unlike]
-        except DataError as err:
-            found, counts = f"missing: {err.fix}", ""
-        scanned = "yes" if workspace.manifest(name).is_file() else ""
-        rows.append((name, ", ".join(spec.aliases), found, counts, scanned))
+            told += [f"{name}: {sentence}" for sentence in [*unlike, *told_about(scanned)]]
+        has_manifest = not spec.problem and workspace.manifest(name).is_file()
+        rows.append((name, ", ".join(spec.aliases), found, counts, "yes" if has_manifest else ""))
     columns = ("data set", "also called", "found", "counts", "manifest")
     print_table(columns, rows, title=f"data sets under {workspace.data_root}/")
     for sentence in told:

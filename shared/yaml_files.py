@@ -42,7 +42,8 @@ class _BoundedLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise YamlFileError(f"the alias *{self.peek_event().anchor[:40]}: write the value out instead")
+            alias: yaml.AliasEvent = self.peek_event()  # type: ignore[no-untyped-call]
+            raise YamlFileError(f"the alias *{(alias.anchor or '')[:40]}: write the value out instead")
         if self._depth >= MAX_DEPTH:
             raise YamlFileError(f"nested deeper than {MAX_DEPTH} levels")
         self._depth += 1
