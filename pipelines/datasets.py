@@ -77,5 +77,12 @@ def show_summary(name: str, rows: list[ManifestRow]) -> None:
     print_table([*columns, *(["published"] if published else [])], lines, title=name)
     for sentence in differences(name, count_splits(rows)):
         say(f"not as published: {sentence}")
-    for row in [row for row in rows if row.status != "ok"][:10]:
-        say(f"unreadable: {row.path}: {row.reason}", err=True)
+    unreadable: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status != "ok":
+            unreadable.setdefault(row.reason, []).append(row.path)
+    for reason, paths in unreadable.items():
+        say(
+            f"unreadable: {len(paths):,} x {reason}: {', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''}",
+            err=True,
+        )

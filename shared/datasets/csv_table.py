@@ -157,7 +157,8 @@ def _decoded(path: Path) -> str:
 
 
 def _separator(header: str) -> str:
-    """The sign that cuts the header into the columns we need; the comma when none does, so that its message is told."""
+    """The sign that cuts the header into the columns we need; the most frequent when none does."""
+    header = header[:10_000]  # a single field of any length would be an error of its own
     for sign in ",;\t":
         if set(REQUIRED) <= {_column(name) for name in next(csv.reader([header], delimiter=sign), [])}:
             return sign

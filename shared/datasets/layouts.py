@@ -13,7 +13,6 @@
 | ilids | `Persons/0119002.jpg` | all | 119, the first four of seven digits | not labelled |
 """  # noqa: E501  (a table)
 
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -37,8 +36,6 @@ from shared.errors import DataError
 from shared.files import read_limited
 from shared.schemas import Kind, Split
 
-log = logging.getLogger(__name__)
-
 MAX_LIST_BYTES = 256 * 2**20  # MSMT17's longest list has 6 MB
 _MAX_FROM_ZERO = 10**9  # of identities that are moved up, so that one odd number does not move all others out of range
 
@@ -60,12 +57,8 @@ def scan_market1501(root: Path) -> Scan:
     scanned = scan_folders(root, _MARKET1501, _market1501_name)
     asked = sum(record.identity == 0 and record.split == "query" for record in scanned.files)
     if asked:
-        log.warning(
-            "%s: identity 0 asks in %d query images, so it is a person in the gallery too, and no distractor",
-            root,
-            asked,
-        )
-        return scanned
+        note = f"{asked:,} query images show identity 0, so it is a person in the gallery too, and no distractor"
+        return replace(scanned, notes=(note,))
     files = [
         replace(record, identity=None, kind=Kind.DISTRACTOR)
         if record.split == "gallery" and record.identity == 0

@@ -11,8 +11,9 @@ may name folders: "{identity}/{*}.jpg" reads one folder per person. A camera's n
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from shared.datasets.records import (
@@ -32,7 +33,6 @@ FIELDS = ("identity", "camera", "*")
 MAX_CHARACTERS, MAX_WIDTH = 500, 255  # of a pattern, and of a field: as long as file systems let a name be
 _PIECE = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
 _ALLOWED = {"camera": re.compile(r"[^_.]*")}
-_ANYTHING = re.compile(r".*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,25 @@ class Pattern:
 
     segments: tuple[tuple[Piece, ...], ...]
 
+    @cached_property
+    def _unsaid(self) -> tuple[bool, ...]:
+        """Of each segment: whether two fields share it without a {*}, so that a name may fit in two ways."""
+        return tuple(
+            sum(piece.is_open for piece in pieces) > 1 and all(piece.field != "*" for piece in pieces)
+            for pieces in self.segments
+        )
+
     def read(self, path: str) -> dict[str, str] | str:
         """The fields in a POSIX path, or the reason why there are none. Linear in the length of the path."""
         names = same_spelling(path).split("/")
         if len(names) != len(self.segments):
             return FOREIGN_NAME
         fields: dict[str, str] = {}
-        for pieces, name in zip(self.segments, names, strict=True):
+        for pieces, name, unsaid in zip(self.segments, names, self._unsaid, strict=True):
             found = match_name(pieces, name)
             if found is None:
                 return FOREIGN_NAME
-            if all(piece.field != "*" for piece in pieces) and match_name(pieces, name, longest=True) != found:
+            if unsaid and match_name(pieces, name, longest=True) != found:
                 return AMBIGUOUS
             fields |= {field: text.strip() for field, text in found.items()}
         return fields if fields["identity"] else FOREIGN_NAME
@@ -118,9 +126,7 @@ def match_name(pieces: tuple[Piece, ...], name: str, *, longest: bool = False) -
     An open field that began at one place and failed has failed with every later end, so nobody tries these again:
     no piece looks at one place of the name twice.
     """
-    tried: dict[
-        tuple[int, int], int
-    ] = {}  # (piece, where its run of allowed characters stops) -> first end that failed
+    tried: dict[tuple[int, int], int] = {}  # (piece, end of its run of allowed characters) -> first end that failed
     fields: dict[str, str] = {}
 
     def fits(index: int, at: int) -> bool:
@@ -129,15 +135,16 @@ def match_name(pieces: tuple[Piece, ...], name: str, *, longest: bool = False) -
         piece = pieces[index]
         if piece.text:
             return name.startswith(piece.text, at) and fits(index + 1, at + len(piece.text))
-        run = _ALLOWED.get(piece.field, _ANYTHING).match(name, at)
-        stop = run.end() if run else at
+        allowed = _ALLOWED.get(piece.field)
+        stop = run.end() if allowed and (run := allowed.match(name, at)) else len(name)
         if piece.width:
-            ends = range(at + piece.width, min(stop, at + piece.width) + 1)
+            first, last = at + piece.width, min(stop, at + piece.width)
         else:
             first = at + (piece.field != "*")
-            ends = range(first, min(stop, tried.get((index, stop), stop + 1) - 1) + 1)
-            tried[index, stop] = min(first, tried.get((index, stop), stop + 1))
-        for end in reversed(ends) if longest or piece.field == "*" else ends:
+            last = min(stop, tried.get((index, stop), stop + 1) - 1)
+            tried[index, stop] = min(first, last + 1)
+        following = pieces[index + 1].text if index + 1 < len(pieces) else ""
+        for end in _ends(name, first, last, following, downwards=longest or piece.field == "*"):
             if fits(index + 1, end):
                 if piece.field != "*":
                     fields[piece.field] = name[at:end]
@@ -145,6 +152,17 @@ def match_name(pieces: tuple[Piece, ...], name: str, *, longest: bool = False) -
         return False
 
     return fields if fits(0, 0) else None
+
+
+def _ends(name: str, first: int, last: int, following: str, *, downwards: bool) -> Iterator[int]:
+    """The places from `first` to `last` at which `following` stands."""
+    find = name.rfind if downwards else name.find
+    while first <= last and (end := find(following, first, last + len(following))) >= 0:
+        yield end
+        if downwards:
+            last = end - 1
+        else:
+            first = end + 1
 
 
 def scan(root: Path, pattern: str, splits: Mapping[str, Split], kinds: Mapping[str, Kind]) -> Scan:
