@@ -38,7 +38,7 @@ def bench_dg(
     for label_run, maker in ((PRIOR_LABELS, "body_prior"), (GROUNDER_LABELS, engine)):
         settings = embedded_settings(maker)
         for source in parsed.sources:
-            if problem := label_dataset(source, workspace, settings, label_run=label_run):
+            if problem := label_dataset(source, workspace, settings, label_run=label_run).problem:
                 say(f"left out of training: {problem}", err=True)
     folder = workspace.runs_root / "bench"
     summary = run_benchmark(preset, parsed, overrides or (), seeds, workspace, folder)

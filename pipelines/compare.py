@@ -20,10 +20,9 @@ def compare(
     workspace = Workspace.from_environment()
     folders = [run_folder(workspace, name) for name in runs]
 
-    from reid.report.comparison import compare_runs, comparison_table
-    from reid.report.run_record import read_run
+    from reid.evaluation.comparison import compare_runs, comparison_table  # imports torch
 
-    groups = compare_runs([read_run(folder) for folder in folders])
+    groups = compare_runs(folders)
     print_table(*comparison_table(groups))
     if out:
         write_text(out, json.dumps(groups, indent=2) + "\n")

@@ -1,44 +1,83 @@
-"""`eval`: score a trained run on the targets of its protocol."""
+"""`eval`: score a trained run on the targets of its protocol, or on any other data set."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipelines.datasets import scan
 from pipelines.runs import name_of, newest_run, run_folder
-from pipelines.terminal import say
+from pipelines.terminal import print_table, say
+from shared.datasets import resolve_name
+from shared.errors import DgreidError
 from shared.workspace import Workspace
+
+if TYPE_CHECKING:
+    from reid.evaluation.results import RunResults
 
 COLUMNS = {"mean_ap": "mAP", "mean_inp": "mINP", "rank_1": "Rank-1", "rank_5": "Rank-5", "rank_10": "Rank-10"}
 
 
 def evaluate(
     run: Annotated[str | None, typer.Option(help="name or path of the run; default: the newest")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="data set to score on, repeatable; default: the targets of the protocol")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps; default: the run's device")] = None,
     re_ranking: Annotated[
         bool | None, typer.Option(help="k-reciprocal re-ranking; default: the run's evaluation.re_ranking")
     ] = None,
+    untrained: Annotated[bool, typer.Option(help="score the same model before training, too")] = True,
+    allow_source: Annotated[
+        bool, typer.Option("--allow-source", help="score data sets that were trained on, marked as supervised")
+    ] = False,
 ) -> None:
-    """Embed the targets with the trained and the untrained model and compare their rankings."""
-    from reid.config import read_config
-    from reid.evaluation.evaluate import evaluate_run
-    from reid.protocols.protocol import parse_protocol
-
+    """Score a trained run: embed its targets with the trained and the untrained model and rank them."""
     workspace = Workspace.from_environment()
     folder = run_folder(workspace, run) if run else newest_run(workspace)
+    chosen = [resolve_name(name, workspace.data_root) for name in target or []]
 
-    for target in parse_protocol(read_config(folder).protocol, workspace.data_root).targets:
-        scan(target, workspace)
-    show_scores(evaluate_run(folder, workspace, re_ranking=re_ranking))
+    from reid.config import read_config
+    from reid.evaluation.evaluate import evaluate_run, run_protocol  # imports torch
+
+    names = list(dict.fromkeys(chosen or run_protocol(read_config(folder), workspace).targets))
+    problems: dict[str, DgreidError] = {}
+    for name in names:
+        try:
+            scan(name, workspace)
+        except DgreidError as err:
+            problems[name] = err
+    scanned = [name for name in names if name not in problems]
+    if not scanned:
+        raise next(iter(problems.values()))
+    found = evaluate_run(
+        folder,
+        workspace,
+        targets=scanned,
+        device=device,
+        re_ranking=re_ranking,
+        untrained=untrained,
+        allow_source=allow_source,
+    )
+    show_scores(found)
+    failed = {**{name: err.what for name, err in problems.items()}, **found.failed}
+    if failed:
+        told = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise DgreidError(
+            f"{len(failed)} of {len(names)} targets could not be scored ({told})",
+            fix=f"see what each of them lacks; the other scores are in {folder / 'scores.json'}",
+        )
     say(f"next: make report RUN={name_of(workspace, folder)}")
 
 
-def show_scores(found: dict[str, Any]) -> None:
-    """The protocol line, then one row for the untrained and the trained model of every target, in percent."""
-    typer.echo(found["protocol"])
-    table = Table("target", "model", *COLUMNS.values())
-    for target, models in found["scores"].items():
-        for model in ("untrained", "trained"):
-            table.add_row(target, model, *(f"{models[model][name]:.1f}" for name in COLUMNS))
-    Console().print(table)
+def show_scores(found: "RunResults") -> None:
+    """The protocol line, one row per target and state of the model, in percent, and what a reader must know."""
+    say(found.protocol)
+    rows = [
+        (found.label(target), state, *(f"{states[state][name]:.1f}" for name in COLUMNS))
+        for target, states in found.scores.items()
+        for state in ("untrained", "trained")
+        if state in states
+    ]
+    print_table(("target", "model", *COLUMNS.values()), rows)
+    for sentence in found.notes():
+        say(sentence)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from pydantic import SecretStr
@@ -40,7 +40,7 @@ def label(
     unfinished = [
         problem
         for name in split_names(dataset, workspace)
-        if (problem := label_dataset(name, workspace, settings, url=url, label_run=label_run, options=options))
+        if (problem := label_dataset(name, workspace, settings, url=url, label_run=label_run, options=options).problem)
     ]
     if unfinished:
         raise unfinished[0]
@@ -57,6 +57,11 @@ def embedded_settings(engine: str | None = None) -> Settings:
     return settings
 
 
+class Labelled(NamedTuple):
+    label_run: str
+    problem: DgreidError | None  # about single images that failed, if any
+
+
 def label_dataset(
     name: str,
     workspace: Workspace,
@@ -65,15 +70,14 @@ def label_dataset(
     url: str | None = None,
     label_run: str | None = None,
     options: AnnotateOptions | None = None,
-) -> DgreidError | None:
+) -> Labelled:
     """Scan and label one data set and print its closing table.
 
     Args:
         settings: of the engine in this process; by default from the environment.
         url: a running service instead.
 
-    Returns an error about single images that failed, if any. Raises DgreidError when nothing could be done, or when it
-    was interrupted.
+    Raises DgreidError when nothing could be done, or when it was interrupted.
     """
     images = len(scan(name, workspace))
     rows = ManifestFile(workspace.manifest(name))
@@ -95,7 +99,7 @@ def label_dataset(
             f"labelling {name} was interrupted after {summary.images} of {images} images",
             fix="run the same command to resume",
         )
-    return _failed_images(name, summary, rows, workspace)
+    return Labelled(summary.label_run, _failed_images(name, summary, rows, workspace))
 
 
 def _failed_images(

@@ -1,4 +1,4 @@
-"""`protocols`: the protocols that papers report on, and which of them can be run with what is under DATA_ROOT."""
+"""`protocols`: the protocols of published tables, and which of them can be run with the data sets under DATA_ROOT."""
 
 from typing import Annotated
 

@@ -12,6 +12,9 @@ from shared.workspace import Workspace
 def report(
     run: Annotated[str | None, typer.Option(help="name or path of the run; default: the newest")] = None,
     images: Annotated[bool, typer.Option(help="put the people's pictures into the HTML page")] = True,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="replace a page that shows more than can be found now")
+    ] = False,
 ) -> None:
     """Write report.json, report.md and report.html into the run folder."""
     workspace = Workspace.from_environment()
@@ -19,6 +22,10 @@ def report(
 
     from reid.report.write import write_report  # imports torch
 
-    paths = write_report(folder, workspace, images=images)
-    for path in (paths.json, paths.markdown, paths.html):
+    files = write_report(folder, workspace, images=images, replace=replace)
+    for sentence in files.missing:
+        say(f"not in the report: {sentence}")
+    for path in (files.json, files.markdown, *([] if files.html_kept else [files.html])):
         say(f"wrote {path}")
+    if files.html_kept:
+        say(f"kept {files.html} as it was: {files.html_kept}\n  fix: --replace writes the poorer page")

@@ -77,7 +77,7 @@ class DataConfig(Section):
     erasing: float = Field(0.0, ge=0, le=1)  # chance that a random rectangle is painted over; the boxes stay
     colour_jitter: float = Field(0.0, ge=0, lt=1)  # j: brightness, contrast and saturation times 1 - j .. 1 + j
     leave_out_absent_parts: bool = False  # a part visible in no patch of an image is left out of its losses
-    validation_share: float = Field(0.0, ge=0, lt=1)  # of each source's identities, held out to choose the epoch
+    validation_share: float = Field(0.0, ge=0, lt=1)  # of each source's identities, held out for model selection
     workers: int = Field(2, ge=0)  # image loading processes
     embed_batch: int = Field(256, gt=0)  # images per batch where no gradient is needed
 
@@ -121,14 +121,16 @@ class Stage2Config(BatchConfig):
     decay: float = Field(0.1, gt=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     memory_temperature: float = Field(0.01, gt=0)
-    memory_momentum: float = Field(0.2, ge=0, le=1)  # share of the old memory row that is kept
+    text_temperature: float = Field(1.0, gt=0)  # of L_i2tce; larger for features that are longer than CLIP's
+    memory_momentum: float = Field(0.2, ge=0, le=1)  # weight of the old memory row in an update
+    fill_neck: bool = False  # the neck's running statistics are those of the training images before the first step
     losses: LossWeights = LossWeights()
     gradient_clip: float | None = None  # maximum norm; None = off, as in the paper
     train_patch_projection: bool = False  # the paper freezes it; a random-initialised backbone must learn it
     accumulate: int = Field(1, gt=0)  # batches per optimiser step; their gradients are averaged
     ema_decay: float = Field(0.0, ge=0, lt=1)  # of averaged weights, which are then validated and scored; 0 = off
     checkpoint_every: int = Field(1, gt=0)  # epochs between two writes of latest.pt
-    keep_every: int | None = Field(None, gt=0)  # epochs between two checkpoints that are kept for good; None = none
+    keep_every: int | None = Field(None, gt=0)  # epochs between two checkpoints that are never deleted; None = none
 
 
 class EvalConfig(Section):

@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from reid.config import load_config, read_config
+from reid.evaluation.comparison import spread_by_seed
 from reid.evaluation.evaluate import evaluate_run
+from reid.metrics.scores import spread
 from reid.protocols.protocol import Protocol
-from reid.report.curves import FIRST, SECOND, STYLE, Panel, inline_svg
-from reid.report.markdown import markdown_table
-from reid.report.tables import RESPONSIBLE_USE, Table
+from reid.report.figures import FIRST, SECOND, STYLE, Panel, inline_svg
+from reid.report.tables import RESPONSIBLE_USE, Table, markdown_table
 from reid.training.run_folder import versions
 from reid.training.train import train
+from shared.errors import DgreidError
 from shared.files import write_text
 from shared.workspace import Workspace
 
@@ -104,9 +105,11 @@ def _train_row(
     started = time.monotonic()
     train(protocol, config, workspace, run)
     result = evaluate_run(run, workspace)
+    if result.failed:
+        raise DgreidError(f"{', '.join(result.failed)} could not be scored", path=run, fix="repeat the command")
     elapsed = {"minutes": (time.monotonic() - started) / 60}
     write_text(clock, json.dumps(elapsed) + "\n")
-    return result | elapsed
+    return asdict(result) | elapsed
 
 
 def summarise(results: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, Any]:
@@ -119,7 +122,7 @@ def summarise(results: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str,
     for row in table:
         both = means[row["name"]].keys() & means[BASELINE].keys()
         gains = {seed: means[row["name"]][seed] - means[BASELINE][seed] for seed in sorted(both)}
-        row[f"mean_ap_over_{BASELINE}"] = _spread(gains) if gains and row["name"] != BASELINE else None
+        row[f"mean_ap_over_{BASELINE}"] = spread_by_seed(gains) if gains and row["name"] != BASELINE else None
     return {
         "protocols": sorted({result["protocol"] for result in results.values()}),
         "baseline": BASELINE,
@@ -167,24 +170,17 @@ def _summary_row(row: Row, results: Mapping[tuple[str, int], Mapping[str, Any]])
     targets: dict[str, Any] = {}
     for target in next(iter(by_seed.values()), {}):
         targets[target] = {
-            measure: _spread({seed: scores[target][measure] for seed, scores in by_seed.items()})
+            measure: spread_by_seed({seed: scores[target][measure] for seed, scores in by_seed.items()})
             for measure in MEASURES
         }
     if targets:
         targets[MEAN] = {
-            measure: _spread(
-                {seed: float(np.mean([each[measure] for each in scores.values()])) for seed, scores in by_seed.items()}
+            measure: spread_by_seed(
+                {seed: spread([each[measure] for each in scores.values()]).mean for seed, scores in by_seed.items()}
             )
             for measure in MEASURES
         }
     return {**asdict(row), "seeds": list(by_seed), "targets": targets}
-
-
-def _spread(by_seed: Mapping[int, float]) -> dict[str, Any]:
-    """Mean and sample standard deviation, which is None for a single value."""
-    values = list(by_seed.values())
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "std": deviation, "by_seed": dict(by_seed)}
 
 
 def _table(summary: Mapping[str, Any], measure: str) -> Table:

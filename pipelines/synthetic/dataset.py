@@ -63,8 +63,9 @@ def generate_dataset(
     seed: int,
     size: tuple[int, int] = DEFAULT_SIZE,
     workers: int | None = None,
+    name: str | None = None,
 ) -> Path:
-    """Write `<root>/synth_<domain>` and return its path; do nothing when the same data set is already there.
+    """Write `<root>/<name>` (default: synth_<domain>) and return its path; do nothing when the same data set is there.
 
     Every identity is seen `images_per_camera` (>= 2) times by every one of `cameras` (>= 2) cameras. Test identities
     follow the training ones. `workers` processes draw (default: one per processor); the bytes do not depend on
@@ -78,7 +79,7 @@ def generate_dataset(
     )
     workers = workers if workers is not None else os.cpu_count() or 1
     _check(recipe, workers)
-    folder = root / f"synth_{domain}"
+    folder = root / (name or f"synth_{domain}")
     if folder.exists():
         _refuse_another(folder, recipe)
         log.info("%s is already there, generated with the same parameters: nothing to do", folder)

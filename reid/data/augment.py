@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from reid.config import DataConfig
 from reid.data.transforms import Sample, flipped, is_flipped
 
-ERASED_AREA = (0.02, 0.4)  # share of the image (Zhong et al. 2020, Random Erasing)
+ERASED_AREA = (0.02, 0.4)  # fraction of the image (Zhong et al. 2020, Random Erasing)
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width
 GREY = 127  # the middle of 0..255, about 0 for the model
 _CROP, _COLOUR, _ERASE = 1, 2, 3  # kinds of change; the flip has none

@@ -69,35 +69,35 @@ class IdentityBatches:
             batches.append(batch)
         return batches
 
-    def _balanced(self, count: int, rng: random.Random) -> list[list[int]]:
+    def _balanced(self, batch_count: int, rng: random.Random) -> list[list[int]]:
         left: dict[int, list[list[int]]] = {}  # identity -> its groups
         batches = []
-        for number in range(count):
+        for number in range(batch_count):
             batch: list[int] = []
-            for domain, share in self._shares(number).items():
+            for domain, count in self._identities_per_domain(number).items():
                 members = self._members[domain]
                 ready = [label for label in members if left.get(label)]
-                if len(ready) < share:  # what is left comes first, the rest of the share from a new round
+                if len(ready) < count:  # the remaining groups come first, the others from a new round
                     fresh = [label for label in members if label not in ready]
                     left.update({label: self._groups(self._images[label], rng) for label in fresh})
-                    chosen = ready + rng.sample(fresh, share - len(ready))
+                    chosen = ready + rng.sample(fresh, count - len(ready))
                 else:
-                    chosen = rng.sample(ready, share)
+                    chosen = rng.sample(ready, count)
                 for label in chosen:
                     batch += left[label].pop()
             batches.append(batch)
         return batches
 
-    def _shares(self, number: int) -> dict[str, int]:
-        """How many identities of each domain batch `number` takes: one each in turn until P are named."""
+    def _identities_per_domain(self, number: int) -> dict[str, int]:
+        """How many identities of each domain batch `number` takes: one each in turn up to P."""
         domains = sorted(self._members)
         domains = domains[number % len(domains) :] + domains[: number % len(domains)]
-        shares = dict.fromkeys(domains, 0)
-        while sum(shares.values()) < self.identities:
+        counts = dict.fromkeys(domains, 0)
+        while sum(counts.values()) < self.identities:
             for domain in domains:
-                if shares[domain] < len(self._members[domain]) and sum(shares.values()) < self.identities:
-                    shares[domain] += 1
-        return shares
+                if counts[domain] < len(self._members[domain]) and sum(counts.values()) < self.identities:
+                    counts[domain] += 1
+        return counts
 
     def _groups(self, images: list[int], rng: random.Random) -> list[list[int]]:
         size = self.images_per_identity

@@ -18,10 +18,10 @@ from shared.body_prior import PROPORTIONS, prior_box
 from shared.datasets import locate
 from shared.errors import ConfigError, DataError
 from shared.geometry import Box
-from shared.schemas import FINAL_STATUSES, MANIFEST_SCHEMA, ImageStatus, ManifestRow
 from shared.labels import choose_label_run, connect, label_runs, label_shards
 from shared.manifest import read_manifest
 from shared.parquet import to_table
+from shared.schemas import FINAL_STATUSES, MANIFEST_SCHEMA, ImageStatus, ManifestRow
 from shared.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -107,8 +107,8 @@ def build_training_set(
         key=lambda row: (row.dataset, row.path),
     )
     if config.max_images_per_identity is not None:
-        kept_rows = _evenly_spaced(rows, config.max_images_per_identity)
-        dropped[OVER_THE_CAP], rows = len(rows) - len(kept_rows), kept_rows
+        spaced = _evenly_spaced(rows, config.max_images_per_identity)
+        dropped[OVER_THE_CAP], rows = len(rows) - len(spaced), spaced
     fill = config.missing_labels == "prior"
     asked, sources = config.label_run, protocol.sources
     needed = bool(parts) and (not fill or asked is not None or bool(label_runs(workspace.labels, sources)))
@@ -117,18 +117,18 @@ def build_training_set(
     missing = np.array([[bool(reason) for reason in row] for row in reasons], dtype=bool).reshape(len(rows), len(parts))
     why = [next(filter(None, row), "") for row in reasons]
     if any(why):
-        told = coverage(rows, why, label_run)
+        message = coverage(rows, why, label_run)
         command = _fill_command(rows, why, label_run)
         if config.missing_labels == "require":
-            raise _missing(told, command)
-        log.warning("%s (data.missing_labels=%s; to label them: %s)", told, config.missing_labels, command)
+            raise _missing(message, command)
+        log.warning("%s (data.missing_labels=%s; to label them: %s)", message, config.missing_labels, command)
     if fill:
         boxes[missing] = [_prior_box(rows[row], parts[part]) for row, part in np.argwhere(missing)]
         filled = Counter(rows[row].dataset for row, _ in np.argwhere(missing))
         return _numbered(rows, boxes, protocol, label_run, dropped, dict(sorted(filled.items())))
     dropped.update(filter(None, why))
-    kept = [index for index, reason in enumerate(why) if not reason]
-    return _numbered([rows[index] for index in kept], boxes[kept], protocol, label_run, dropped, {})
+    complete = [index for index, reason in enumerate(why) if not reason]
+    return _numbered([rows[index] for index in complete], boxes[complete], protocol, label_run, dropped, {})
 
 
 def _evenly_spaced(rows: Sequence[ManifestRow], most: int) -> list[ManifestRow]:
@@ -137,8 +137,8 @@ def _evenly_spaced(rows: Sequence[ManifestRow], most: int) -> list[ManifestRow]:
     own: dict[tuple[str, int], list[int]] = {}
     for place, row in enumerate(rows):
         own.setdefault((row.dataset, row.person), []).append(place)
-    kept = {places[round(step)] for places in own.values() for step in np.linspace(0, len(places) - 1, most)}
-    return [row for place, row in enumerate(rows) if place in kept]
+    chosen = {places[round(step)] for places in own.values() for step in np.linspace(0, len(places) - 1, most)}
+    return [row for place, row in enumerate(rows) if place in chosen]
 
 
 def _source_rows(protocol: Protocol, name: str, workspace: Workspace) -> list[ManifestRow]:
@@ -148,7 +148,7 @@ def _source_rows(protocol: Protocol, name: str, workspace: Workspace) -> list[Ma
 def _boxes(
     rows: Sequence[ManifestRow], parts: Sequence[str], label_run: str | None, workspace: Workspace
 ) -> tuple[np.ndarray, list[list[str]]]:
-    """Boxes [N, R, 4] of the rows, and why a part has no final answer, [N][R] ("" where it has one)."""
+    """Boxes [N, R, 4] of the rows, and why a part has no final label, [N][R] ("" where it has one)."""
     boxes = np.full((len(rows), len(parts), 4), np.nan)
     reasons = [[NOT_LABELLED] * len(parts) for _ in rows]
     if label_run is None:
@@ -175,13 +175,13 @@ def _numbered_rows(rows: Sequence[ManifestRow]) -> pa.Table:
 
 
 def coverage(rows: Sequence[ManifestRow], why: Sequence[str], label_run: str | None) -> str:
-    """How many images of which data set lack a part's answer, and why. why: [N], "" for complete images."""
+    """How many images of which data set lack a part's label, and why. why: [N], "" for complete images."""
     total = Counter(row.dataset for row in rows)
     counts = Counter((row.dataset, reason) for row, reason in zip(rows, why, strict=True) if reason)
-    told = "; ".join(
+    counted = "; ".join(
         f"{name}: {count} of {total[name]} images {reason}" for (name, reason), count in sorted(counts.items())
     )
-    return f"training images without part boxes in label run {label_run!r}: {told}"
+    return f"training images without part boxes in label run {label_run!r}: {counted}"
 
 
 def _fill_command(rows: Sequence[ManifestRow], why: Sequence[str], label_run: str | None) -> str:
@@ -189,9 +189,9 @@ def _fill_command(rows: Sequence[ManifestRow], why: Sequence[str], label_run: st
     return "; ".join(f"make label DATASET={name}" + (f" LABELS={label_run}" if label_run else "") for name in names)
 
 
-def _missing(told: str, command: str) -> DataError:
+def _missing(message: str, command: str) -> DataError:
     return DataError(
-        told,
+        message,
         fix=f"{command} (only the missing ones are labelled), leave these images out with data.missing_labels=drop, or "
         "take the body prior's boxes with data.missing_labels=prior",
     )
@@ -216,10 +216,10 @@ def _numbered(
 ) -> TrainingSet:
     identities = tuple(sorted({(row.dataset, row.person) for row in rows}))
     if len(identities) < 2:
-        told = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none left out"
+        left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none left out"
         raise DataError(
             f"{len(identities)} identities in {len(rows)} training images of {', '.join(protocol.sources)} "
-            f"({told}); training needs at least 2",
+            f"({left_out}); training needs at least 2",
             fix="add sources to the protocol, or label the images that were left out",
         )
     label_of = {identity: label for label, identity in enumerate(identities)}

@@ -63,19 +63,23 @@ class Ranking:
         gallery = Side.of(split.gallery, features_of(split.gallery))
         return cls(query, gallery, k_reciprocal(query.features, gallery.features) if re_ranking else None)
 
-    def scores(self, max_rank: int) -> Scores:
-        """Scores under the Market-1501 rule. Raises as reid.metrics.retrieval.evaluate."""
+    def scores(self, max_rank: int, ranked: int = 0) -> Scores:
+        """Scores under the Market-1501 rule, and every query's `ranked` nearest gallery images.
+
+        Raises as reid.metrics.retrieval.evaluate.
+        """
         query, gallery = self.query, self.gallery
-        asking = query.identities, query.cameras
-        searched = gallery.identities, gallery.cameras
+        queries = query.identities, query.cameras
+        candidates = gallery.identities, gallery.cameras
         options: dict[str, Any] = {
             "gallery_distractor": gallery.distractor,
             "gallery_junk": gallery.junk,
             "max_rank": max_rank,
+            "ranked": ranked,
         }
         if self.distances is None:
-            return evaluate(query.features, *asking, gallery.features, *searched, **options)
-        return evaluate_distances(self.distances, *asking, *searched, **options)
+            return evaluate(query.features, *queries, gallery.features, *candidates, **options)
+        return evaluate_distances(self.distances, *queries, *candidates, **options)
 
     def only(self, queries: NDArray[Any], gallery: NDArray[Any]) -> "Ranking":
         """The test of some queries against a part of the gallery; bool [Q], bool [G]."""
@@ -95,17 +99,10 @@ class Ranking:
         if self.distances is not None:
             chosen: NDArray[np.float32] = self.distances[queries]
             return chosen
-        asked, searched = self.query.features[queries], self.gallery.features
-        squares = np.square(asked).sum(axis=1)[:, None] + np.square(searched).sum(axis=1) - 2 * (asked @ searched.T)
+        query, gallery = self.query.features[queries], self.gallery.features
+        squares = np.square(query).sum(axis=1)[:, None] + np.square(gallery).sum(axis=1) - 2 * (query @ gallery.T)
         found: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0))
         return found
-
-    def exact(self, query: int) -> NDArray[np.float64]:
-        """Of one query, what its gallery [G] is ordered by: re-ranked or squared Euclidean distances in float64."""
-        if self.distances is not None:
-            return np.asarray(self.distances[query], np.float64)
-        difference = self.gallery.features.astype(np.float64) - self.query.features[query].astype(np.float64)
-        return np.asarray(np.square(difference).sum(axis=1))
 
 
 def _equal(ones: Numbers, others: Numbers) -> NDArray[np.bool_]:

@@ -1,6 +1,6 @@
 """Devices and precision, and one batch shared by several processes with the result of a single one.
 
-Every process encodes its share of a batch, which is where the time goes. The features are then gathered, and each
+Every process encodes its share of a batch, the bulk of the work. The features are then gathered, and each
 process computes the batch norm and the losses over identities for the whole batch, so that the identity memories and
 the running statistics stay equal without being sent. Data parallelism averages the gradients of the processes: those
 of the heads are all equal, and `gathered` scales those of the encoder so that their average is the sum over the shares.

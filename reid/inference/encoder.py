@@ -31,8 +31,8 @@ class Embeddings:
     features: float32 [N, F], L2-normalised; what images are compared by.
     part_features: float32 [N, 1 + R, E], the whole person first, then the parts in the order of `parts`; the features
         cut into granularities, each L2-normalised by itself (0 where a slice is 0).
-    visibility: float32 [N, R] in 0..1, the fraction of the image's patches that the model predicts to show the part; 0
-        means that the model does not see the part at all. R is 0 for a model without parts.
+    visibility: float32 [N, R] in 0..1, the fraction of the patches in which the part is predicted to be visible; 0
+        means that the part is predicted to be visible nowhere. R is 0 for a model without parts.
     parts: names of the R parts.
     """
 
@@ -87,7 +87,7 @@ class PersonEncoder:
         return self.embed(images, batch_size=batch_size).features
 
     def embed(self, images: Images, *, batch_size: int = 64) -> Embeddings:
-        """Features of the images with their parts and what the model sees of these.
+        """Features of the images, of their parts, and the predicted visibility of the parts.
 
         Args:
             images: one image or several, see the class.

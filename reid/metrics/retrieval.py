@@ -1,9 +1,10 @@
 """Retrieval scores under the Market-1501 rule: mAP, mINP and CMC from features, identities and cameras.
 
-Only the ranks of the correct matches are needed, so the gallery is never put in order: the rank of a match is one plus
-the number of kept gallery images that are nearer, ties going to the lower gallery index (as a stable ascending sort
-would). Nearness is first read off float32 matrix products; images closer to a match than their rounding error could
-explain are compared again in float64, so the scores depend neither on the chunk size nor on threads.
+Only the ranks of the correct matches are needed, so the whole gallery is never put in order: the rank of a match is one
+plus the number of kept gallery images that are nearer, ties going to the lower gallery index (as a stable ascending
+sort would). Nearness is first read off float32 matrix products; images closer to a match, or to the last place asked
+for, than their rounding error could explain are compared again in float64, so neither the scores nor the ranked lists
+depend on the chunk size or on threads.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reid.metrics.ground_truth import GroundTruth, as_numpy, ground_truth
-from reid.metrics.scores import Scores, scores_of_ranks
+from reid.metrics.scores import RankedQuery, Scores, scores_of_ranks
 from shared.errors import DgreidError, UsageError
 
 UNIT_ROUNDOFF = 2.0**-24  # float32
@@ -35,6 +36,7 @@ def evaluate(
     gallery_distractor: ArrayLike | None = None,
     gallery_junk: ArrayLike | None = None,
     max_rank: int = 50,
+    ranked: int = 0,
     chunk: int = 512,
 ) -> Scores:
     """Score a ranking by Euclidean distance of the features as they are given (normalise them yourself).
@@ -61,24 +63,28 @@ def evaluate(
         gallery_distractor: bool [G], or one for all; None: there are none.
         gallery_junk: the same.
         max_rank: length of the CMC curve; may exceed the gallery.
+        ranked: how many of every query's nearest gallery images to return, also of queries without a match.
         chunk: queries compared at once.
 
     Raises UsageError for shapes that do not fit, for identities and cameras that are no whole numbers, for identities
-    that are missing or -1 with nothing said about them, and for numbers below 1; DgreidError for features that are not
-    finite or beyond float32, and when no query is valid.
+    that are missing or -1 with nothing said about them, and for max_rank or chunk below 1; DgreidError for features
+    that are not finite or beyond float32, and when no query is valid.
     """
-    if max_rank < 1 or chunk < 1:
-        raise UsageError(f"max_rank={max_rank}, chunk={chunk}", fix="give numbers of at least 1")
+    if max_rank < 1 or chunk < 1 or ranked < 0:
+        raise UsageError(
+            f"max_rank={max_rank}, chunk={chunk}, ranked={ranked}", fix="give at least 1, and for ranked at least 0"
+        )
     query, gallery = _features("query", query_features), _features("gallery", gallery_features)
-    asking = ground_truth("query", len(query), query_ids, query_cameras)
-    searched = ground_truth("gallery", len(gallery), gallery_ids, gallery_cameras, gallery_distractor, gallery_junk)
+    queries = ground_truth("query", len(query), query_ids, query_cameras)
+    candidates = ground_truth("gallery", len(gallery), gallery_ids, gallery_cameras, gallery_distractor, gallery_junk)
     if query.shape[1] != gallery.shape[1]:
         raise UsageError(
             f"query features have {query.shape[1]} dimensions, gallery features {gallery.shape[1]}",
             fix="embed both with the same checkpoint",
         )
 
-    return scores_of_ranks(_ranks_of_matches(query, asking, gallery, searched, chunk), len(query), max_rank)
+    found = _rank(query, queries, gallery, candidates, chunk, ranked)
+    return scores_of_ranks(found, len(query), max_rank, ranked)
 
 
 def evaluate_distances(
@@ -91,6 +97,7 @@ def evaluate_distances(
     gallery_distractor: ArrayLike | None = None,
     gallery_junk: ArrayLike | None = None,
     max_rank: int = 50,
+    ranked: int = 0,
 ) -> Scores:
     """Score a ranking by distances [Q, G] of any kind (re-ranked ones), by the same rule as `evaluate`, and with its
     identities, cameras and masks.
@@ -99,66 +106,69 @@ def evaluate_distances(
     that `evaluate` refuses, DgreidError for distances that are not finite and when no query is valid.
     """
     table = as_numpy(distances)
-    if table.ndim != 2 or max_rank < 1:
+    if table.ndim != 2 or max_rank < 1 or ranked < 0:
         raise UsageError(
-            f"shapes do not fit: distances {table.shape}, max_rank={max_rank}",
-            fix="give distances [Q, G], and max_rank of at least 1",
+            f"shapes do not fit: distances {table.shape}, max_rank={max_rank}, ranked={ranked}",
+            fix="give distances [Q, G], max_rank of at least 1 and ranked of at least 0",
         )
-    asking = ground_truth("query", len(table), query_ids, query_cameras)
-    searched = ground_truth("gallery", table.shape[1], gallery_ids, gallery_cameras, gallery_distractor, gallery_junk)
-    kept = np.flatnonzero(~searched.junk)
+    queries = ground_truth("query", len(table), query_ids, query_cameras)
+    candidates = ground_truth("gallery", table.shape[1], gallery_ids, gallery_cameras, gallery_distractor, gallery_junk)
+    no_junk = np.flatnonzero(~candidates.junk)
 
-    def found() -> Iterator[tuple[int, NDArray[np.int64]]]:
-        for index, identity in enumerate(asking.identities):
-            own = (searched.identities[kept] == identity) & searched.person[kept]
-            seen_by_it = own & searched.seen_by_camera_of(asking, index, kept)
-            row, right = table[index, kept[~seen_by_it]], np.flatnonzero(own[~seen_by_it])
+    def found() -> Iterator[RankedQuery]:
+        for index, identity in enumerate(queries.identities):
+            same = (candidates.identities[no_junk] == identity) & candidates.person[no_junk]
+            removed = same & candidates.seen_by_camera_of(queries, index, no_junk)
+            places = no_junk[~removed]
+            row, right = table[index, places], np.flatnonzero(same[~removed])
             if not np.isfinite(row).all():
                 raise DgreidError(f"distances of query {index} are not finite", fix="use an earlier checkpoint")
             nearer = [
                 np.count_nonzero(row < row[place]) + np.count_nonzero(row[:place] == row[place]) for place in right
             ]
-            if nearer:
-                yield int(index), np.sort(np.array(nearer)) + 1
+            nearest = places[np.argsort(row, kind="stable")[:ranked]] if ranked else places[:0]
+            yield RankedQuery(int(index), np.sort(np.array(nearer, np.int64)) + 1, nearest)
 
-    return scores_of_ranks(found(), len(table), max_rank)
+    return scores_of_ranks(found(), len(table), max_rank, ranked)
 
 
-def _ranks_of_matches(
-    query: NDArray[Any], asking: GroundTruth, gallery: NDArray[Any], searched: GroundTruth, chunk: int
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield (query index, ascending 1-based ranks of its matches) for every valid query."""
-    people = np.flatnonzero(searched.person)
-    by_identity = people[np.argsort(searched.identities[people], kind="stable")]
-    sorted_ids = searched.identities[by_identity]
-    first = np.searchsorted(sorted_ids, asking.identities, "left")
-    last = np.searchsorted(sorted_ids, asking.identities, "right")
-    askable = np.flatnonzero(last > first)
-    if not askable.size:
+def _rank(
+    query: NDArray[Any], queries: GroundTruth, gallery: NDArray[Any], candidates: GroundTruth, chunk: int, ranked: int
+) -> Iterator[RankedQuery]:
+    """What every valid query finds, and with `ranked` every other one."""
+    people = np.flatnonzero(candidates.person)
+    by_identity = people[np.argsort(candidates.identities[people], kind="stable")]
+    sorted_ids = candidates.identities[by_identity]
+    first = np.searchsorted(sorted_ids, queries.identities, "left")
+    last = np.searchsorted(sorted_ids, queries.identities, "right")
+    in_gallery = np.flatnonzero(last > first)
+    if not in_gallery.size:
         return
     step = -(-len(gallery) // CENTRE_ROWS)
     origin = gallery[::step].mean(axis=0, dtype=np.float64).astype(gallery.dtype)
     centred, squares = _centred(gallery, origin)
-    kept = ~searched.junk
-    comparison = _Comparison(gallery, squares[kept])
-    offsets = np.where(kept, squares, np.inf).astype(np.float32)  # junk is infinitely far from everybody
-    for start in range(0, len(askable), chunk):
-        block = askable[start : start + chunk]
+    no_junk = ~candidates.junk
+    comparison = _Comparison(gallery, squares[no_junk])
+    offsets = np.where(no_junk, squares, np.inf).astype(np.float32)  # junk is infinitely far from everybody
+    wanted = np.arange(len(query)) if ranked else in_gallery
+    for start in range(0, len(wanted), chunk):
+        block = wanted[start : start + chunk]
         moved, own_squares = _centred(query[block], origin)
         moved *= -2
         distances = moved @ centred.T  # [chunk, G]
         distances += offsets  # squared distances less the query's own square
         for row, length, index in zip(distances, np.sqrt(own_squares), block, strict=True):
             same = by_identity[first[index] : last[index]]
-            seen_by_it = searched.seen_by_camera_of(asking, index, same)
-            matches = same[~seen_by_it]
-            if matches.size:
-                row[same[seen_by_it]] = np.inf
-                yield int(index), comparison.ranks(query[index], float(length), row, matches)
+            removed = candidates.seen_by_camera_of(queries, index, same)
+            matches = same[~removed]
+            row[same[removed]] = np.inf
+            ranks = comparison.ranks(query[index], float(length), row, matches) if matches.size else matches
+            nearest = comparison.nearest(query[index], float(length), row, ranked) if ranked else matches[:0]
+            yield RankedQuery(int(index), ranks, nearest)
 
 
 class _Comparison:
-    """Ranks of matches from a row of float32 distances, near ties settled in float64.
+    """Ranks of matches and nearest images from a row of float32 distances, near ties settled in float64.
 
     Args:
         features: gallery [G, D], as given.
@@ -185,13 +195,26 @@ class _Comparison:
         unclear = np.flatnonzero(not_farther > nearer + 1)
         rivals = [places[(near >= lows[match]) & (near <= highs[match])] for match in unclear]
         if rivals:
-            asked = np.unique(np.concatenate(rivals))
-            exact = self._exact(query, asked)
+            compared = np.unique(np.concatenate(rivals))
+            exact = self._exact(query, compared)
             for match, others in zip(unclear, rivals, strict=True):
-                own = exact[np.searchsorted(asked, matches[match])]
-                theirs = exact[np.searchsorted(asked, others)]
+                own = exact[np.searchsorted(compared, matches[match])]
+                theirs = exact[np.searchsorted(compared, others)]
                 nearer[match] += np.count_nonzero((theirs < own) | ((theirs == own) & (others < matches[match])))
         return np.sort(nearer) + 1
+
+    def nearest(self, query: NDArray[Any], length: float, row: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+        """Indices of the `count` nearest images that are not removed, in order; fewer where fewer are left."""
+        smallest = np.partition(row, count - 1)[:count] if count < len(row) else row
+        last = smallest.max()
+        if np.isfinite(last):
+            bound = last + self._margin(length, float(smallest.min()), float(last))
+            places = np.flatnonzero(row <= np.nextafter(np.float32(bound), np.float32(np.inf)))
+        else:
+            places = np.flatnonzero(np.isfinite(row))
+        order = np.argsort(self._exact(query, places), kind="stable")[:count]
+        ordered: NDArray[np.int64] = places[order]
+        return ordered
 
     def _margin(self, length: float, lowest: float, highest: float) -> float:
         """The most by which rounding can move another float32 distance against one between `lowest` and `highest`.

@@ -1,7 +1,8 @@
-"""From the ranks of the correct matches to retrieval scores: mAP, mINP and CMC."""
+"""From the ranks of the correct matches to retrieval scores: mAP, mINP and CMC; mean and deviation of several."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ class Scores:
     per_query_ap: NDArray[np.float64]  # [Q]; NaN for queries that are not valid
     per_query_inp: NDArray[np.float64]  # [Q]; the same
     per_query_rank: NDArray[np.int64]  # [Q]: 1-based rank of the first match; 0 for queries that are not valid
+    ranked: NDArray[np.int64]  # [Q, L] gallery indices, nearest first, by the rule of the scores; -1: none left
 
     def summary(self) -> dict[str, float]:
         """mAP, mINP and Rank-1/5/10 in percent (a rank beyond `max_rank` reads as `max_rank`)."""
@@ -35,18 +37,30 @@ class Scores:
         return 100 * np.stack([self.per_query_ap[valid], self.per_query_inp[valid], *ranks], axis=1)
 
 
-def scores_of_ranks(found: Iterable[tuple[int, NDArray[np.int64]]], queries: int, max_rank: int) -> Scores:
-    """Scores from (query index, ascending 1-based ranks of its matches) of every valid query.
+class RankedQuery(NamedTuple):
+    """What one query finds."""
 
-    AP is the mean over correct ranks r of (hits up to r) / r. Raises DgreidError when no query is valid.
+    query: int  # its index
+    ranks: NDArray[np.int64]  # ascending 1-based ranks of its matches; empty: the query is not valid
+    nearest: NDArray[np.int64]  # gallery indices of the first places
+
+
+def scores_of_ranks(found: Iterable[RankedQuery], queries: int, max_rank: int, ranked: int = 0) -> Scores:
+    """Scores of `queries` queries; those that are not in `found` are not valid.
+
+    AP is the mean over correct ranks r of (hits up to r) / r. ranked: columns of `Scores.ranked`. Raises DgreidError
+    when no query is valid.
     """
     average_precision = np.full(queries, np.nan)
     inverse_penalty = np.full(queries, np.nan)
     first_rank = np.zeros(queries, np.int64)
-    for index, ranks in found:
-        average_precision[index] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
-        inverse_penalty[index] = len(ranks) / ranks[-1]
-        first_rank[index] = ranks[0]
+    order = np.full((queries, ranked), -1, np.int64)
+    for index, ranks, nearest in found:
+        order[index, : len(nearest)] = nearest
+        if len(ranks):
+            average_precision[index] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
+            inverse_penalty[index] = len(ranks) / ranks[-1]
+            first_rank[index] = ranks[0]
     valid = int(np.count_nonzero(first_rank))
     if not valid:
         raise DgreidError(
@@ -63,4 +77,25 @@ def scores_of_ranks(found: Iterable[tuple[int, NDArray[np.int64]]], queries: int
         per_query_ap=average_precision,
         per_query_inp=inverse_penalty,
         per_query_rank=first_rank,
+        ranked=order,
     )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of the same score over several splits or seeds."""
+
+    mean: float
+    std: float | None  # sample standard deviation (n - 1); None: one value has none
+    count: int
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean; None for one value. A lower bound where the values share people, as random splits do."""
+        return None if self.std is None else float(self.std / self.count**0.5)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and deviation of at least one value."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Spread(float(np.mean(values)), deviation, len(values))

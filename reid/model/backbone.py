@@ -29,7 +29,7 @@ def load_clip(config: ModelConfig, *, load_weights: bool = True) -> Any:
             that are not on this machine, have another digest, or do not fit the architecture.
     """
     architecture = _architecture(config)
-    path = _weights_path(config) if load_weights else None  # before the towers: absent weights are told at once
+    path = _weights_path(config) if load_weights else None  # before the towers: missing weights are reported at once
     clip = _build(config, architecture)
     if path is not None:
         state = {key: value for key, value in _read_weights(path).items() if key not in _OPENAI_EXTRAS}
@@ -51,7 +51,7 @@ def _architecture(config: ModelConfig) -> dict[str, Any]:
     if config.backbone not in known:
         alike = [name for name in known if name.startswith(config.backbone[:5])] or known
         raise ConfigError(
-            f"open_clip knows no model {config.backbone!r}",
+            f"open_clip has no model {config.backbone!r}",
             fix=f"set model.backbone to one of {', '.join(alike[:12])}, ... (all: open_clip.list_models())",
         )
     architecture: dict[str, Any] = open_clip.get_model_config(config.backbone)
@@ -91,7 +91,7 @@ def _why_unsuitable(clip: Any) -> str:
 def _unsuitable(config: ModelConfig, reason: str) -> ConfigError:
     return ConfigError(
         f"backbone {config.backbone} cannot be used: {reason}",
-        fix="choose a CLIP with a plain ViT, e.g. model.backbone=ViT-B-16-quickgelu, or mend model.architecture",
+        fix="choose a CLIP with a plain ViT, e.g. model.backbone=ViT-B-16-quickgelu, or correct model.architecture",
     )
 
 
@@ -123,9 +123,7 @@ def _located(path: Path) -> Path:
 
 def _checked_file(path: Path, sha256: str | None) -> Path:
     if not path.is_file():
-        raise ConfigError(
-            "there is no weights file", path=path, fix="put the file there, or correct model.weights_file"
-        )
+        raise ConfigError("no such weights file", path=path, fix="put the file there, or correct model.weights_file")
     if sha256 and (found := file_sha256(path)) != sha256.lower():
         raise ConfigError(
             f"the weights file has SHA-256 {found}, the configuration asks for {sha256}",

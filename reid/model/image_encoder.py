@@ -121,7 +121,7 @@ class MaskedEncoder(nn.Module):
 
 
 def attention_mask(visible: Tensor) -> Tensor:
-    """Who may attend to whom (table in Sec. 2 of the method).
+    """Which token attends to which (table in Sec. 2 of the method).
 
     The class token and the patches see each other freely; a part sees the class token, itself and its visible
     patches; a patch sees the parts it is visible for.

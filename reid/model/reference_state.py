@@ -1,4 +1,4 @@
-"""Checkpoints of the method's public reference implementation: its parameter names to ours and back."""
+"""Checkpoints of the method's public reference implementation: its parameter names to this project's and back."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from reid.config import ModelConfig
 from reid.model.muva import Muva, build_model
 from shared.errors import DgreidError, UsageError
 
-# Beginnings of names, theirs and ours; each side's beginnings exclude one another.
+# Prefixes of names, reference -> this project; the prefixes of each side are disjoint.
 _PREFIXES = {
     "image_encoder.transformer.resblocks.": "image_encoder.blocks.",
     "image_encoder.class_embedding": "image_encoder.class_embedding",

@@ -10,7 +10,7 @@ on, unless that is allowed; the protocol line then says it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reid.protocols.splits import EvaluationSplit, Folds, make_splits, read_folds
@@ -49,13 +49,13 @@ class Protocol:
     supervised: bool = False
     all_images: bool = False  # sources are trained on with their query and gallery images
     folds: Mapping[str, Folds] = field(default_factory=dict)  # target -> published train ids
-    pretrained_on: tuple[str, ...] = ()  # data sets whose people the weights have seen before
+    pretrained_on: tuple[str, ...] = ()  # data sets whose people the weights were trained on
     allow_pretrained_targets: bool = False
 
     @property
     def pretrained_targets(self) -> tuple[str, ...]:
-        """The targets whose people the weights have seen before."""
-        return tuple(t for t in self.targets if any(_same_people(seen, t) for seen in self.pretrained_on))
+        """The targets whose people the weights were trained on."""
+        return tuple(t for t in self.targets if any(_same_people(t, name) for name in self.pretrained_on))
 
     def __post_init__(self) -> None:
         for side in (self.sources, self.targets):
@@ -85,6 +85,17 @@ class Protocol:
                 fix=f"leave out {SUPERVISED!r}",
             )
 
+    def with_target(self, target: str, data_root: Path) -> "Protocol":
+        """The same training tested on one other data set (canonical name); `supervised` when a source shows its people.
+
+        Raises ConfigError when the sources were trained on with their test images and the target is one of them, or
+        as the class itself.
+        """
+        supervised = any(_same_people(source, target) for source in self.sources)
+        if supervised and self.all_images:
+            raise ConfigError(f"the test images of {target} were trained on", fix="name a data set that was not")
+        return replace(self, targets=(target,), supervised=supervised, folds=_published_folds((target,), data_root))
+
     def line(
         self,
         splits: Mapping[str, Sequence[EvaluationSplit]],
@@ -92,6 +103,7 @@ class Protocol:
         selected_on: str,
         re_ranking: bool = False,
         trained_on: Mapping[str, int] | None = None,
+        without_cameras: Sequence[str] = (),
     ) -> str:
         """The line printed above every table of scores.
 
@@ -99,16 +111,22 @@ class Protocol:
             splits: of each target that was tested.
             selected_on: how the checkpoint was selected, e.g. "last epoch, no model selection".
             re_ranking: whether distances were re-ranked.
-            trained_on: target -> how many of its test images were trained on; told where it is not 0.
+            trained_on: target -> how many of its test images were trained on; named where it is not 0.
+            without_cameras: targets without camera labels, where the same-camera rule removes nothing.
         """
-        told = [f"{name} ({_told(splits[name])})" for name in self.targets if splits.get(name)]
+        removed = "same-camera images of the query's identity removed"
+        if without_cameras:
+            everywhere = set(without_cameras) >= {name for name in self.targets if splits.get(name)}
+            removed = f"{removed} (no camera labels in {', '.join(without_cameras)})"
+            removed = "no image removed: no camera labels" if everywhere else removed
+        tests = [f"{name} ({_rule(splits[name])})" for name in self.targets if splits.get(name)]
         return " | ".join(
             [
                 f"{'supervised, ' if self.supervised else ''}train {' + '.join(self.sources)}"
                 f"{' (all images)' if self.all_images else ''}",
-                f"test {' + '.join(told or self.targets)}",
+                f"test {' + '.join(tests or self.targets)}",
                 selected_on,
-                "single query, same-camera images of the query's identity removed",
+                f"single query, {removed}",
                 "k-reciprocal re-ranking" if re_ranking else "no re-ranking",
                 *(f"weights pretrained on people of {name}" for name in self.pretrained_targets),
                 *(f"{n:,} test images of {name} were trained on" for name, n in (trained_on or {}).items() if n),
@@ -122,7 +140,7 @@ def parse_protocol(
     """Read a protocol. Names may contain digits: every "2" is tried as the separator, and one reading must remain.
 
     Args:
-        pretrained_on: data sets that the weights have seen, from `model.pretrained_on` of the configuration.
+        pretrained_on: data sets that the weights were trained on, from `model.pretrained_on` of the configuration.
         allow_pretrained_targets: mark them as targets instead of refusing them, as for the scores of a finished run.
     Raises:
         ConfigError: an unknown or ambiguous text (listing the known names, or the readings), or what Protocol refuses.
@@ -141,9 +159,9 @@ def parse_protocol(
     if not readings:
         raise _unknown(name, sides, data_root, known)
     if len(readings) > 1:
-        told = ", or ".join(f"{' + '.join(s)} to {' + '.join(t)}" for s, t in sorted(readings))
+        listed_readings = ", or ".join(f"{' + '.join(s)} to {' + '.join(t)}" for s, t in sorted(readings))
         raise ConfigError(
-            f"protocol {name!r} can be read in {len(readings)} ways: {told}",
+            f"protocol {name!r} can be read in {len(readings)} ways: {listed_readings}",
             fix="use other aliases, or give one data set another `name:` in its dataset.yaml",
         )
     sources, targets = readings.pop()
@@ -241,5 +259,5 @@ def _published_folds(targets: Sequence[str], data_root: Path) -> dict[str, Folds
     return folds
 
 
-def _told(splits: Sequence[EvaluationSplit]) -> str:
+def _rule(splits: Sequence[EvaluationSplit]) -> str:
     return splits[0].rule if len(splits) == 1 else f"mean of {len(splits)}: {splits[0].rule}"

@@ -1,28 +1,45 @@
-"""report.html: one self-contained file, its images as data URIs, its curves as inline SVG, no script."""
+"""report.html: one self-contained file, its images as data URIs, its figures as inline SVG, no script."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from reid.evaluation.details import RESAMPLES
+from reid.evaluation.results import STATES, QueryResults
 from reid.report import tables
-from reid.report.curves import cmc_panel, training_panels
-from reid.report.detail_tables import camera_table, certainty_table, part_table
-from reid.report.histograms import detail_panels
-from reid.report.label_facts import LabelFacts, LabelledImage
-from reid.report.masks import read_masks
+from reid.report.figures import Panel, cmc_panel, detail_panels, training_panels
+from reid.report.labels import LabelFacts, LabelledImage
 from reid.report.pictures import Album, Area, Picture, box_outlines, mask_areas, part_colours
-from reid.report.retrieval import RankedQuery, TargetRetrieval
 from reid.report.run_record import RunRecord
-from reid.report.summary import headline, joined
-from shared.schemas import PARTS, ManifestRow
+from reid.report.summary import headline, joined, protocol_targets
+from shared.schemas import PARTS
 
 IMAGE_NOTE = "The pictures are part of this file: keep it where the data sets may be kept, or write it without images."
 MASK_EXAMPLES = 8  # per target
+CMC_RANKS = 20
+STRIP_LENGTH = 10
+
+
+@dataclass(frozen=True)
+class TargetRecord:
+    """What evaluation left for the page about one target; `problems` say what it did not."""
+
+    queries: dict[str, QueryResults] = field(default_factory=dict)  # by state
+    mask_paths: list[str] = field(default_factory=list)
+    masks: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 0), bool))  # bool [N, R, h, w]
+    problems: list[str] = field(default_factory=list)
+
+    def cmc(self) -> dict[str, list[float]]:
+        """State -> percent at rank 1, 2, ..., the mean over the splits."""
+        return {
+            state: (100 * self.queries[state].cmc.mean(axis=0))[:CMC_RANKS].tolist()
+            for state in STATES
+            if state in self.queries
+        }
 
 
 @dataclass(frozen=True)
@@ -39,18 +56,27 @@ class Tile:
     fills: list[Area] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+
+@dataclass(frozen=True)
+class Page:
+    html: str
+    missing_pictures: int  # tiles whose image is gone or unreadable
+
 
 def render_page(
     summary: dict[str, Any],
     record: RunRecord,
     labels: LabelFacts,
-    retrieved: Mapping[str, TargetRetrieval],
+    targets: Mapping[str, TargetRecord],
     album: Album | None,
-) -> str:
+) -> Page:
     """The whole page. album None: no images in it, not even their paths."""
     parts = tuple((record.config.get("model") or {}).get("parts", PARTS))
     colours = part_colours(parts)
-    masks = {target: read_masks(record.folder, target) for target in record.targets} if album else {}
     environment = Environment(
         loader=PackageLoader("reid.report.write"),
         autoescape=True,
@@ -58,34 +84,36 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(
+    named = protocol_targets(summary) or [summary["labels_of_targets"][name] for name in summary["targets"]]
+    html = environment.get_template("report.html").render(
         summary=summary,
-        title=f"{' + '.join(summary['sources']) or 'unrecorded sources'} → {', '.join(summary['targets'])}",
+        title=f"{' + '.join(summary['sources']) or 'unrecorded sources'} → {', '.join(named)}",
         headline=headline(summary),
         scores=tables.score_table(summary),
+        tests=tables.test_table(summary),
         paper_table=None if any(summary["paper"].values()) else tables.paper_table(),
         no_paper_number=tables.NO_PAPER_NUMBER,
-        cmc=[_curve(target, found) for target, found in retrieved.items()],
-        certainty=certainty_table(summary),
-        resamples=f"{RESAMPLES:,}",
+        cmc=[_curve(target, found, summary) for target, found in targets.items()],
+        intervals=tables.interval_table(summary),
+        interval_note=tables.interval_note(summary),
         details=[_details(target, states.get("trained", {})) for target, states in summary["details"].items()],
+        camera_note=tables.CAMERA_NOTE,
         panels=training_panels(record.stage1, record.stage2),
         training_gaps=training_gaps(record),
         training=tables.training_table(summary),
         labels=tables.label_table(summary),
-        label_problem=labels.problem,
+        label_facts=labels,
         colours=colours,
         images=album is not None,
         image_note=IMAGE_NOTE,
         examples=[_label_tile(example, colours, album) for example in labels.examples] if album else [],
-        masks=[_mask_group(target, *found, colours, album) for target, found in masks.items()] if album else [],
-        strips=[_strip_group(target, found, masks[target], colours, album) for target, found in retrieved.items()]
-        if album
-        else [],
+        masks=[_mask_group(target, found, colours, album) for target, found in targets.items()] if album else [],
+        strips=[_strip_group(target, found, colours, album) for target, found in targets.items()] if album else [],
         settings=tables.setting_rows(summary),
         config_text=yaml.safe_dump(record.config, sort_keys=False) if record.config else "not recorded",
         responsible_use=tables.RESPONSIBLE_USE,
     )
+    return Page(html, album.missing if album else 0)
 
 
 def training_gaps(record: RunRecord) -> list[str]:
@@ -97,11 +125,12 @@ def training_gaps(record: RunRecord) -> list[str]:
     ]
 
 
-def _curve(target: str, found: TargetRetrieval) -> dict[str, Any]:
-    if not found.cmc:
-        return {"target": target, "panel": None, "note": found.problem}
-    note = f"Mean over {found.splits} splits. " if found.splits > 1 else ""
-    return {"target": target, "panel": cmc_panel(found.cmc), "note": f"{note}{found.problem}"}
+def _curve(target: str, found: TargetRecord, summary: dict[str, Any]) -> dict[str, Any]:
+    curves = found.cmc()
+    splits = summary["tests"].get(target, {}).get("splits", 1)
+    panel: Panel | None = cmc_panel(curves) if curves else None
+    note = f"Mean over {splits} splits." if splits > 1 and panel else ""
+    return {"target": target, "panel": panel, "note": note, "problems": found.problems}
 
 
 def _details(target: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +139,10 @@ def _details(target: str, found: dict[str, Any]) -> dict[str, Any]:
         "panels": detail_panels(found),
         "tables": [
             (title, table)
-            for title, table in (("Camera pairs", camera_table(found)), ("Parts alone", part_table(found)))
+            for title, table in (
+                ("Camera pairs", tables.camera_table(found)),
+                ("Parts alone", tables.part_table(found)),
+            )
             if table[1]
         ],
     }
@@ -132,13 +164,13 @@ def _label_tile(example: LabelledImage, colours: Mapping[str, str], album: Album
     )
 
 
-def _mask_group(
-    target: str, paths: list[str], masks: np.ndarray, problem: str, colours: Mapping[str, str], album: Album
-) -> dict[str, Any]:
+def _mask_group(target: str, found: TargetRecord, colours: Mapping[str, str], album: Album) -> dict[str, Any]:
     # spread over the file: its first images may all show one person
-    chosen = sorted({round(place) for place in np.linspace(0, len(paths) - 1, MASK_EXAMPLES)}) if paths else []
-    tiles = [_mask_tile(target, paths[index], masks[index], colours, album) for index in chosen]
-    return {"target": target, "note": problem, "tiles": tiles}
+    count = len(found.mask_paths) if found.masks.size else 0
+    chosen = sorted({round(place) for place in np.linspace(0, count - 1, MASK_EXAMPLES)}) if count else []
+    tiles = [_mask_tile(target, found.mask_paths[index], found.masks[index], colours, album) for index in chosen]
+    note = "" if tiles else "No part masks to show: the model has no parts, or evaluation did not write them."
+    return {"target": target, "note": note, "tiles": tiles}
 
 
 def _mask_tile(target: str, path: str, masks: np.ndarray, colours: Mapping[str, str], album: Album) -> Tile:
@@ -146,49 +178,64 @@ def _mask_tile(target: str, path: str, masks: np.ndarray, colours: Mapping[str, 
     shares = zip(colours, masks.reshape(len(masks), -1).mean(axis=1), strict=False)
     described = ", ".join(f"{part.replace('_', ' ')} {share:.0%}" for part, share in shares)
     fills = _fills(masks, colours, picture)
-    return Tile(picture, path, f"{target} image, patches seen: {described}", "", fills=fills)
+    return Tile(picture, path, f"{target} image, visible patches: {described}", described, fills=fills)
 
 
 def _fills(masks: np.ndarray | None, colours: Mapping[str, str], picture: Picture | None) -> list[Area]:
-    if picture is None or masks is None:
+    if picture is None or masks is None or not masks.size:
         return []
     return mask_areas(masks, list(colours.values()), picture.width, picture.height)
 
 
-def _strip_group(
-    target: str,
-    found: TargetRetrieval,
-    predicted: tuple[list[str], np.ndarray, str],
-    colours: Mapping[str, str],
-    album: Album,
-) -> dict[str, Any]:
-    paths, masks, _ = predicted
-    known = dict(zip(paths, masks, strict=True))
+def _strip_group(target: str, found: TargetRecord, colours: Mapping[str, str], album: Album) -> dict[str, Any]:
+    queries = found.queries.get("trained")
+    if queries is None:
+        return {"target": target, "note": "No ranked galleries of the trained model.", "strips": []}
+    known = dict(zip(found.mask_paths, found.masks, strict=True))
 
-    def tile(row: ManifestRow, description: str, mark: str, verdict: str = "") -> Tile:
-        picture = album.picture(target, row.path)
-        fills = _fills(known.get(row.path), colours, picture)
-        return Tile(picture, row.path, description, _camera(row), mark=mark, verdict=verdict, fills=fills)
+    def tile(image: int, description: str, mark: str, verdict: str = "") -> Tile:
+        path = str(queries.paths[image])
+        picture = album.picture(target, path)
+        camera = queries.camera(image)
+        told = "no camera label" if camera is None else f"camera {camera}"
+        described = ", ".join(filter(None, (description, told)))
+        fills = _fills(known.get(path), colours, picture)
+        return Tile(picture, path, described, told, mark=mark, verdict=verdict, fills=fills)
 
-    return {
-        "target": target,
-        "note": found.problem if not found.ranked else "",
-        "strips": [_strip(ranked, tile) for ranked in found.ranked],
-    }
+    strips = [_strip(title, queries, row, tile) for title, row in _chosen_queries(queries)]
+    return {"target": target, "note": "", "strips": strips}
 
 
-def _strip(ranked: RankedQuery, tile: Callable[..., Tile]) -> dict[str, Any]:
+def _chosen_queries(queries: QueryResults) -> list[tuple[str, int]]:
+    """Best, median and worst average precision of the first split: title and row."""
+    valid = np.flatnonzero((queries.split == 0) & (queries.first_rank > 0))
+    order = valid[np.argsort(queries.average_precision[valid], kind="stable")]
+    rows = {"Best": order[-1], "Median": order[len(order) // 2], "Worst": order[0]}
+    chosen = {int(row): name for name, row in reversed(rows.items())}  # few queries: each shown once
+    of = f"of {len(order):,} queries" + (" of the first split" if queries.split.max() else "")
+    return [
+        (
+            f"{name} {of}: average precision {100 * queries.average_precision[row]:.1f} %, "
+            f"first correct match at rank {queries.first_rank[row]:,}",
+            row,
+        )
+        for row, name in reversed(chosen.items())
+    ]
+
+
+def _strip(title: str, queries: QueryResults, row: int, tile: Callable[..., Tile]) -> dict[str, Any]:
     nearest = [
         tile(
-            row,
-            f"rank {rank}, {'right' if right else 'wrong'}, {_camera(row)}",
+            int(image),
+            f"rank {rank}, {'correct' if right else 'wrong'}",
             f"{rank} {'✓' if right else '✗'}",
             "right" if right else "wrong",
         )
-        for rank, (row, right) in enumerate(ranked.nearest, start=1)
+        for rank, (image, right) in enumerate(_ranked(queries, row), start=1)
     ]
-    return {"title": ranked.title, "tiles": [tile(ranked.query, "query", "query"), *nearest]}
+    return {"title": title, "tiles": [tile(int(queries.query[row]), "query", "query"), *nearest]}
 
 
-def _camera(row: ManifestRow) -> str:
-    return "camera unknown" if row.camera is None else f"camera {row.camera}"
+def _ranked(queries: QueryResults, row: int) -> Sequence[tuple[int, bool]]:
+    pairs = zip(queries.ranked[row].tolist(), queries.correct[row].tolist(), strict=True)
+    return [(image, right) for image, right in pairs if image >= 0][:STRIP_LENGTH]

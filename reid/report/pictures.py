@@ -14,7 +14,7 @@ from shared.geometry import Box
 from shared.images import UnreadableImageError, load_image
 from shared.workspace import Workspace
 
-TILE_HEIGHT = 224  # pixels; twice what the page shows, for dense screens
+TILE_HEIGHT = 288  # pixels; more than the page shows, for dense screens
 JPEG_QUALITY = 82
 PART_COLOURS = ("#f5b700", "#25b4f5", "#f25fb4", "#9b8cff", "#5ad1a5", "#ff8552")  # read on light and dark clothes
 
@@ -37,21 +37,23 @@ class Picture:
 
 
 class Album:
-    """Opens images of the data sets; one that is gone, damaged or outside its data set's folder is None."""
+    """Opens images of the data sets; one that is gone, damaged or outside its data set's folder is None and counted."""
 
     def __init__(self, workspace: Workspace) -> None:
+        self.missing = 0
         self._data_root = workspace.data_root
         self._folders: dict[str, Path | None] = {}
 
     def picture(self, dataset: str, path: str) -> Picture | None:
         """The image at `path`, relative to the data set's folder."""
         folder, inside = self._folder(dataset), PurePosixPath(path)
-        if folder is None or inside.is_absolute() or ".." in inside.parts:
-            return None
-        try:
-            return Picture(load_image(folder / inside))
-        except UnreadableImageError:
-            return None
+        if folder is not None and not inside.is_absolute() and ".." not in inside.parts:
+            try:
+                return Picture(load_image(folder / inside))
+            except UnreadableImageError:
+                pass
+        self.missing += 1
+        return None
 
     def _folder(self, dataset: str) -> Path | None:
         if dataset not in self._folders:

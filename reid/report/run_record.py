@@ -1,4 +1,4 @@
-"""Reads what a training run left in its folder; only the scores are indispensable, all else may be missing."""
+"""Reads what a run left in its folder; only the scores are indispensable, all else may be missing."""
 
 import csv
 import json
@@ -8,14 +8,8 @@ from typing import Any
 
 import yaml
 
-from reid.metrics.scores import SCORE_NAMES
+from reid.evaluation.results import RunResults, read_results
 from shared.errors import DataError
-
-__all__ = ["SCORE_NAMES", "STATES", "RunRecord", "Scores", "read_run"]
-
-STATES = ("trained", "untrained")
-
-Scores = dict[str, float]  # SCORE_NAMES -> percent
 
 
 @dataclass(frozen=True)
@@ -23,12 +17,7 @@ class RunRecord:
     """One run folder, read. Empty mappings and lists stand for files that are not there."""
 
     folder: Path
-    protocol: str  # the line to print above every table
-    scores: dict[str, dict[str, Scores]]  # target -> trained | untrained -> scores
-    per_split: dict[str, dict[str, list[Scores]]]
-    details: dict[str, dict[str, dict[str, Any]]]  # as reid.evaluation.details gives them; empty before it existed
-    re_ranking: bool
-    seconds: dict[str, Any]
+    results: RunResults
     training_set: dict[str, Any]
     config: dict[str, Any]
     versions: dict[str, Any]
@@ -45,7 +34,7 @@ class RunRecord:
 
     @property
     def targets(self) -> list[str]:
-        return list(self.scores)
+        return self.results.targets
 
     @property
     def label_run(self) -> str | None:
@@ -55,22 +44,11 @@ class RunRecord:
 def read_run(folder: Path) -> RunRecord:
     """Read a run folder. Raises DataError when it is not there, has not been evaluated or holds a damaged file."""
     folder = folder.absolute()
-    evaluate = f"make eval RUN={folder.name}"
     if not folder.is_dir():
         raise DataError("there is no such run", path=folder, fix="make train PROTOCOL=<sources>2<target>")
-    if not (folder / "scores.json").is_file():
-        raise DataError("this run has no scores yet", path=folder / "scores.json", fix=evaluate)
-    found = _read_json(folder / "scores.json", evaluate)
-    if not isinstance(found.get("scores"), dict) or not found["scores"]:
-        raise DataError("the file names no scores", path=folder / "scores.json", fix=evaluate)
     return RunRecord(
         folder=folder,
-        protocol=str(found.get("protocol", "")),
-        scores=found["scores"],
-        per_split=found.get("per_split") or {},
-        details=found.get("details") or {},
-        re_ranking=bool(found.get("re_ranking")),
-        seconds=found.get("seconds") or {},
+        results=read_results(folder),
         training_set=_read_json(folder / "training_set.json", "run the same make train command again"),
         config=_read_config(folder / "config.yaml"),
         versions=_read_json(folder / "versions.json", "delete it and write the report again"),

@@ -1,21 +1,20 @@
 """The report as data: what report.json holds, and what the Markdown and HTML reports take their numbers from."""
 
 import json
-import math
 import shlex
-import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from reid.config import different_settings, load_config
+from reid.evaluation.results import SOURCE
 from reid.protocols.protocol import ALL_IMAGES
 from reid.protocols.published import paper_score
-from reid.report.label_facts import LabelFacts
-from reid.report.run_record import SCORE_NAMES, STATES, RunRecord, Scores
+from reid.report.labels import LabelFacts
+from reid.report.run_record import RunRecord
 from shared.errors import ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: `details` are over all splits; `tests`, `notes`
 
 
 def summarise(record: RunRecord, labels: LabelFacts, missing: Sequence[str]) -> dict[str, Any]:
@@ -23,27 +22,28 @@ def summarise(record: RunRecord, labels: LabelFacts, missing: Sequence[str]) -> 
 
     `missing` are the sentences that stand in place of figures that could not be made.
     """
+    results = record.results
+    states = [(target, state) for target, found in results.scores.items() for state in found]
+    spreads = {pair: found for pair in states if (found := results.spread(*pair))}
+    details = {pair: found for pair in states if (found := results.breakdown(*pair))}
     return {
         "schema_version": SCHEMA_VERSION,
         "run": record.name,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "protocol": record.protocol,
+        "protocol": results.protocol,
         "sources": record.sources,
         "targets": record.targets,
-        "scores": {
-            target: {state: _known_scores(states[state]) for state in STATES if state in states}
-            for target, states in record.scores.items()
-        },
-        "per_split": {
-            target: {state: spread(splits) for state, splits in states.items() if len(splits) > 1}
-            for target, states in record.per_split.items()
-        },
-        "re_ranking": record.re_ranking,
-        "details": record.details,
+        "labels_of_targets": {target: results.label(target) for target in record.targets},
+        "tests": results.tests,
+        "notes": results.notes(),
+        "scores": results.scores,
+        "per_split": _by_target(spreads),
+        "re_ranking": results.re_ranking,
+        "details": _by_target(details),
         "paper": {target: _paper(record, target) for target in record.targets},
         "training_set": record.training_set or None,
         "labels": labels.as_data(),
-        "seconds": record.seconds,
+        "seconds": results.seconds,
         "reproduce": {"commands": commands(record, labels), "changed_settings": changed_settings(record.config)},
         "config": record.config,
         "versions": record.versions,
@@ -51,29 +51,27 @@ def summarise(record: RunRecord, labels: LabelFacts, missing: Sequence[str]) -> 
     }
 
 
-def spread(splits: Sequence[Scores]) -> dict[str, Any]:
-    """Mean, sample standard deviation (n - 1) and standard error of the mean of every score over random splits.
-
-    In percent. Splits share people, so the standard error is a lower bound.
-    """
-    columns = {name: [split[name] for split in splits if name in split] for name in SCORE_NAMES}
-    columns = {name: values for name, values in columns.items() if len(values) > 1}
-    return {
-        "splits": len(splits),
-        "mean": {name: statistics.fmean(values) for name, values in columns.items()},
-        "std": {name: statistics.stdev(values) for name, values in columns.items()},
-        "standard_error": {name: statistics.stdev(values) / len(values) ** 0.5 for name, values in columns.items()},
-    }
+def _by_target(found: dict[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
+    nested: dict[str, dict[str, Any]] = {}
+    for (target, state), value in found.items():
+        nested.setdefault(target, {})[state] = value
+    return nested
 
 
 def headline(summary: dict[str, Any]) -> str:
     """What was trained and what came out, in one sentence."""
     sources = joined(summary["sources"]) or "unrecorded sources"
-    results = [f"{target} {_result(states)}" for target, states in summary["scores"].items()]
+    named = protocol_targets(summary) or summary["targets"]
+    results = [f"{summary['labels_of_targets'][target]} {_result(summary['scores'][target])}" for target in named]
     return f"Trained on {sources}: {'; '.join(results)}."
 
 
-def _result(states: dict[str, Scores]) -> str:
+def protocol_targets(summary: dict[str, Any]) -> list[str]:
+    """The targets without those that were scored beside the protocol."""
+    return [name for name in summary["targets"] if summary["labels_of_targets"][name] == name]
+
+
+def _result(states: dict[str, dict[str, float]]) -> str:
     after, before = states.get("trained", {}), states.get("untrained", {})
     words = [
         f"{title} {_percent(after[name])}" + (f" ({_percent(before[name])} untrained)" if name in before else "")
@@ -114,12 +112,11 @@ def changed_settings(config: dict[str, Any]) -> list[str] | None:
         preset = load_config(str(config.get("preset"))).model_dump(mode="json")
     except ConfigError:
         return None
-    changed = different_settings(preset, config)
-    said_otherwise = {"preset", "protocol", "data.label_run"}
+    named_elsewhere = {"preset", "protocol", "data.label_run"}
     return [
         f"{key}={json.dumps(value, separators=(',', ':')) if not isinstance(value, str) else value}"
-        for key, value in changed.items()
-        if key not in said_otherwise
+        for key, value in different_settings(preset, config).items()
+        if key not in named_elsewhere
     ]
 
 
@@ -127,13 +124,9 @@ def _make_argument(name: str, value: Any) -> str:
     return f"{name}={shlex.quote(str(value))}"
 
 
-def _known_scores(scores: Scores) -> Scores:
-    """Without what is missing or not a number, which JSON cannot hold."""
-    return {name: float(scores[name]) for name in SCORE_NAMES if math.isfinite(scores.get(name, math.nan))}
-
-
 def _paper(record: RunRecord, target: str) -> dict[str, float] | None:
-    if str(record.config.get("protocol", "")).startswith(ALL_IMAGES):  # the paper's scores are of train splits
+    role = record.results.tests.get(target, {}).get("role")
+    if role == SOURCE or str(record.config.get("protocol", "")).startswith(ALL_IMAGES):  # not trained on these images
         return None
     found = paper_score(record.sources, target)
     return found._asdict() if found else None

@@ -1,13 +1,23 @@
-"""The report's tables as rows of text, shared by the Markdown and the HTML report."""
+"""The report's tables as rows of text, shared by the Markdown and the HTML report; and any table as Markdown."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from tabulate import tabulate
+
+from reid.evaluation.results import FURTHER, SCORE_TITLES, SOURCE
 from reid.protocols.published import PAPER_SCORES, SOURCE_NAMES
 
-SCORE_TITLES = {"mean_ap": "mAP", "rank_1": "Rank-1", "rank_5": "Rank-5", "rank_10": "Rank-10", "mean_inp": "mINP"}
+ROLES = {FURTHER: "further data set, not in the protocol", SOURCE: "trained on: supervised, not cross-domain"}
+INTERVAL_SCORES = ("mean_ap", "rank_1")
+MAX_CAMERA_PAIRS = 60  # more are in report.json only
 NO_PAPER_NUMBER = (
     "No number has been published for this protocol. The paper's own results, on other data sets and with CLIP's "
     "weights, are listed for orientation only; they cannot be compared with the scores above."
+)
+CAMERA_NOTE = (
+    "Queries of one camera against the gallery images of one other camera. Each pair searches only a part of the "
+    "gallery, so with more than two cameras the pairs do not average to the score of the whole target."
 )
 RESPONSIBLE_USE = (
     "Research use only. The people in these data sets did not consent to product use: "
@@ -22,18 +32,31 @@ def score_table(summary: dict[str, Any]) -> Table:
     header = ("target", "model", *SCORE_TITLES.values())
     rows = []
     for target, states in summary["scores"].items():
+        label = summary["labels_of_targets"][target]
         for state in ("trained", "untrained"):
             if state in states:
                 spread = summary["per_split"].get(target, {}).get(state)
-                rows.append((target, state, *_cells(states[state], spread and spread["std"])))
+                rows.append((label, state, *_cells(states[state], spread and spread["std"])))
         if {"trained", "untrained"} <= states.keys():
             gains = {
                 name: states["trained"][name] - states["untrained"][name]
                 for name in states["trained"].keys() & states["untrained"].keys()
             }
-            rows.append((target, "difference", *(f"{gains[n]:+.1f}" if n in gains else "–" for n in SCORE_TITLES)))
+            rows.append((label, "difference", *(f"{gains[n]:+.1f}" if n in gains else "–" for n in SCORE_TITLES)))
         if paper := summary["paper"].get(target):
-            rows.append((target, "paper", *_cells(paper, None)))
+            rows.append((label, "paper", *_cells(paper, None)))
+    return header, rows
+
+
+def test_table(summary: dict[str, Any]) -> Table:
+    """What each target was tested with; no rows for runs of a version that did not record it."""
+    header = ("target", "query and gallery", "splits", "queries scored", "in the gallery too")
+    rows: list[tuple[str, ...]] = []
+    for target, test in summary["tests"].items():
+        role = f" ({ROLES[test['role']]})" if test["role"] in ROLES else ""
+        scored = f"{test['valid_queries']:,} of {test['queries']:,}"
+        copies = f"{test['duplicates']:,}, {test['scored_duplicates']:,} scored" if test["duplicates"] else "none"
+        rows.append((target + role, test["rule"], str(test["splits"]), scored, copies))
     return header, rows
 
 
@@ -60,7 +83,7 @@ def training_table(summary: dict[str, Any]) -> Table:
     dropped = {reason: number for reason, number in (record.get("dropped") or {}).items() if number}
     rows += [(f"left out: {reason}", count(number)) for reason, number in dropped.items()]
     filled = record.get("filled") or {}
-    rows += [(f"boxes at the parts' usual places: {name}", count(number)) for name, number in filled.items()]
+    rows += [(f"boxes of the body prior: {name}", count(number)) for name, number in filled.items()]
     if record and not dropped:
         rows.append(("left out", "nothing"))
     return ("training set", "value"), rows
@@ -74,6 +97,58 @@ def label_table(summary: dict[str, Any]) -> Table:
         (part.replace("_", " "), *(count(found.get(kind, 0)) for kind in kinds)) for part, found in statuses.items()
     ]
     return ("part", *(kind.replace("_", " ") for kind in kinds)), rows
+
+
+def interval_table(summary: dict[str, Any]) -> Table:
+    """Per target and model: the bootstrap interval and, with several splits, the standard error of their mean."""
+    header = ("target", "model", *(f"{SCORE_TITLES[name]}, 95 % interval" for name in INTERVAL_SCORES))
+    header += tuple(f"{SCORE_TITLES[name]}, standard error" for name in INTERVAL_SCORES)
+    rows = []
+    for target, states in summary["details"].items():
+        for state, found in states.items():
+            intervals = found.get("intervals") or {}
+            errors = (summary["per_split"].get(target, {}).get(state) or {}).get("standard_error") or {}
+            cells = [
+                f"{low:.1f} to {high:.1f}" for low, high in (intervals[name] for name in INTERVAL_SCORES if intervals)
+            ]
+            told = [f"{errors[name]:.2f}" if name in errors else "one split" for name in INTERVAL_SCORES]
+            rows.append((target, state, *(cells or ["–", "–"]), *told))
+    return header, rows
+
+
+def interval_note(summary: dict[str, Any]) -> str:
+    """What the intervals are."""
+    resamples = {found.get("resamples", 1000) for states in summary["details"].values() for found in states.values()}
+    drawn = " or ".join(f"{number:,}" for number in sorted(resamples)) or "no"
+    return (
+        f"95 % percentile bootstrap over identities, {drawn} resamples, each identity with all its queries. With "
+        "several splits every resample is scored on all of them and averaged. The standard error is of the mean over "
+        "the splits; splits share people, so it is a lower bound."
+    )
+
+
+def camera_table(details: dict[str, Any]) -> Table:
+    """The camera pairs of one model on one target, lowest mAP first."""
+    pairs = sorted(details.get("camera_pairs") or [], key=lambda pair: pair["mean_ap"])
+    rows: list[tuple[str, ...]] = [
+        (
+            f"{pair['query_camera']} → {pair['gallery_camera']}",
+            f"{pair['queries']:,}",
+            f"{pair['mean_ap']:.1f}",
+            f"{pair['rank_1']:.1f}",
+        )
+        for pair in pairs[:MAX_CAMERA_PAIRS]
+    ]
+    return ("query → gallery camera", "queries", "mAP", "Rank-1"), rows
+
+
+def part_table(details: dict[str, Any]) -> Table:
+    """What each block of the feature reaches alone."""
+    parts = details.get("parts") or {}
+    rows: list[tuple[str, ...]] = [
+        (name.replace("_", " "), f"{found['mean_ap']:.1f}", f"{found['rank_1']:.1f}") for name, found in parts.items()
+    ]
+    return ("feature of", "mAP", "Rank-1"), rows
 
 
 def setting_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -99,6 +174,20 @@ def setting_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [(name, str(version)) for name, version in (versions.get("packages") or {}).items()]
     rows += [(f"time: {name}", duration(seconds)) for name, seconds in summary["seconds"].items()]
     return rows
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in GitHub's Markdown; whatever stands in a cell renders as itself, on one line."""
+    cells = [[markdown_text(cell) for cell in row] for row in rows]
+    return tabulate(cells, headers=[markdown_text(cell) for cell in header], tablefmt="github", disable_numparse=True)
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown renders as itself, on one line, whatever a data set or folder is called."""
+    flat = " ".join(str(text).split())
+    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("[", "\\[")):
+        flat = flat.replace(character, escaped)
+    return flat
 
 
 def count(number: Any) -> str:

@@ -1,4 +1,4 @@
-"""What both stages of one training run share: configuration, training images, device, folder."""
+"""What both training stages use: configuration, training images, device, run folder."""
 
 import logging
 from dataclasses import dataclass

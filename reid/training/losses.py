@@ -30,15 +30,17 @@ def identity_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     return smoothed_cross_entropy(logits, labels, smoothing)
 
 
-def text_loss(features: Tensor, text_prototypes: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """L_i2tce: smoothed cross-entropy of features . text^T at temperature 1, neither side normalised.
+def text_loss(
+    features: Tensor, text_prototypes: Tensor, labels: Tensor, smoothing: float, temperature: float = 1.0
+) -> Tensor:
+    """L_i2tce: smoothed cross-entropy of features . text^T / temperature, neither side normalised.
 
     Args:
         features: (B, F), before the neck.
         text_prototypes: (K, F), one row per identity.
         labels: (B,) int64 in 0..K-1.
     """
-    return smoothed_cross_entropy(features @ text_prototypes.T, labels, smoothing)
+    return smoothed_cross_entropy(features @ text_prototypes.T / temperature, labels, smoothing)
 
 
 def prompt_loss(text: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:
@@ -107,7 +109,7 @@ class IdentityMemory(nn.Module):
         self.momentum = momentum
         self.register_buffer("rows", prototypes.detach().float().clone())
 
-    def forward(self, features: Tensor, labels: Tensor, seen: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, labels: Tensor, visible_slices: Tensor | None = None) -> Tensor:
         """Cross-entropy of features . rows^T / temperature against the labels.
 
         The update happens in the backward pass of the result, so evaluating without gradients changes nothing.
@@ -115,10 +117,10 @@ class IdentityMemory(nn.Module):
         Args:
             features: (B, F) L2-normalised.
             labels: (B,) int64 in 0..K-1.
-            seen: (B, F) 0 in the slices of absent parts, where the features are 0 too, else 1; None: all 1.
+            visible_slices: (B, F) 0 in the slices of absent parts, where the features are 0 too, else 1; None: all 1.
         """
         with torch.autocast(features.device.type, enabled=False):  # at temperature 0.01 half precision is too coarse
-            similarity = _UpdatingProduct.apply(features.float(), labels, self.rows, self.momentum, seen)
+            similarity = _UpdatingProduct.apply(features.float(), labels, self.rows, self.momentum, visible_slices)
             return smoothed_cross_entropy(similarity / self.temperature, labels, smoothing=0.0)
 
 
@@ -127,23 +129,24 @@ class _UpdatingProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, labels: Tensor, rows: Tensor, momentum: float, seen: Tensor | None
+        ctx: Any, features: Tensor, labels: Tensor, rows: Tensor, momentum: float, visible_slices: Tensor | None
     ) -> Tensor:
-        ctx.save_for_backward(features, labels, rows, seen)  # autograd refuses rows that changed before the backward
+        # autograd refuses rows that changed before the backward pass
+        ctx.save_for_backward(features, labels, rows, visible_slices)
         ctx.momentum = momentum
         return features @ rows.T
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        features, labels, rows, seen = ctx.saved_tensors
+        features, labels, rows, visible_slices = ctx.saved_tensors
         feature_gradient = gradients[0] @ rows
-        update_with_hardest(rows, features, labels, ctx.momentum, seen)
+        update_with_hardest(rows, features, labels, ctx.momentum, visible_slices)
         return feature_gradient, None, None, None, None
 
 
 @torch.no_grad()
 def update_with_hardest(
-    rows: Tensor, features: Tensor, labels: Tensor, momentum: float, seen: Tensor | None = None
+    rows: Tensor, features: Tensor, labels: Tensor, momentum: float, visible_slices: Tensor | None = None
 ) -> None:
     """m_y <- normalize(momentum * m_y + (1 - momentum) * f), f the sample of y least similar to m_y; in place.
 
@@ -154,16 +157,16 @@ def update_with_hardest(
         rows: (K, F) L2-normalised.
         features: (B, F) L2-normalised.
         labels: (B,) int64; identities that are not among them keep their row.
-        seen: (B, F) 1 or 0, features are 0 where it is 0; None: all 1.
+        visible_slices: (B, F) 1 or 0, features are 0 where it is 0; None: all 1.
     """
     if not len(labels):
         return
     own = rows[labels]  # (B, F)
     similarity = (features * own).sum(dim=1)  # (B,), each sample to its own identity's row
-    if seen is not None:
-        norm = (own * seen).norm(dim=1, keepdim=True)  # (B, 1), of the row's slices of visible parts
+    if visible_slices is not None:
+        norm = (own * visible_slices).norm(dim=1, keepdim=True)  # (B, 1), of the row's slices of visible parts
         similarity = similarity / norm[:, 0].clamp_min(1e-12)
-        features = features * norm + own * (1 - seen)
+        features = features * norm + own * (1 - visible_slices)
     same = labels[:, None] == labels[None, :]  # (B, B)
     hardest = similarity.expand_as(same).masked_fill(~same, torch.inf).argmin(dim=1)  # (B,), equal within an identity
     moved = momentum * own + (1 - momentum) * features[hardest]

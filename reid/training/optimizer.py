@@ -50,8 +50,8 @@ def image_optimizer(model: Muva, config: Stage2Config) -> torch.optim.Adam:
     """
     freeze_for_stage2(model, config)
     predictors = list(model.image_encoder.mask_predictors.parameters())
-    theirs = {id(parameter) for parameter in predictors}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in theirs]
+    predictor_ids = {id(parameter) for parameter in predictors}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in predictor_ids]
     groups = [{"params": others, "weight_decay": config.weight_decay, "lr_factor": 1.0}]
     if predictors:
         groups.append({"params": predictors, "weight_decay": 0.0, "lr_factor": config.mask_lr_factor})
@@ -74,8 +74,8 @@ def stage1_lr(config: Stage1Config, epoch: int) -> float:
     """
     if epoch < config.warmup_epochs:
         return config.warmup_lr + (config.lr - config.warmup_lr) * epoch / config.warmup_epochs
-    share = 0.5 * (1 + math.cos(math.pi * min(epoch / config.epochs, 1.0)))
-    return config.final_lr + (config.lr - config.final_lr) * share
+    cosine = 0.5 * (1 + math.cos(math.pi * min(epoch / config.epochs, 1.0)))
+    return config.final_lr + (config.lr - config.final_lr) * cosine
 
 
 def stage2_lr(config: Stage2Config, epoch: int) -> float:

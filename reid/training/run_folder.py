@@ -28,8 +28,8 @@ PACKAGES = (
 )
 
 
-# Any of them shows that a run has trained and can be continued or scored.
-_TRAINED = ("stage1/latest.pt", "stage1/prompts.safetensors", "stage2/latest.pt", "stage2/best.pt")
+# Any of them shows that something has trained and can be resumed or scored; recipes have one stage.
+_TRAINED = ("latest.pt", "stage1/latest.pt", "stage1/prompts.safetensors", "stage2/latest.pt", "stage2/best.pt")
 
 
 def trained_at(folder: Path) -> float | None:

@@ -1,4 +1,4 @@
-"""The state of stage 2 on disk: latest.pt to resume from, best.pt to score, epoch_<n>.pt kept for good."""
+"""The state of stage 2 on disk: latest.pt to resume from, best.pt to score, epoch_<n>.pt."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ class Snapshots:
         self._model, self._optimizer, self._fabric, self._averaged = model, optimizer, fabric, averaged
 
     def restore(self) -> list[dict[str, float]]:
-        """Continue from latest.pt if there is one; returns the rows of the epochs it has seen.
+        """Resume from latest.pt if there is one; returns the rows of its epochs.
 
         Raises DgreidError when it belongs to another training or is damaged.
         """

@@ -59,33 +59,33 @@ class ImageStep(nn.Module):
 
         With several processes B is a share of the batch: losses over identities are those of the whole batch, mask
         losses those of the share, and the mean over the processes is the whole batch's."""
-        config, weights, seen = self.config, None, None
+        config, weights, visible_slices = self.config, None, None
         features, mask_logits = self.model.encode_images(normalised(images))
         features, labels = gathered(features), gathered(labels)
         necked = self.model.neck(features)
         if self.leave_out_absent_parts:
             present = visible.any(dim=-1)  # (B, R)
-            everyones = gathered(present)
-            weights = present * processes() / everyones.sum().clamp_min(1)
-            seen = part_slices(everyones, features.shape[1])
-            features, necked = features * seen, necked * seen
+            all_present = gathered(present)
+            weights = present * processes() / all_present.sum().clamp_min(1)
+            visible_slices = part_slices(all_present, features.shape[1])
+            features, necked = features * visible_slices, necked * visible_slices
         logits = self.model.classify(necked)
         losses = {
             "identity": identity_loss(logits, labels, config.label_smoothing),
-            "memory": self.memory(F.normalize(necked, dim=1), labels, seen),
-            "text": text_loss(features, self.text, labels, config.label_smoothing),
+            "memory": self.memory(F.normalize(necked, dim=1), labels, visible_slices),
+            "text": text_loss(features, self.text, labels, config.label_smoothing, config.text_temperature),
         }
-        watched = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+        diagnostics = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
         if mask_logits is not None:
             encoder = self.model.image_encoder
             losses["mask_bce"] = mask_bce_loss(mask_logits, visible, weights)
             losses["mask_dice"] = mask_dice_loss(mask_logits, visible, encoder.mask_temperature, weights)
             predicted = encoder.visible_patches(mask_logits[-1])
             both = gathered(torch.stack([(predicted & visible).sum(), (predicted | visible).sum()])[None]).sum(dim=0)
-            watched["mask_iou"] = both[0] / both[1].clamp_min(1)
+            diagnostics["mask_iou"] = both[0] / both[1].clamp_min(1)
         factors = config.losses.model_dump()
         total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
-        values = {"loss": total, **losses, **watched}
+        values = {"loss": total, **losses, **diagnostics}
         return total, torch.stack([values[name].detach().float() for name in self.measures])
 
     @property
@@ -113,6 +113,8 @@ def train_images(model: Muva, job: Job, prompts: Path) -> Path:
     text = text_prototypes(model, job.config.data.embed_batch)
     step = ImageStep(model, text, config, leave_out_absent_parts=job.config.data.leave_out_absent_parts)
     module, fabric_optimizer = fabric.setup(step, optimizer)
+    if config.fill_neck and not (folder / LATEST).is_file():
+        fill_neck(model, _source_features(model, job, after_neck=False))
     averaged = averaged_model(model, config.ema_decay) if config.ema_decay else None
     snapshots = Snapshots(folder, marks, model, optimizer, fabric, averaged)
     history = snapshots.restore()
@@ -138,6 +140,20 @@ def averaged_model(model: Muva, decay: float) -> AveragedModel:
     averaged = AveragedModel(model, multi_avg_fn=rule, use_buffers=True)
     averaged.n_averaged += 1  # at 0 the first update would replace the average
     return averaged
+
+
+@torch.no_grad()
+def fill_neck(model: Muva, features: Tensor) -> None:
+    """Give the neck the mean and variance of features [N, F], NaN where a part is absent, as running statistics.
+
+    Otherwise the first memory is made of features that are not centred, and the first batches are compared with it.
+    """
+    mean = features.nanmean(dim=0)
+    variance = (features - mean).square().nanmean(dim=0)
+    neck = model.bnneck
+    assert neck.running_mean is not None and neck.running_var is not None
+    neck.running_mean.copy_(mean.nan_to_num(0.0))
+    neck.running_var.copy_(variance.nan_to_num(1.0))
 
 
 @torch.no_grad()
@@ -224,17 +240,22 @@ def _validate(model: Muva, job: Job) -> dict[str, float]:
 
 def _memory_rows(model: Muva, job: Job) -> Tensor:
     """The memory [K, F] at an epoch's start: mean of the normalised features of every identity, normalised."""
-    features = bank_features(
+    features = _source_features(model, job, after_neck=True)
+    lengths = features.nan_to_num().norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return identity_means(features / lengths, job.labels, len(job.data.identities))
+
+
+def _source_features(model: Muva, job: Job, *, after_neck: bool) -> Tensor:
+    """Features [N, F] of all training images as they are, through pseudo-label masks."""
+    return bank_features(
         model,
         job.bank,
         job.fabric,
-        after_neck=True,
+        after_neck=after_neck,
         batch_size=job.config.data.embed_batch,
         workers=job.config.data.workers,
         absent_as_nan=job.config.data.leave_out_absent_parts,
     )
-    lengths = features.nan_to_num().norm(dim=1, keepdim=True).clamp_min(1e-12)
-    return identity_means(features / lengths, job.labels, len(job.data.identities))
 
 
 def _note(values: dict[str, float]) -> str:

@@ -70,7 +70,7 @@ def train(protocol: Protocol, config: RunConfig, workspace: Workspace, run_folde
 
 
 def check_targets(protocol: Protocol, data: TrainingSet, workspace: Workspace) -> None:
-    """Find out before hours of training which targets cannot be scored, and which of their images are trained on.
+    """Check before training that targets can be scored and that none of their images is trained on.
 
     Only a target's manifest is read; a target without one is named in the log. A target without valid queries is
     named too, and does not stop the training as long as another one may be scored.
@@ -98,13 +98,13 @@ def check_targets(protocol: Protocol, data: TrainingSet, workspace: Workspace) -
 def _check_overlap(protocol: Protocol, target: str, shared: list[ManifestRow]) -> None:
     if not shared:
         return
-    told = f"{len(shared):,} query and gallery images of {target} are trained on, e.g. {shared[0].path}"
+    message = f"{len(shared):,} query and gallery images of {target} are trained on, e.g. {shared[0].path}"
     if not protocol.supervised:
         raise ConfigError(
-            f"{told}: that is no cross-domain score",
+            f"{message}: that is no cross-domain score",
             fix="name other sources or targets; if one data set is a copy of the other, use one of them",
         )
-    log.warning("%s", told)
+    log.warning("%s", message)
 
 
 def _why_unscorable(protocol: Protocol, target: str, rows: list[ManifestRow]) -> str:

@@ -37,6 +37,8 @@ OFF = {  # what the paper does not use -> the value that leaves it out
     "stage1.balance_domains": False,
     "stage2.balance_domains": False,
     "stage2.ema_decay": 0,
+    "stage2.text_temperature": 1,
+    "stage2.fill_neck": False,
     "stage2.accumulate": 1,
     "stage2.gradient_clip": None,
     "stage2.keep_every": None,

@@ -13,7 +13,7 @@ from reid.config import ModelConfig
 from reid.data.transforms import MEAN, STD
 from reid.model.backbone import load_clip
 from reid.model.checkpoint import file_sha256, save_tensors
-from reid.report.markdown import markdown_table
+from reid.report.tables import markdown_table
 from shared.datasets import resolve_name
 from shared.files import write_text
 from shared.workspace import Workspace

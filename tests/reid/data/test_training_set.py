@@ -9,8 +9,8 @@ from reid.data.training_set import TrainingSet, build_training_set
 from reid.protocols.protocol import parse_protocol
 from shared.body_prior import PROPORTIONS
 from shared.errors import ConfigError, DataError
-from shared.schemas import PARTS, Kind, LabelStatus, ManifestRow
 from shared.manifest import write_manifest
+from shared.schemas import PARTS, Kind, LabelStatus, ManifestRow
 from shared.workspace import Workspace
 
 

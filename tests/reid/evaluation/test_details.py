@@ -37,7 +37,7 @@ def test_intervals_are_quantiles_of_scores_over_drawn_identities() -> None:
     """Against a loop that draws people one by one and gathers their queries."""
     one = ranking()
     scores, identities = one.scores(50), one.query.identities
-    found = bootstrap_intervals(scores, identities, samples=4000, seed=1)
+    found = bootstrap_intervals([scores], [identities], samples=4000, seed=1)
     rng = np.random.default_rng(7)
     people = np.unique(identities)
     draws = []
@@ -53,17 +53,17 @@ def test_intervals_are_quantiles_of_scores_over_drawn_identities() -> None:
 
 def test_intervals_follow_the_seed_and_narrow_with_more_people() -> None:
     one, many = ranking(people=6), ranking(people=60, queries=600, gallery=900)
-    drawn = bootstrap_intervals(one.scores(50), one.query.identities, seed=3)
-    assert drawn == bootstrap_intervals(one.scores(50), one.query.identities, seed=3)
-    assert drawn != bootstrap_intervals(one.scores(50), one.query.identities, seed=4)
+    drawn = bootstrap_intervals([one.scores(50)], [one.query.identities], seed=3)
+    assert drawn == bootstrap_intervals([one.scores(50)], [one.query.identities], seed=3)
+    assert drawn != bootstrap_intervals([one.scores(50)], [one.query.identities], seed=4)
     wide = np.ptp(drawn["rank_1"])
-    assert np.ptp(bootstrap_intervals(many.scores(50), many.query.identities)["rank_1"]) < wide / 1.5
+    assert np.ptp(bootstrap_intervals([many.scores(50)], [many.query.identities])["rank_1"]) < wide / 1.5
 
 
 def test_one_identity_has_no_spread() -> None:
     alone = Side(np.zeros((2, 1), np.float32), as_numbers([1, 1]), as_numbers([1, 1]), np.zeros(2, bool))
     one = Ranking(alone, ranking(dimensions=1).gallery)
-    low, high = bootstrap_intervals(one.scores(50), one.query.identities)["mean_ap"]
+    low, high = bootstrap_intervals([one.scores(50)], [one.query.identities])["mean_ap"]
     assert low == high == pytest.approx(100 * one.scores(50).mean_ap)
 
 
@@ -72,7 +72,7 @@ def test_camera_pairs_are_the_scores_of_two_cameras_alone(re_ranked: bool) -> No
     one = ranking(2)
     if re_ranked:
         one = Ranking(one.query, one.gallery, k_reciprocal(one.query.features, one.gallery.features))
-    pairs = {(pair["query_camera"], pair["gallery_camera"]): pair for pair in camera_pairs(one)}
+    pairs = {(pair["query_camera"], pair["gallery_camera"]): pair for pair in camera_pairs([one])}
     assert set(pairs) == {(a, b) for a in range(3) for b in range(3) if a != b}
     asked, searched = np.flatnonzero(one.query.cameras == 2), np.flatnonzero(one.gallery.cameras == 0)
     distances = one.distances if re_ranked else None
@@ -93,14 +93,14 @@ def test_camera_pairs_are_the_scores_of_two_cameras_alone(re_ranked: bool) -> No
 def test_unlabelled_cameras_and_pairs_without_a_match_have_no_line() -> None:
     one = ranking(3)
     nobody = replace(one.gallery, identities=as_numbers([None] * 160))
-    assert camera_pairs(Ranking(one.query, nobody)) == []
+    assert camera_pairs([Ranking(one.query, nobody)]) == []
     unknown = replace(one.query, cameras=as_numbers([None] * 40))
-    assert camera_pairs(Ranking(unknown, one.gallery)) == []
+    assert camera_pairs([Ranking(unknown, one.gallery)]) == []
 
 
 def test_parts_are_scored_by_their_own_block_normalised() -> None:
     one = ranking(4, dimensions=8)
-    found = part_scores(one, ("head", "legs", "arms"))
+    found = part_scores([one], ("head", "legs", "arms"))
     assert list(found) == ["whole image", "head", "legs", "arms"]
 
     def block(side: Side) -> Side:
@@ -109,7 +109,7 @@ def test_parts_are_scored_by_their_own_block_normalised() -> None:
 
     expected = Ranking(block(one.query), block(one.gallery)).scores(10).summary()
     assert found["legs"] == pytest.approx({name: expected[name] for name in ("mean_ap", "rank_1")})
-    assert part_scores(one, ()) == {} and part_scores(one, ("head", "legs")) == {}
+    assert part_scores([one], ()) == {} and part_scores([one], ("head", "legs")) == {}
 
 
 def test_histograms_count_every_query_and_pair_once() -> None:
@@ -118,9 +118,9 @@ def test_histograms_count_every_query_and_pair_once() -> None:
     one = Ranking(one.query, replace(one.gallery, cameras=cameras))
     asked, searched = one.query.cameras.tolist(), cameras.tolist()
     scores = one.scores(50)
-    counts = ap_histogram(scores)
+    counts = ap_histogram([scores])
     assert sum(counts["queries"]) == scores.num_valid_queries
-    found = distance_histogram(one, scores)
+    found = distance_histogram([one], [scores])
     same, other = [], []
     for q in np.flatnonzero(scores.per_query_rank > 0):
         for g in range(70):
@@ -139,6 +139,74 @@ def test_re_ranked_distances_have_no_part_scores() -> None:
     one = ranking(6)
     table = k_reciprocal(one.query.features, one.gallery.features)
     re_ranked = Ranking(one.query, one.gallery, table)
-    details: dict[str, Any] = score_details(re_ranked, re_ranked.scores(50), ("head",), seed=0)
+    details: dict[str, Any] = score_details([re_ranked], [re_ranked.scores(50)], ("head",), seed=0)
     assert details["parts"] == {} and details["camera_pairs"]
     assert details["distance_histogram"]["edges"][-1] <= 1
+
+
+def halves(count: int, seed: int = 8) -> list[Ranking]:
+    """Random halves of the people of one set, with their own part of the gallery, as the splits of VIPeR are."""
+    whole, rng, splits = ranking(seed, queries=80, gallery=240, people=12), np.random.default_rng(seed), []
+    for _ in range(count):
+        chosen = rng.choice(np.arange(1, 13), 6, replace=False)
+        gallery = np.isin(whole.gallery.identities.data, chosen) | np.ma.getmaskarray(whole.gallery.identities)
+        splits.append(whole.only(np.isin(whole.query.identities.data, chosen), gallery))
+    return splits
+
+
+def test_intervals_of_several_splits_are_of_their_mean_with_people_drawn_once_for_all() -> None:
+    """Against a loop that draws people one by one and scores every split on those it has."""
+    splits = halves(5)
+    scores, identities = [one.scores(50) for one in splits], [one.query.identities.data for one in splits]
+    found = bootstrap_intervals(scores, identities, samples=3000, seed=1)
+    rng, people, draws = np.random.default_rng(3), np.unique(np.concatenate(identities)), []
+    for _ in range(3000):
+        chosen, values = rng.choice(people, len(people)), []
+        for one, own in zip(scores, identities, strict=True):
+            drawn = [query for who in chosen for query in np.flatnonzero((own == who) & (one.per_query_rank > 0))]
+            if drawn:
+                values.append((100 * np.mean(one.per_query_ap[drawn]), 100 * np.mean(one.per_query_rank[drawn] <= 5)))
+        draws.append(np.mean(values, axis=0))
+    expected = np.quantile(draws, [0.025, 0.975], axis=0)
+    np.testing.assert_allclose(found["mean_ap"], expected[:, 0], atol=1)
+    np.testing.assert_allclose(found["rank_5"], expected[:, 1], atol=2)
+    mean = np.mean([one.summary()["mean_ap"] for one in scores])
+    assert found["mean_ap"][0] < mean < found["mean_ap"][1]
+
+
+def test_the_same_split_twice_is_no_more_certain_than_once() -> None:
+    one = ranking(9)
+    scores, identities = one.scores(50), one.query.identities
+    once, often = bootstrap_intervals([scores], [identities]), bootstrap_intervals([scores] * 4, [identities] * 4)
+    for name, ends in once.items():
+        assert often[name] == pytest.approx(ends)
+
+
+def test_breakdowns_of_several_splits_are_means_over_all_of_them() -> None:
+    splits = halves(4)
+    scores = [one.scores(50) for one in splits]
+    together: dict[str, Any] = score_details(splits, scores, ("head", "legs", "arms"), seed=0)
+    alone = [
+        score_details([one], [own], ("head", "legs", "arms"), seed=0) for one, own in zip(splits, scores, strict=True)
+    ]
+    assert together["queries"] == sum(one["queries"] for one in alone) == sum(together["ap_histogram"]["queries"])
+    for key in ("mean_ap", "rank_1"):
+        legs = [one["parts"]["legs"][key] for one in alone]
+        assert together["parts"]["legs"][key] == pytest.approx(np.mean(legs))
+    for pair in together["camera_pairs"]:
+        names = ("query_camera", "gallery_camera")
+        own = [p for one in alone for p in one["camera_pairs"] if all(p[name] == pair[name] for name in names)]
+        assert pair["mean_ap"] == pytest.approx(np.mean([p["mean_ap"] for p in own]))
+        assert pair["queries"] == sum(p["queries"] for p in own)
+
+
+def test_two_cameras_average_to_the_total() -> None:
+    one = ranking(10)
+    sides = [
+        replace(side, cameras=as_numbers(np.full(len(side.features), camera)))
+        for side, camera in ((one.query, 1), (one.gallery, 2))
+    ]
+    two = Ranking(*sides)
+    (pair,) = camera_pairs([two, two])
+    total = two.scores(50).summary()
+    assert (pair["mean_ap"], pair["rank_1"]) == pytest.approx((total["mean_ap"], total["rank_1"]))

@@ -1,5 +1,6 @@
 """`PersonEncoder` gives what the evaluation computed, whatever form the images have, and names what it cannot read."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,3 +178,19 @@ def test_importing_reid_is_light() -> None:
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
     with pytest.raises(AttributeError, match="nonsense"):
         _ = reid.nonsense
+
+
+def test_the_lines_of_the_readme_run(run: Path, workspace: Workspace, tmp_path: Path) -> None:
+    text = (Path(reid.__file__).parent / "README.md").read_text()
+    (lines,) = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    assert len([line for line in lines.splitlines() if line]) <= 5
+    (tmp_path / "runs" / "train").mkdir(parents=True, exist_ok=True)
+    run.rename(tmp_path / "runs" / "train" / "demo")
+    for name, path in zip(("a.jpg", "b.jpg"), (workspace.data_root / "gamma").rglob("*.png"), strict=False):
+        Image.open(path).save(tmp_path / name)
+    root = Path(reid.__file__).parents[1]
+    ended = subprocess.run(
+        [sys.executable, "-c", lines], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert -1 <= float(ended.stdout) <= 1

@@ -1,5 +1,6 @@
 """The metric against its definition: sort everything, walk down the list."""
 
+import statistics
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from reid.metrics.ground_truth import as_numbers
 from reid.metrics.retrieval import Scores, evaluate, evaluate_distances
+from reid.metrics.scores import spread
 from shared.errors import DgreidError, UsageError
 
 
@@ -303,3 +305,76 @@ def test_distances_that_do_not_fit_are_told(distances: Any, error: type[Exceptio
         evaluate_distances(distances, [1], [1], [1], [2])
     with pytest.raises(DgreidError, match="none of 1 queries"):
         evaluate_distances([[1.0]], [1], [1], [1], [1])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.tuples(st.integers(1, 8), st.integers(1, 40)),
+    dimensions=st.integers(1, 6),
+    levels=st.integers(1, 4),
+    ranked=st.integers(1, 50),
+    chunk=st.integers(1, 9),
+    offset=st.sampled_from([0.0, 4096.0]),
+)
+def test_ranked_galleries_equal_a_full_sort(
+    seed: int, sizes: tuple[int, int], dimensions: int, levels: int, ranked: int, chunk: int, offset: float
+) -> None:
+    """Ties, junk and removed images included; the same from features and from exact distances."""
+    rng = np.random.default_rng(seed)
+    query, gallery = (side(rng, count, dimensions, levels, 4) for count in sizes)
+    query, gallery = ((one[0] + np.float32(offset), *one[1:]) for one in (query, gallery))
+    masks = kinds(rng, sizes[1])
+    distances = np.square(query[0][:, None].astype(float) - gallery[0][None].astype(float)).sum(axis=2)
+    try:
+        found = evaluate(*query, *gallery, **masks, ranked=ranked, chunk=chunk)
+    except DgreidError as err:
+        assert "has a correct match" in str(err)
+        return
+    plain = evaluate(*query, *gallery, **masks, chunk=chunk)
+    assert found.mean_ap == plain.mean_ap and np.array_equal(found.cmc, plain.cmc)
+    from_table = evaluate_distances(distances, *query[1:], *gallery[1:], **masks, ranked=ranked)
+    assert found.ranked.shape == (sizes[0], ranked) and plain.ranked.shape == (sizes[0], 0)
+    for index, (identity, camera) in enumerate(zip(*query[1:], strict=True)):
+        kept = [
+            place
+            for place, (other, other_camera) in enumerate(zip(*gallery[1:], strict=True))
+            if not masks["gallery_junk"][place]
+            and not (
+                other == identity
+                and not masks["gallery_distractor"][place]
+                and camera is not None
+                and other_camera == camera
+            )
+        ]
+        expected = sorted(kept, key=lambda place, index=index: (distances[index, place], place))[:ranked]
+        expected += [-1] * (ranked - len(expected))
+        assert found.ranked[index].tolist() == expected
+        assert from_table.ranked[index].tolist() == expected
+        rank = found.per_query_rank[index]
+        if 0 < rank <= ranked:
+            first = found.ranked[index, rank - 1]
+            assert gallery[1][first] == identity and not masks["gallery_distractor"][first]
+
+
+def test_near_ties_in_the_ranked_gallery_are_settled_in_float64() -> None:
+    """Differences that float32 products cannot see."""
+    rng = np.random.default_rng(0)
+    centre = rng.standard_normal(512) * 10
+    gallery = centre + rng.standard_normal((300, 512)) * 1e-4
+    query = centre[None] + rng.standard_normal((5, 512)) * 1e-4
+    gallery[200:] += 3
+    found = evaluate(query, [1] * 5, [0] * 5, gallery, [1] * 300, [1] * 300, ranked=20)
+    exact = np.square(query[:, None] - gallery[None]).sum(axis=2)
+    assert np.array_equal(found.ranked, np.argsort(exact, axis=1, kind="stable")[:, :20])
+
+
+@pytest.mark.parametrize("values", [[4.0], [4.0, 10.0], [1.0, 2.0, 4.0, 8.0]])
+def test_spread_is_mean_and_sample_deviation(values: list[float]) -> None:
+    found = spread(values)
+    assert found.mean == pytest.approx(statistics.fmean(values)) and found.count == len(values)
+    if len(values) == 1:
+        assert found.std is None and found.standard_error is None
+    else:
+        assert found.std == pytest.approx(statistics.stdev(values))
+        assert found.standard_error == pytest.approx(statistics.stdev(values) / len(values) ** 0.5)

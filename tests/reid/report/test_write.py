@@ -1,7 +1,9 @@
 """The report of a small fabricated run: numbers, escaping, strips against a naive ranking, missing pieces."""
 
+import ast
 import json
 import re
+import shutil
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,19 +12,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import reid.report
 from reid.config import load_config
+from reid.evaluation.ranking import Ranking
+from reid.evaluation.results import QueryResults, write_queries
+from reid.protocols.protocol import evaluation_splits, parse_protocol
 from reid.report.write import write_report
-from reid.training.run_folder import open_run
+from reid.training.run_folder import open_run, write_image_ids
 from shared import labels as shards
 from shared.errors import DataError
 from shared.images import image_id_of
-from shared.manifest import write_manifest
+from shared.manifest import read_manifest, write_manifest
 from shared.schemas import PARTS, Kind, LabelRow, LabelStatus, ManifestRow
 from shared.workspace import Workspace
 
 PEOPLE = 14
 HOSTILE = "<script>alert(1)"
 DETAILS = {
+    "resamples": 1234,
     "intervals": {"mean_ap": [38.24, 46.0], "rank_1": [50.0, 71.0]},
     "camera_pairs": [
         {"query_camera": 1, "gallery_camera": 2, "queries": 9, "mean_ap": 55.0, "rank_1": 60.0},
@@ -76,6 +83,17 @@ def _label(row: ManifestRow, part: str, status: LabelStatus) -> LabelRow:
     )
 
 
+TEST = {
+    "role": "target",
+    "protocol": "a line",
+    "rule": "fixed query and gallery",
+    "splits": 1,
+    "queries": 50,
+    "valid_queries": 28,
+    "duplicates": 3,
+    "scored_duplicates": 2,
+    "cameras": True,
+}
 SCORES = {"mean_ap": 41.25, "mean_inp": 30.5, "rank_1": 37.04, "rank_5": 61.0, "rank_10": 80.0}
 
 
@@ -134,9 +152,13 @@ def run(workspace: Workspace, target_rows: list[ManifestRow], features: np.ndarr
         folder / "scores.json",
         {
             "protocol": f"3dpes -> caviar | {HOSTILE}",
+            "re_ranking": False,
             "scores": {"caviar": {"trained": SCORES, "untrained": dict.fromkeys(SCORES, 10.0)}},
-            "details": {"caviar": {"trained": DETAILS}},
+            "details": {"caviar": {"trained": {"intervals": {"mean_ap": [0, 1], "rank_1": [0, 1]}}}},
+            "breakdowns": {"caviar": {"trained": DETAILS, "untrained": {}}},
             "per_split": {"caviar": {"trained": [{"mean_ap": 40.0}, {"mean_ap": 44.0}]}},
+            "tests": {"caviar": TEST},
+            "models": {"trained": "T", "untrained": "U"},
             "seconds": {"stage1": 2.5},
         },
     )
@@ -145,11 +167,15 @@ def run(workspace: Workspace, target_rows: list[ManifestRow], features: np.ndarr
         (folder / stage).mkdir()
         (folder / stage / "metrics.csv").write_text("\n".join([columns, *lines, "4,0.3,0.1,9", "5"]))
     paths = np.array([row.path for row in target_rows])
-    for place in ("embeddings", "masks"):
-        (folder / place).mkdir()
-    ids = np.array([row.image_id for row in target_rows])
-    for state, values in (("trained", features), ("untrained", features[::-1])):
-        np.savez(folder / "embeddings" / f"caviar.{state}.npz", features=values, image_ids=ids, paths=paths)
+    protocol = parse_protocol("3dpes2caviar", workspace.data_root)
+    (split,) = evaluation_splits(protocol, "caviar", target_rows)
+    for state, digest, values in (("trained", "T", features), ("untrained", "U", features[::-1])):
+        feature = {row.path: value for row, value in zip(target_rows, values, strict=True)}
+        ranking = Ranking.of(split, lambda rows, f=feature: np.stack([f[row.path] for row in rows]), re_ranking=False)
+        queries = QueryResults.of(target_rows, [split], [ranking.scores(50, 50)], model_sha256=digest, re_ranking=False)
+        write_queries(folder, "caviar", state, queries)
+    (folder / "masks").mkdir()
+    paths = np.array([row.path for row in target_rows])
     np.savez(folder / "masks" / "caviar.npz", paths=paths[:3], masks=np.ones((3, 3, 4, 2), bool))
     return folder
 
@@ -189,9 +215,9 @@ def test_json_holds_the_scores_the_spread_the_paper_and_what_made_them(run: Path
 def test_markdown_numbers_are_the_json_numbers(run: Path, workspace: Workspace) -> None:
     paths = write_report(run, workspace)
     scores = json.loads(paths.json.read_text())["scores"]["caviar"]
-    table = paths.markdown.read_text().split("## How sure")[0]
-    lines = [line for line in table.splitlines() if line.startswith("| caviar |")]
-    cells = {line.split(" | ")[1]: [cell.strip(" |") for cell in line.split(" | ")[2:]] for line in lines}
+    table = paths.markdown.read_text().split("## Targets")[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "| caviar" in line]
+    cells = {line[1]: line[2:] for line in lines}
     order = ("mean_ap", "rank_1", "rank_5", "rank_10", "mean_inp")
     assert [float(cell.split()[0]) for cell in cells["trained"]] == [round(scores["trained"][n], 1) for n in order]
     assert cells["difference"] == [f"{scores['trained'][n] - scores['untrained'][n]:+.1f}" for n in order]
@@ -218,7 +244,7 @@ def test_strips_are_the_naive_ranking(
     place = {row.path: number for number, row in enumerate(target_rows)}
     labels = [attrs.get("aria-label") for tag, attrs in page.tags if tag == "svg" and attrs.get("role") == "img"]
     assert {label[-8:] for label in labels if label and label.startswith("rank ")} == {"camera 0", "camera 1"}
-    starts = [number for number, label in enumerate(labels) if label == "query"]
+    starts = [number for number, label in enumerate(labels) if label and label.startswith("query")]
     filled: list[int] = []  # parts drawn over each tile
     for tag, attrs in page.tags:
         if tag == "figure" and (attrs.get("class") or "").startswith("tile"):
@@ -253,9 +279,9 @@ def test_without_images_there_is_no_picture_and_no_path(run: Path, workspace: Wo
 @pytest.mark.parametrize(
     ("gone", "sentence"),
     [
-        ("embeddings/caviar.trained.npz", "embeddings of the trained model are not there"),
+        ("evaluation/caviar.trained.npz", "No CMC curve and ranked galleries of caviar, trained model"),
         ("stage1/metrics.csv", "No loss curve of stage 1"),
-        ("masks/caviar.npz", "no predicted masks"),
+        ("masks/caviar.npz", "No predicted part masks of caviar"),
         ("training_set.json", "no record of its training set"),
         ("versions.json", "Scores"),
         ("config.yaml", "not recorded"),
@@ -263,10 +289,13 @@ def test_without_images_there_is_no_picture_and_no_path(run: Path, workspace: Wo
 )
 def test_a_missing_piece_is_a_sentence(run: Path, workspace: Workspace, gone: str, sentence: str) -> None:
     (run / gone).unlink()
-    assert sentence in write_report(run, workspace).html.read_text()
+    page = write_report(run, workspace).html.read_text()
+    assert sentence in page
+    if ".npz" in gone:
+        assert "dgreid eval --run a|b&lt;b&gt;" in page
 
 
-@pytest.mark.parametrize("damaged", ["embeddings/caviar.trained.npz", "masks/caviar.npz"])
+@pytest.mark.parametrize("damaged", ["evaluation/caviar.trained.npz", "masks/caviar.npz"])
 def test_a_damaged_array_is_a_sentence(run: Path, workspace: Workspace, damaged: str) -> None:
     (run / damaged).write_bytes(b"PK\x03\x04 no archive")
     assert "could not be read" in write_report(run, workspace).html.read_text()
@@ -275,18 +304,19 @@ def test_a_damaged_array_is_a_sentence(run: Path, workspace: Workspace, damaged:
 def test_missing_images_labels_and_manifests_are_sentences(run: Path, workspace: Workspace) -> None:
     for image in (workspace.data_root / "3DPeS" / "bounding_box_train").glob("0003*"):
         image.unlink()
-    assert "image gone or unreadable" in write_report(run, workspace).html.read_text()
+    files = write_report(run, workspace)
+    assert "image gone or unreadable" in files.html.read_text()
+    assert files.missing == ("1 images cannot be found or read",)
     for shard in shards.label_shards(workspace.labels):
         shard.unlink()
-    workspace.manifest("caviar").unlink()
-    found = json.loads(write_report(run, workspace).json.read_text())
-    assert len(found["missing"]) == 2
-    assert "no longer there" in found["missing"][0] and "no manifest" in found["missing"][1]
+    workspace.manifest("caviar").unlink()  # the ranked galleries are read, not made again
+    (told,) = json.loads(write_report(run, workspace).json.read_text())["missing"]
+    assert "no longer there" in told
 
 
 def test_a_run_without_scores_names_the_command(run: Path, workspace: Workspace) -> None:
     (run / "scores.json").unlink()
-    with pytest.raises(DataError, match=r"make eval RUN="):
+    with pytest.raises(DataError, match=r"dgreid eval --run a\|b<b>"):
         write_report(run, workspace)
     with pytest.raises(DataError, match="no such run"):
         write_report(run / "nowhere", workspace)
@@ -297,19 +327,129 @@ def test_intervals_camera_pairs_and_histograms_are_shown(run: Path, workspace: W
     found = json.loads(paths.json.read_text())
     assert found["details"]["caviar"]["trained"] == DETAILS and found["re_ranking"] is False
     assert found["per_split"]["caviar"]["trained"]["standard_error"]["mean_ap"] == pytest.approx(2.0)
-    text = paths.markdown.read_text()
-    assert "| caviar | trained | 38.2 to 46.0 | 50.0 to 71.0 | 2.00 | one split |" in text
-    assert text.index("| 2 → 1 | 5 | 33.3 | 40.0 |") < text.index("| 1 → 2 | 9 | 55.0 | 60.0 |")  # hardest first
-    assert "| upper body | 30.0 | 31.0 |" in text
+    lines = [
+        " | ".join(cell.strip() for cell in line.split("|")[1:-1]) for line in paths.markdown.read_text().splitlines()
+    ]
+    assert "caviar | trained | 38.2 to 46.0 | 50.0 to 71.0 | 2.00 | one split" in lines
+    assert lines.index("2 → 1 | 5 | 33.3 | 40.0") < lines.index("1 → 2 | 9 | 55.0 | 60.0")  # hardest first
+    assert "upper body | 30.0 | 31.0" in lines
     page = paths.html.read_text()
     labels = [attrs.get("aria-label") or "" for _, attrs in _Page(page).tags]
     assert "3 of 14 queries have an average precision below 50 %" in labels
     assert "distances of the same person and of other people overlap by 35%" in labels
-    assert page.count("<summary>Camera pairs (%)</summary>") == 1
+    assert page.count("<summary>Camera pairs (%)</summary>") == 1 and "1,234 resamples" in page
+    assert "do not average to the score" in page
 
 
-def test_a_run_scored_before_there_were_details_has_a_report(run: Path, workspace: Workspace) -> None:
+def test_queries_without_a_match_and_duplicates_are_told(run: Path, workspace: Workspace) -> None:
+    paths = write_report(run, workspace)
+    for text in (paths.markdown.read_text(), paths.html.read_text()):
+        assert "caviar: 28 of 50 queries scored; the others have no match in the gallery." in text
+        assert "caviar: 3 query images are in the gallery too (same content); 2 of them count as found." in text
+
+
+def test_a_run_of_an_earlier_version_has_a_report_that_says_what_it_lacks(run: Path, workspace: Workspace) -> None:
     scores = json.loads((run / "scores.json").read_text())
+    for key in ("breakdowns", "tests", "models"):
+        del scores[key]
+    (run / "scores.json").write_text(json.dumps(scores))
+    shutil.rmtree(run / "evaluation")
+    files = write_report(run, workspace)
+    page = files.html.read_text()
+    assert "Confidence intervals and breakdowns of caviar are of the first of 2 splits" in page
+    assert "41.2" in page and 'class="strip"' not in page
+    assert len([sentence for sentence in files.missing if "dgreid eval --run" in sentence]) == 3
     del scores["details"]
     (run / "scores.json").write_text(json.dumps(scores))
-    assert "What stands behind the scores" not in write_report(run, workspace).html.read_text()
+    assert 'id="breakdowns"' not in write_report(run, workspace).html.read_text()
+
+
+def test_ranked_galleries_of_another_evaluation_are_not_shown(run: Path, workspace: Workspace) -> None:
+    scores = json.loads((run / "scores.json").read_text())
+    scores["models"]["trained"] = "another"
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert "not of the evaluation in scores.json" in write_report(run, workspace).html.read_text()
+
+
+def test_an_existing_page_never_gets_poorer(run: Path, workspace: Workspace) -> None:
+    before = write_report(run, workspace).html.read_text()
+    shutil.rmtree(workspace.data_root / "CAVIAR4REID")
+    files = write_report(run, workspace)
+    assert files.html.read_text() == before
+    assert "pictures instead of" in files.html_kept and "cannot be found or read" in files.html_kept
+    assert write_report(run, workspace, replace=True).html_kept == ""
+    assert "image gone or unreadable" in files.html.read_text()
+
+
+def test_without_images_replaces_a_page_with_images(run: Path, workspace: Workspace) -> None:
+    write_report(run, workspace)
+    assert "data:image" not in write_report(run, workspace, images=False).html.read_text()
+
+
+def test_a_page_that_shows_less_because_less_was_evaluated_is_written(run: Path, workspace: Workspace) -> None:
+    write_report(run, workspace)
+    scores = json.loads((run / "scores.json").read_text())
+    scores["breakdowns"]["caviar"]["trained"]["ap_histogram"] = None
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert write_report(run, workspace).html_kept == ""
+
+
+def test_labels_are_counted_over_the_images_that_were_trained_on(run: Path, workspace: Workspace) -> None:
+    rows = read_manifest(workspace.manifest("3dpes"))
+    write_image_ids(run, [row.image_id for row in rows[:5]])
+    record = json.loads((run / "training_set.json").read_text())
+    (run / "training_set.json").write_text(json.dumps({**record, "images": 5}))
+    files = write_report(run, workspace)
+    found = json.loads(files.json.read_text())["labels"]
+    assert found["images"] == 5 and found["statuses"]["head"] == {"ok": 5}
+    assert "over 5 training images" in files.html.read_text() and files.missing == ()
+
+
+def test_a_run_that_does_not_record_its_images_says_so_where_the_numbers_differ(
+    run: Path, workspace: Workspace
+) -> None:
+    record = json.loads((run / "training_set.json").read_text())
+    (run / "training_set.json").write_text(json.dumps({**record, "images": 3}))
+    (told,) = write_report(run, workspace).missing
+    assert "counted over 8 images, but 3 were trained on: the run, of an earlier version" in told
+    write_image_ids(run, [row.image_id for row in read_manifest(workspace.manifest("3dpes"))])
+    (run / "training_set.json").write_text(json.dumps({**record, "images": 3, "held_out_identities": 5}))
+    (told,) = write_report(run, workspace).missing
+    assert "of held-out identities" in told
+
+
+def test_contents_point_at_sections(run: Path, workspace: Workspace) -> None:
+    page = _Page(write_report(run, workspace).html.read_text())
+    links = {attrs["href"] for tag, attrs in page.tags if tag == "a"}
+    sections = {f"#{attrs['id']}" for tag, attrs in page.tags if tag == "section" and "id" in attrs}
+    assert links == sections and len(links) == 8
+
+
+def test_the_report_computes_no_score() -> None:
+    """No metric is imported by reid.report, and neither are the modules that rank."""
+    forbidden = ("reid.metrics", "reid.evaluation.ranking", "reid.evaluation.details", "reid.inference")
+    imported = {
+        (file.name, module)
+        for file in (Path(reid.report.__file__).parent).glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        for module in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+        if module.startswith(forbidden)
+    }
+    assert not imported
+
+
+def test_a_score_on_a_source_is_marked_wherever_it_is_shown(run: Path, workspace: Workspace) -> None:
+    scores = json.loads((run / "scores.json").read_text())
+    scores["scores"]["3dpes"] = {"trained": SCORES}
+    scores["tests"]["3dpes"] = {**TEST, "role": "source"}
+    (run / "scores.json").write_text(json.dumps(scores))
+    paths = write_report(run, workspace)
+    page, text = paths.html.read_text(), paths.markdown.read_text()
+    assert "3dpes (trained on)" in page and "| 3dpes (trained on)" in text
+    assert "<h1>3dpes → caviar</h1>" in page and "supervised, not cross-domain" in page

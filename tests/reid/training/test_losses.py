@@ -44,6 +44,7 @@ def test_text_loss_normalises_neither_side(batch):
     expected = slow_cross_entropy(logits, labels, 0.1)
     assert losses.text_loss(features, text, labels, 0.1).item() == pytest.approx(expected)
     assert losses.text_loss(2 * features, text, labels, 0.1).item() != pytest.approx(expected)
+    assert losses.text_loss(5 * features, 5 * text, labels, 0.1, 25.0).item() == pytest.approx(expected)
 
 
 def test_prompt_loss_normalises_the_text_and_has_temperature_one(batch):

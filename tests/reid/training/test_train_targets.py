@@ -16,8 +16,7 @@ from reid.protocols.protocol import parse_protocol
 from reid.training.run_folder import read_image_ids
 from reid.training.train import train
 from shared.errors import ConfigError, DataError
-from shared.labels import read_manifest
-from shared.manifest import build_manifest
+from shared.manifest import build_manifest, read_manifest
 from shared.workspace import Workspace
 
 Config = Callable[..., RunConfig]
@@ -95,11 +94,11 @@ def test_a_run_records_its_images_and_the_scores_of_those_are_marked(
     train_run(run_config("data.validation_share=0.3"), run)
     rows = [row for name in ("alpha", "beta") for row in read_manifest(workspace.manifest(name))]
     assert read_image_ids(run) == {row.image_id for row in rows}  # held-out ones too: the epoch is chosen by them
-    assert "trained on" not in evaluate_run(run, workspace)["protocol"]
+    assert "trained on" not in evaluate_run(run, workspace).protocol
     copied = next((workspace.data_root / "beta" / "bounding_box_train").iterdir())
     shutil.copy(copied, workspace.data_root / "gamma" / "bounding_box_test" / "0001_c2s1_000099_00.png")
     build_manifest("gamma", workspace.data_root, workspace.manifest("gamma"))
-    assert evaluate_run(run, workspace)["protocol"].endswith("| 1 test images of gamma were trained on")
+    assert evaluate_run(run, workspace).protocol.endswith("| 1 test images of gamma were trained on")
 
 
 @pytest.mark.usefixtures("sources")

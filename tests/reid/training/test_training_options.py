@@ -21,7 +21,7 @@ from reid.model.muva import Muva
 from reid.training.job import Job
 from reid.training.losses import IdentityMemory, identity_loss, mask_bce_loss, mask_dice_loss, text_loss
 from reid.training.stage1 import learn_prompts
-from reid.training.stage2 import ImageStep, text_prototypes, train_images
+from reid.training.stage2 import ImageStep, fill_neck, text_prototypes, train_images
 from shared.errors import ConfigError
 from shared.schemas import LabelStatus
 from shared.workspace import Workspace
@@ -34,6 +34,7 @@ ABSENT = {(f"bounding_box_train/000{person}_c1s1_000000_00.png", "head"): LabelS
 EVERYTHING = [
     *("data.crop_padding=4", "data.erasing=0.5", "data.colour_jitter=0.2", "data.validation_share=0.25"),
     *("stage2.ema_decay=0.8", "stage2.accumulate=2", "stage2.balance_domains=true", "stage2.epochs=4"),
+    *("stage2.fill_neck=true", "stage2.text_temperature=25"),
     "stage1.balance_domains=true",
 ]
 
@@ -50,6 +51,8 @@ def losses_of(path: Path) -> list[float]:
         "data.erasing=1.0",
         "data.colour_jitter=0.5",
         "data.validation_share=0.25",
+        "stage2.text_temperature=25",
+        "stage2.fill_neck=true",
         "stage2.accumulate=2",
         "stage2.balance_domains=true",
         "stage1.balance_domains=true",
@@ -100,6 +103,22 @@ def test_absent_parts_are_left_out_of_every_loss_of_a_step(
     plain.memory = IdentityMemory(rows, 0.01, 0.2)
     others = dict(zip(plain.measures, plain(batch.images, labels, batch.visible)[1].tolist(), strict=True))
     assert all(others[name] != pytest.approx(found[name], rel=1e-4) for name in (*sums, "mask_bce", "mask_dice"))
+
+
+def test_a_filled_neck_centres_what_the_images_show(start: Start, run_config: Config, tmp_path: Path) -> None:
+    model, _ = start(run_config(), tmp_path)
+    features = 3 + 2 * torch.randn(7, model.feature_dim, generator=torch.Generator().manual_seed(0))
+    features[2, 5], features[:, 6] = torch.nan, torch.nan
+    fill_neck(model, features)
+    mean, variance = model.bnneck.running_mean, model.bnneck.running_var
+    assert mean is not None and variance is not None
+    for column in (0, 5):
+        known = features[:, column][~features[:, column].isnan()].tolist()
+        middle = sum(known) / len(known)
+        assert mean[column].item() == pytest.approx(middle, rel=1e-5)
+        spread = sum((value - middle) ** 2 for value in known) / len(known)
+        assert variance[column].item() == pytest.approx(spread, rel=1e-5)
+    assert (mean[6], variance[6]) == (0, 1), "what no image shows stays as it is"
 
 
 def test_prototypes_average_a_part_over_the_images_that_show_it(
@@ -182,7 +201,7 @@ def test_the_scored_weights_are_the_averaged_ones_of_the_best_epoch(
     assert not torch.equal(state["averaged"][name], state["model"][name])
     assert len(list((folder / "stage2").glob("epoch_*.pt"))) == 3
     report = evaluate_run(folder, workspace)
-    assert "| best epoch on 25% of the source identities, held out |" in report["protocol"]
+    assert "| best epoch on 25% of the source identities, held out |" in report.protocol
     (folder / "stage2" / "best.pt").unlink()
     with pytest.raises(Exception, match="no trained model yet"):
         evaluate_run(folder, workspace)

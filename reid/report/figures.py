@@ -1,4 +1,4 @@
-"""Curves as small inline SVGs whose colours follow the page, so that they read in light and in dark.
+"""The report's figures as small inline SVGs whose colours follow the page, so that they read in light and in dark.
 
 One SVG per panel: the page lays them out, and text keeps its size on a phone. No user text enters a figure
 (names stand in the HTML caption), because Matplotlib would read `$` as mathematics.
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -40,15 +41,15 @@ PANEL_INCHES = (3.5, 2.1)
 
 STAGE1_PANELS = {"loss": ("Stage 1: prompt loss", "cross-entropy")}
 STAGE2_PANELS = {  # column of stage2/metrics.csv -> title, unit
-    "loss": ("Stage 2: whole loss", "weighted sum"),
-    "identity": ("Identity", "cross-entropy"),
-    "memory": ("Identity memory", "cross-entropy"),
-    "text": ("Image to text", "cross-entropy"),
-    "mask_bce": ("Masks, per patch", "binary cross-entropy"),
-    "mask_dice": ("Masks, Dice", "1 − Dice"),
-    "mask_iou": ("Masks, agreement", "IoU with the labels"),
-    "accuracy": ("Training accuracy", "share right"),
-    "validation_map": ("Held-out source identities", "mAP in %"),
+    "loss": ("Stage 2: total loss", "weighted sum"),
+    "identity": ("Identity loss", "cross-entropy"),
+    "memory": ("Identity memory loss", "cross-entropy"),
+    "text": ("Image-to-text loss", "cross-entropy"),
+    "mask_bce": ("Mask loss (BCE)", "binary cross-entropy"),
+    "mask_dice": ("Mask loss (Dice)", "1 − Dice"),
+    "mask_iou": ("Mask IoU", "IoU with the labels"),
+    "accuracy": ("Training accuracy", "share correct"),
+    "validation_map": ("Held-out source identities", "mAP (%)"),
 }
 
 
@@ -87,17 +88,55 @@ def cmc_panel(curves: Mapping[str, Sequence[float]]) -> Panel:
         return Panel("", f"CMC curve, {described}", inline_svg(figure))
 
 
+def detail_panels(details: Mapping[str, Any]) -> list[Panel]:
+    """Histograms of one model on one target, from `reid.evaluation.details`; none for what is not there."""
+    panels = []
+    if found := details.get("ap_histogram"):
+        panels.append(_ap_panel(found["edges"], found["queries"]))
+    if found := details.get("distance_histogram"):
+        panels.append(_distance_panel(found["edges"], found["same"], found["other"]))
+    return panels
+
+
+def _ap_panel(edges: Sequence[float], queries: Sequence[float]) -> Panel:
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes("average precision (%)", "queries")
+        axes.stairs(queries, edges, fill=True, color=FIRST)
+        axes.set_xlim(edges[0], edges[-1])
+        half = sum(count for count, end in zip(queries, edges[1:], strict=True) if end <= 50)
+        described = f"{half:,.0f} of {sum(queries):,.0f} queries have an average precision below 50 %"
+        return Panel("Queries by average precision", described, inline_svg(figure))
+
+
+def _distance_panel(edges: Sequence[float], same: Sequence[float], other: Sequence[float]) -> Panel:
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes("distance", "share of pairs (%)")
+        axes.stairs([100 * share for share in other], edges, fill=True, color=SECOND, alpha=0.55, label="other people")
+        axes.stairs([100 * share for share in same], edges, color=FIRST, linewidth=1.8, label="same person")
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(0, 1.35 * axes.get_ylim()[1])  # room for the legend
+        axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=8)
+        overlap = sum(map(min, same, other))
+        described = f"distances of the same person and of other people overlap by {overlap:.0%}"
+        return Panel("Distances", described, inline_svg(figure))
+
+
 def _loss_panel(places: Sequence[float], values: Sequence[float], unit: str) -> str:
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=PANEL_INCHES, layout="constrained")
-        axes = figure.add_subplot()
+        figure, axes = _axes("epoch", unit)
         axes.plot(places, values, color=FIRST, linewidth=1.6, marker="o" if len(values) < 3 else None, markersize=3)
-        axes.set(xlabel="epoch", ylabel=unit)
         if len(places) > 1:
             axes.set_xlim(places[0], places[-1])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
         return inline_svg(figure)
+
+
+def _axes(across: str, up: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=PANEL_INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlabel=across, ylabel=up)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    return figure, axes
 
 
 def inline_svg(figure: Figure) -> str:

@@ -1,4 +1,4 @@
-"""The part labels a run was trained with: who made them, how they ended, and a few to look at."""
+"""The part labels a run was trained with: engine and model, statuses by part, and examples."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,8 +6,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from reid.protocols.protocol import parse_protocol, training_rows
+from reid.config import read_config
+from reid.evaluation.evaluate import run_protocol
+from reid.protocols.protocol import training_rows
 from reid.report.run_record import RunRecord
+from reid.training.run_folder import read_image_ids
 from shared import labels as shards
 from shared.errors import DgreidError
 from shared.geometry import Box
@@ -36,14 +39,25 @@ class LabelFacts:
     made_by: list[dict[str, Any]] = field(default_factory=list)  # engine, model, prompt_version, rows
     statuses: dict[str, dict[str, int]] = field(default_factory=dict)  # part -> status -> images
     examples: list[LabelledImage] = field(default_factory=list)
+    images: int = 0  # that the counts are over
     problem: str = ""  # why there is nothing to show
+    note: str = ""  # how the counts differ from what was trained on
 
     def as_data(self) -> dict[str, Any]:
-        return {"label_run": self.label_run, "made_by": self.made_by, "statuses": self.statuses}
+        return {
+            "label_run": self.label_run,
+            "made_by": self.made_by,
+            "statuses": self.statuses,
+            "images": self.images,
+            "note": self.note,
+        }
 
 
 def read_label_facts(record: RunRecord, workspace: Workspace) -> LabelFacts:
-    """Query the labels of the run's training images. Never raises for missing or damaged ones: `problem` says why."""
+    """Query the labels of the images that the run was trained on, after any cap on images per identity.
+
+    Never raises for missing or damaged ones: `problem` says why.
+    """
     if not record.training_set:
         return LabelFacts(None, problem="The run does not record which part labels it used.")
     if record.label_run is None:
@@ -58,9 +72,11 @@ def read_label_facts(record: RunRecord, workspace: Workspace) -> LabelFacts:
     try:
         for path in paths:
             shards.read_label_table(path)
-        rows = [row for source in record.sources for row in _trained_on(record, source, workspace)]
+        rows, note = _trained_on(record, workspace)
     except DgreidError as err:
-        return LabelFacts(record.label_run, problem=f"The labels could not be shown: {err.what}.")
+        return LabelFacts(
+            record.label_run, problem=f"The labels could not be shown: {err.what} ({err.path}). To mend: {err.fix}."
+        )
     with shards.connect(labels=paths) as connection:
         wanted = pa.table({name: [getattr(row, name) for row in rows] for name in ("dataset", "image_id", "path")})
         connection.register("wanted", wanted.cast(WANTED_SCHEMA))
@@ -73,13 +89,29 @@ def read_label_facts(record: RunRecord, workspace: Workspace) -> LabelFacts:
             made_by=_made_by(connection),
             statuses=_statuses(connection),
             examples=_examples(connection, record.sources),
+            images=len(rows),
+            note=note,
         )
 
 
-def _trained_on(record: RunRecord, source: str, workspace: Workspace) -> list[ManifestRow]:
-    protocol = parse_protocol(str(record.config.get("protocol", "")), workspace.data_root)
-    rows = training_rows(protocol, source, read_manifest(workspace.manifest(source)))
-    return [row for row in rows if row.status == ImageStatus.OK]
+def _trained_on(record: RunRecord, workspace: Workspace) -> tuple[list[ManifestRow], str]:
+    """The manifest rows of the training images; and a sentence where they are not exactly those."""
+    protocol = run_protocol(read_config(record.folder), workspace)
+    used, rows = read_image_ids(record.folder), []
+    for source in record.sources:
+        for row in training_rows(protocol, source, read_manifest(workspace.manifest(source))):
+            if row.status == ImageStatus.OK and (used is None or row.image_id in used):
+                rows.append(row)
+    count = record.training_set.get("images", len(rows))
+    if count == len(rows):
+        return rows, ""
+    told = f"Part labels are counted over {len(rows):,} images, but {count:,} were trained on"
+    if used is None:
+        return rows, f"{told}: the run, of an earlier version, does not record which."
+    held_out = record.training_set.get("held_out_identities", 0)
+    return rows, f"{told}: " + (
+        "the others are of held-out identities." if held_out and len(rows) > count else "the manifests have changed."
+    )
 
 
 def _made_by(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ import yaml
 
 from pipelines.__main__ import run as command
 from reid.config import load_config
-from reid.report.comparison import compare_runs, comparison_table
-from reid.report.run_record import SCORE_NAMES, read_run
+from reid.evaluation.comparison import compare_runs, comparison_table
+from reid.evaluation.results import SCORE_NAMES
 from shared.errors import ConfigError
 
 AddRun = Callable[..., Path]
@@ -37,7 +37,7 @@ def test_seeds_of_one_setting_are_one_group(add_run: AddRun) -> None:
     values = [10.0, 14.0, 30.0]
     with_parts = [add_run(f"with{seed}", value, f"seed={seed}") for seed, value in enumerate(values)]
     without = add_run("without", 5.0, "seed=7", "model.parts=[]")
-    first, second = compare_runs([read_run(folder) for folder in [*with_parts, without]])
+    first, second = compare_runs([*with_parts, without])
     assert first["settings"] == ['model.parts=["head","upper_body","legs"]']
     assert second["settings"] == ["model.parts=[]"]
     assert (first["seeds"], second["seeds"]) == ([0, 1, 2], [7])
@@ -58,14 +58,14 @@ def test_seeds_of_one_setting_are_one_group(add_run: AddRun) -> None:
 
 def test_re_ranked_scores_are_a_group_of_their_own(add_run: AddRun) -> None:
     plain, re_ranked = add_run("a", 1.0), add_run("b", 2.0, "seed=1", re_ranking=True)
-    groups = compare_runs([read_run(plain), read_run(re_ranked)])
+    groups = compare_runs([plain, re_ranked])
     assert [group["settings"] for group in groups] == [["re_ranking=false"], ["re_ranking=true"]]
 
 
 def test_the_same_run_does_not_count_twice(add_run: AddRun) -> None:
-    record = read_run(add_run("once", 1.0))
+    once = add_run("once", 1.0)
     with pytest.raises(ConfigError, match="once and once have the same settings and seed"):
-        compare_runs([record, record])
+        compare_runs([once, once])
     with pytest.raises(ConfigError, match="no run was named"):
         compare_runs([])
 
@@ -77,6 +77,6 @@ def test_the_command_prints_and_writes_the_groups(
     folders = [add_run("a", 1.0), add_run("b", 2.0, "seed=1")]
     assert command(["compare", "a", str(folders[1]), "--out", str(tmp_path / "out.json")]) == 0
     assert "1.5 ± 0.7" in capfd.readouterr().out
-    assert json.loads((tmp_path / "out.json").read_text()) == compare_runs([read_run(folder) for folder in folders])
+    assert json.loads((tmp_path / "out.json").read_text()) == compare_runs(folders)
     assert command(["compare", "a", "nothing"]) == 2
     assert "no such training run" in capfd.readouterr().err
