@@ -7,7 +7,6 @@ import typer
 from pipelines.terminal import print_table, say
 from shared.datasets import EXPECTED, count_splits, differences, known_datasets, locate, resolve_name, scan_dataset
 from shared.errors import ConfigError, UsageError
-from shared.manifest import build_manifest, summarise, told_about
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 
@@ -35,7 +34,7 @@ def datasets() -> None:
         if scanned:
             unlike = differences(name, count_splits(scanned.files))
             counts = "" if name not in EXPECTED else "differ" if unlike else "as published"
-            told += [f"{name}: {sentence}" for sentence in [*unlike, *told_about(scanned)]]
+            told += [f"{name}: {sentence}" for sentence in [*unlike, *scanned.told()]]
         has_manifest = not spec.problem and workspace.manifest(name).is_file()
         rows.append((name, ", ".join(spec.aliases), found, counts, "yes" if has_manifest else ""))
     columns = ("data set", "also called", "found", "counts", "manifest")
@@ -61,11 +60,15 @@ def split_names(text: str, workspace: Workspace) -> list[str]:
 
 def scan(name: str, workspace: Workspace) -> list[ManifestRow]:
     """Bring a manifest up to date with the folder; files that did not change are not read again."""
+    from shared.manifest import build_manifest
+
     return build_manifest(name, workspace.data_root, workspace.manifest(name))
 
 
 def show_summary(name: str, rows: list[ManifestRow]) -> None:
     """The data set's table, with the published numbers beside it where there are any, and why they differ."""
+    from shared.manifest import summarise
+
     published = EXPECTED.get(name, {})
     columns = ["split", "images", "identities", "cameras", "distractors", "junk", "unreadable"]
     lines = []

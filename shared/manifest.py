@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from shared.datasets import FileRecord, Scan, locate, resolve_name, scan_dataset
+from shared.datasets import FileRecord, locate, resolve_name, scan_dataset
 from shared.errors import DataError
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
 from shared.parquet import iter_rows, to_table, write_table
@@ -86,7 +86,7 @@ def build_manifest(name: str, data_root: Path, out: Path, *, workers: int = WORK
     """
     name = resolve_name(name, data_root)
     scanned = scan_dataset(name, data_root)
-    for sentence in told_about(scanned):
+    for sentence in scanned.told():
         log.warning("%s: %s", name, printable(sentence))
     root, known = locate(name, data_root), _known(name, out)
     with Progress(f"scan {name}", len(scanned.files)) as progress, ThreadPool(workers) as pool:
@@ -175,9 +175,3 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     except OSError:  # gone since the names were listed: reading it says so in its row
         return 0, 0
     return status.st_size, status.st_mtime_ns
-
-
-def told_about(scanned: Scan) -> list[str]:
-    """A sentence for every reason for which files were left out, with their number, and for what else is odd."""
-    left_out = [f"left out {len(paths):,} x {reason}, e.g. {paths[0]}" for reason, paths in scanned.skipped.items()]
-    return [*left_out, *scanned.notes]

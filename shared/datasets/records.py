@@ -71,6 +71,11 @@ class Scan:
         kept = {reason: sorted(paths) for reason, paths in sorted(skipped.items()) if paths}
         return cls(tuple(ordered), kept, tuple(note for note in notes if note))
 
+    def told(self) -> list[str]:
+        """A sentence for every reason for which files were left out, with their number, and the notes."""
+        left_out = [f"left out {len(paths):,} x {reason}, e.g. {paths[0]}" for reason, paths in self.skipped.items()]
+        return [*left_out, *self.notes]
+
 
 @dataclass(frozen=True)
 class Tree:
