@@ -17,6 +17,7 @@ from shared.datasets.records import (
     NOT_AN_IMAGE,
     NOT_LISTED,
     NOT_THERE,
+    THOUSANDS,
     FileRecord,
     Scan,
     images_in,
@@ -193,6 +194,12 @@ def _checked(raw: list[str], columns: list[str], place: str, kinds: Mapping[str,
         raise DataError(f"unknown split {line['split']!r}", path=place, fix=_FIX)
     for column in ("identity", "camera"):
         word = line[column]
+        if THOUSANDS.fullmatch(word) and word not in kinds:
+            raise DataError(
+                f"{column} {word!r} may be {word[:-4]} or {word[:-4]}000",
+                path=place,
+                fix="format the column as whole numbers without a thousands separator before the table is saved",
+            )
         if _ROUNDED.fullmatch(word):
             raise DataError(
                 f"{column} {word!r} was rounded by a spreadsheet",

@@ -238,7 +238,8 @@ def is_safe(path: str) -> bool:
     return bool(path) and not (pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or drive)
 
 
-_WHOLE = re.compile(r"(-?\d+)(?:[.,]0*)?", re.ASCII)
+THOUSANDS = re.compile(r"-?[1-9]\d{0,2}[.,]000", re.ASCII)  # 1.000 is one thousand or one, depending on the country
+_WHOLE = re.compile(rf"(?!{THOUSANDS.pattern}$)(-?\d+)(?:[.,]0*)?", re.ASCII)
 _PADDED_NEGATIVE = re.compile(r"0+(-\d+)", re.ASCII)  # what zero-padding to a width makes of -1
 _COMPOSITE = re.compile(r"0*[1-9]\d*-\d+", re.ASCII)
 
@@ -261,10 +262,10 @@ def _number_words(words: Collection[str], read: Mapping[str, int], what: str, li
     reason = (
         "they are words"
         if len(odd) == len(words)
-        else f"{len(odd)} of them are no whole numbers of {limit.bit_length() + 1} bits"
+        else f"{len(odd):,} of these are not whole numbers of {limit.bit_length() + 1} bits"
     )
     note = (
-        f"{len(words)} {what} were numbered from 1, because {reason} (e.g. {min(odd)[:40]!r}); "
+        f"{len(words):,} {what} were numbered from 1, because {reason} (e.g. {min(odd)[:40]!r}); "
         f"their own names are in the manifest's column {'identity' if what == 'identities' else 'camera'}_name"
     )
     return {word: place for place, word in enumerate(ordered, start=1)}, note

@@ -147,6 +147,8 @@ def test_a_pattern_says_which_identities_are_nobodys(tmp_path: Path) -> None:
         ("path,identity,split\n,1,train\n", "nothing in column path"),
         ("path,identity,split,Identity \n1.jpg,1,train,1\n", r"columns given twice \['identity'\]"),
         ("path,identity,split\n1.jpg,1.23457E+11,train\n", "rounded by a spreadsheet.*images.csv:2"),
+        ('path,identity,split\n1.jpg,"1,000",train\n', r"identity '1,000' may be 1 or 1000 .*images.csv:2"),
+        ("path,identity,split\n1.jpg,-1.000,train\n", r"identity '-1.000' may be -1 or -1000"),
         ('path,identity,split\n"1.jpg,1,train\n', "not a CSV file"),
         ("", "missing columns.*found nothing"),
         ("path,identity,split\n1.jpg,-1,train\n", "the train split of t shows no person: its 1 images"),
@@ -364,7 +366,7 @@ def test_renamed_people_and_cameras_keep_their_names_and_it_is_said(tmp_path: Pa
         (None, "nobody", 2, "Kamera S\u00fcd-2"),
     ]
     people, cams = scanned.notes
-    assert people.startswith("2 identities were numbered from 1, because 1 of them are no whole numbers of 64 bits")
+    assert people.startswith("2 identities were numbered from 1, because 1 of these are not whole numbers of 64 bits")
     assert cams.startswith("3 cameras were numbered from 1, because they are words (e.g. 'Kamera")
     declare(tmp_path / "n", text, "0007@3.jpg")
     scanned = scan_dataset("n", tmp_path)
