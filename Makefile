@@ -163,7 +163,7 @@ bench-model: install ## our model against plain open_clip: speed and memory, alo
 	@$(RUN_PY) tests/benchmarks/bench_model.py $(ARGS)
 
 .PHONY: bench-dg
-bench-dg: install ## the method piece by piece on unseen data sets, three seeds; killed, it continues [ARGS="--seeds 1"]
+bench-dg: install ## the method piece by piece on unseen data sets, three seeds; resumable [ARGS="--seeds 1"]
 	@$(DGREID) bench-dg $(ARGS)
 
 .PHONY: lock

@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "eval": (
         "pipelines.evaluate:evaluate",
-        "Embed the targets with the trained and the untrained model and compare their rankings.",
+        "Score a trained run: embed its targets with the trained and the untrained model and rank them.",
     ),
     "report": ("pipelines.report:report", "Write report.json, report.md and report.html into the run folder."),
     "compare": (

@@ -1,4 +1,4 @@
-"""Where body parts usually are in a person crop, the same for every image.
+"""The body prior: median boxes of body parts in a person crop, the same for every image.
 
 Medians over 630 hand-labelled crops of Clothing Co-Parsing (Yang, Luo, Lin, CVPR 2014) of the part's box relative to
 the crop; on those crops they reach a mean IoU of 0.51 (head), 0.68 (upper body) and 0.68 (legs).
@@ -14,6 +14,6 @@ PROPORTIONS: dict[str, Box] = {  # fractions of the crop's width and height
 
 
 def prior_box(part: str, width: int, height: int) -> Box | None:
-    """The part's usual place in a crop of width x height pixels; None for a part without a known proportion."""
+    """The body prior's box of a part in a crop of width x height pixels; None for a part without a known proportion."""
     box = PROPORTIONS.get(part)
     return scaled(box, width, height) if box else None
