@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     max_images: int = Field(default=64, ge=1)  # per request
     max_requests: int = Field(default=32, ge=1)  # in flight; more are answered 429
     max_images_in_work: int = Field(default=32, ge=1)  # decoded or with the engine at the same time
-    max_pixels_in_work: int = Field(default=24_000_000, ge=1)  # of images over a megapixel, decoded at the same time
+    max_pixels_in_work: int = Field(default=12_000_000, ge=1)  # of images over a megapixel, decoded at the same time
     max_connections: int = Field(default=512, ge=1)  # open ones; at most half of the process's file descriptors
     allowed_hosts: str = ""  # names that clients call this service by (`Host`), beside its own addresses: a,b; or *
     body_timeout_s: float = Field(default=30.0, gt=0)  # to receive a request

@@ -6,8 +6,7 @@ import typer
 
 from pipelines.terminal import print_table, say
 from shared.datasets import EXPECTED, count_splits, differences, known_datasets, locate, resolve_name, scan_dataset
-from shared.errors import ConfigError, DataError
-from shared.manifest import build_manifest, summarise
+from shared.errors import ConfigError, UsageError
 from shared.schemas import ManifestRow
 from shared.workspace import Workspace
 
@@ -19,15 +18,25 @@ def datasets() -> None:
     workspace = Workspace.from_environment()
     rows, told = [], []
     for name, spec in known_datasets(workspace.data_root).items():
+        scanned, counts = None, ""
         try:
             found = str(locate(name, workspace.data_root))
-            unlike = differences(name, count_splits(scan_dataset(name, workspace.data_root).files))
+        except UsageError as err:
+            found = f"cannot be used: {err.what}" if spec.problem else f"missing: {err.fix}"
+            if err.path != workspace.data_root:  # a folder is there, and it is not as expected
+                told.append(f"{name}: {err}")
+        else:
+            try:
+                scanned = scan_dataset(name, workspace.data_root)
+            except UsageError as err:
+                counts = "cannot be used"
+                told.append(f"{name}: {err}")
+        if scanned:
+            unlike = differences(name, count_splits(scanned.files))
             counts = "" if name not in EXPECTED else "differ" if unlike else "as published"
-            told += [f"{name}: {sentence}" for sentence in unlike]
-        except DataError as err:
-            found, counts = f"missing: {err.fix}", ""
-        scanned = "yes" if workspace.manifest(name).is_file() else ""
-        rows.append((name, ", ".join(spec.aliases), found, counts, scanned))
+            told += [f"{name}: {sentence}" for sentence in [*unlike, *scanned.told()]]
+        has_manifest = not spec.problem and workspace.manifest(name).is_file()
+        rows.append((name, ", ".join(spec.aliases), found, counts, "yes" if has_manifest else ""))
     columns = ("data set", "also called", "found", "counts", "manifest")
     print_table(columns, rows, title=f"data sets under {workspace.data_root}/")
     for sentence in told:
@@ -51,11 +60,15 @@ def split_names(text: str, workspace: Workspace) -> list[str]:
 
 def scan(name: str, workspace: Workspace) -> list[ManifestRow]:
     """Bring a manifest up to date with the folder; files that did not change are not read again."""
+    from shared.manifest import build_manifest
+
     return build_manifest(name, workspace.data_root, workspace.manifest(name))
 
 
 def show_summary(name: str, rows: list[ManifestRow]) -> None:
     """The data set's table, with the published numbers beside it where there are any, and why they differ."""
+    from shared.manifest import summarise
+
     published = EXPECTED.get(name, {})
     columns = ["split", "images", "identities", "cameras", "distractors", "junk", "unreadable"]
     lines = []
@@ -67,5 +80,12 @@ def show_summary(name: str, rows: list[ManifestRow]) -> None:
     print_table([*columns, *(["published"] if published else [])], lines, title=name)
     for sentence in differences(name, count_splits(rows)):
         say(f"not as published: {sentence}")
-    for row in [row for row in rows if row.status != "ok"][:10]:
-        say(f"unreadable: {row.path}: {row.reason}", err=True)
+    unreadable: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status != "ok":
+            unreadable.setdefault(row.reason, []).append(row.path)
+    for reason, paths in unreadable.items():
+        say(
+            f"unreadable: {len(paths):,} x {reason}: {', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''}",
+            err=True,
+        )

@@ -8,7 +8,7 @@ from importlib import metadata
 
 from pipelines.terminal import print_table
 from shared.datasets import known_datasets, locate
-from shared.errors import DataError, DgreidError
+from shared.errors import DgreidError, UsageError
 from shared.files import write_text
 from shared.labels import label_runs, label_shards
 from shared.workspace import Workspace
@@ -74,7 +74,7 @@ def _data_root(workspace: Workspace) -> str:
     for name in known_datasets(workspace.data_root):
         try:
             locate(name, workspace.data_root)
-        except DataError:
+        except UsageError:
             continue
         found.append(name)
     return f"{workspace.data_root}: {', '.join(found) or 'no known data set'}"

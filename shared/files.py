@@ -1,13 +1,43 @@
-"""Files appear whole or not at all: written under a temporary name, synced, then renamed."""
+"""Files appear whole or not at all: written under a temporary name, synced, then renamed. Reading has a limit."""
 
+import errno
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import DgreidError
+
+
+def read_limited(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file of at most `max_bytes`, without ever reading more of it.
+
+    Raises OSError, with the reason as `strerror`, for a larger file, for what is no regular file (a FIFO or a device
+    would block, or never end) and for what the system refuses.
+    """
+    _require_regular(path.stat().st_mode)  # before opening, which already does something to a device
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        _require_regular(status.st_mode)
+        content = file.read(max_bytes + 1) if status.st_size <= max_bytes else None
+    if content is None or len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"larger than the limit of {_bytes_told(max_bytes)}")
+    return content
+
+
+def _require_regular(mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    kind = kinds.get(stat.S_IFMT(mode), "device")
+    raise OSError(errno.EINVAL, f"a {kind}, not a regular file")
+
+
+def _bytes_told(count: int) -> str:
+    return f"{count // 2**20} MiB" if count >= 2**20 else f"{count // 2**10} KiB"
 
 
 def make_folder(path: Path) -> Path:

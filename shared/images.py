@@ -10,9 +10,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import DgreidError
+from shared.files import read_limited
 
 MAX_PIXELS = 50_000_000  # a person crop has under a million; far larger ones are decompression bombs
+MAX_SIDE = 30_000  # pixels
+MAX_FILE_BYTES = 256 * 2**20  # an uncompressed image of MAX_PIXELS fits
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
 
 
 class UnreadableImageError(DgreidError):
@@ -45,9 +49,11 @@ def opened(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise UnreadableImageError(f"{image.width} x {image.height} is over {max_pixels} pixels", path)
+            if not 1 <= min(image.size) <= max(image.size) <= MAX_SIDE:
+                raise UnreadableImageError(f"{image.width} x {image.height}: sides are 1 to {MAX_SIDE} pixels", path)
             yield image
-    except UnreadableImageError:
-        raise
+    except UnreadableImageError as err:
+        raise UnreadableImageError(err.reason, path) from err
     except Image.DecompressionBombError as err:
         raise UnreadableImageError("a decompression bomb", path) from err
     except UnidentifiedImageError as err:
@@ -56,11 +62,20 @@ def opened(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
         raise UnreadableImageError(_one_line(err), path) from err
 
 
+def is_plain_jpeg(image: Image.Image) -> bool:
+    """Whether `decode` returns the pixels of an opened image as a JPEG library gives them: RGB and not turned."""
+    return image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION, 1) == 1
+
+
 def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode a whole image to RGB, its EXIF orientation applied, transparency dropped onto black.
+    """Decode a whole image to RGB, 8 bits a channel.
+
+    The first frame of several, its EXIF orientation applied, transparency composited onto black. 16-bit channels keep
+    their upper 8 bits; CMYK is converted without colour profiles.
 
     Raises UnreadableImageError for empty, truncated, unknown or over-large content (the size is read from the
-    header, before any pixel is decoded).
+    header, before any pixel is decoded), and for grey images of 32-bit or floating-point numbers, whose range of values
+    no file states.
     """
     with opened(content, path, max_pixels=max_pixels) as image:
         return to_rgb(image)
@@ -69,13 +84,43 @@ def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
 def to_rgb(image: Image.Image) -> Image.Image:
     """The RGB image of an `opened` one, as `decode` returns it; for use inside the `with` block of `opened`."""
     image.load()
-    return ImageOps.exif_transpose(image).convert("RGB")
+    return _without_alpha(ImageOps.exif_transpose(_to_8_bits(image)))
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # Pillow scales a PGM to 16 bits
+        raise UnreadableImageError("32-bit or floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    deep = np.asarray(image).astype(np.int64)
+    grey = np.clip(deep >> (bits - 8), 0, 255)
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero
+        grey = 255 - grey
+    if (hidden := image.info.get("transparency")) is not None:
+        grey[deep == hidden] = 0
+    plain = Image.fromarray(grey.astype(np.uint8))
+    plain.info = {name: value for name, value in image.info.items() if name in ("exif", "xmp")}
+    return plain
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "La":  # Pillow takes the premultiplied modes one step at a time
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
 
 
 def read_file(path: Path) -> bytes:
-    """The file's bytes. Raises UnreadableImageError when it is gone or may not be read."""
+    """The file's bytes.
+
+    Raises UnreadableImageError when it is gone, no regular file, larger than 256 MiB, or may not be read.
+    """
     try:
-        return path.read_bytes()
+        return read_limited(path, MAX_FILE_BYTES)
     except OSError as err:
         raise UnreadableImageError(err.strerror or str(err), path) from err
 

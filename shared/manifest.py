@@ -4,18 +4,19 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from shared.datasets import FileRecord, Scan, locate, resolve_name, scan_dataset
+from shared.datasets import FileRecord, locate, resolve_name, scan_dataset
 from shared.errors import DataError
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
 from shared.parquet import iter_rows, to_table, write_table
 from shared.progress import Progress
 from shared.schemas import MANIFEST_SCHEMA, ImageStatus, Kind, ManifestRow
+from shared.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class SplitSummary:
 def build_manifest(name: str, data_root: Path, out: Path, *, workers: int = WORKERS) -> list[ManifestRow]:
     """Scan a data set and write its manifest to `out`, atomically; rows sorted by path and split.
 
+    Names that had to be numbered are told in the log and kept in identity_name and camera_name.
     Files whose path, size and modification time are those of the manifest already at `out` are not read again. Broken
     images become rows with status unreadable and the reason. Files that are no images of the layout are counted by
     reason in the log.
@@ -79,12 +81,13 @@ def build_manifest(name: str, data_root: Path, out: Path, *, workers: int = WORK
         name: any accepted name of the data set.
         workers: decoding threads.
 
-    Raises ConfigError for an unknown name, DataError when the data set is not there or has no images, DgreidError
-    when `out` cannot be written.
+    Raises ConfigError for an unknown name, DataError when the data set is not there, cannot be read whole, has no
+    images or a split without people, DgreidError when `out` cannot be written.
     """
     name = resolve_name(name, data_root)
     scanned = scan_dataset(name, data_root)
-    _log_skipped(name, scanned)
+    for sentence in scanned.told():
+        log.warning("%s: %s", name, printable(sentence))
     root, known = locate(name, data_root), _known(name, out)
     with Progress(f"scan {name}", len(scanned.files)) as progress, ThreadPool(workers) as pool:
         rows = []
@@ -136,7 +139,7 @@ def _known(name: str, path: Path) -> dict[tuple[str, int, int], ManifestRow]:
 
 
 def _row(name: str, root: Path, record: FileRecord, known: dict[tuple[str, int, int], ManifestRow]) -> ManifestRow:
-    labels = {"split": record.split, "kind": record.kind, "identity": record.identity, "camera": record.camera}
+    labels = {name: value for name, value in asdict(record).items() if name != "path"}
     path = root / record.path
     size, modified = _size_and_time(path)
     if before := known.get((record.path, size, modified)):
@@ -172,8 +175,3 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     except OSError:  # gone since the names were listed: reading it says so in its row
         return 0, 0
     return status.st_size, status.st_mtime_ns
-
-
-def _log_skipped(name: str, scanned: Scan) -> None:
-    for reason, paths in scanned.skipped.items():
-        log.warning("%s: left out %d x %s, e.g. %s", name, len(paths), reason, paths[0])

@@ -60,6 +60,8 @@ class ManifestRow(BaseModel):
     kind: Kind = Kind.PERSON
     identity: int | None  # any number, unique within the data set; None: no person, see `kind`
     camera: int | None  # any number; None: the data set does not say
+    identity_name: str | None = None  # as the data set calls them, where the numbers are ours; None: as numbered
+    camera_name: str | None = None
     status: ImageStatus = ImageStatus.OK
     reason: str = ""  # why the file is unreadable
     size_bytes: int  # with modified_ns: lets a later scan skip files that did not change
@@ -123,6 +125,8 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("kind", pa.string(), nullable=False),
         pa.field("identity", pa.int64()),
         pa.field("camera", pa.int32()),
+        pa.field("identity_name", pa.string()),
+        pa.field("camera_name", pa.string()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),

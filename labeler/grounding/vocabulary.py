@@ -13,14 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from shared.errors import ConfigError
 from shared.schemas import PART_WORDS, PARTS
+from shared.yaml_files import YamlFileError, read_mapping
 
 MAX_ADDED = 16  # parts: every one makes a joint answer longer
 MAX_WORDS = 12  # ways to call one part
-MAX_FILE_BYTES = 64 * 1024
 _PART = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _WORDS = re.compile(r"[^\W_](?:[\w' -]{0,58}\w)?")
 _SIDED = re.compile(r"\b(left|right)\b")
@@ -82,7 +80,7 @@ def load_vocabulary(path: Path | None) -> Vocabulary:
         return SHARED
     words = dict(SHARED.words)
     taken = SHARED.names(SHARED.parts)
-    for part, value in _read(path):
+    for part, value in _read(path).items():
         called = _words_of(part, value, path)
         for name in dict.fromkeys(map(plain, (part, *called))):
             if name in taken:
@@ -94,29 +92,15 @@ def load_vocabulary(path: Path | None) -> Vocabulary:
     return Vocabulary(words)
 
 
-def _read(path: Path) -> list[tuple[Any, Any]]:
-    """The pairs of a YAML mapping, repeated keys included."""
+def _read(path: Path) -> dict[Any, Any]:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise _unfit(f"more than {MAX_FILE_BYTES} bytes", path)
-        loader = yaml.SafeLoader(content)
-        try:
-            node = loader.get_single_node()
-            if not isinstance(node, yaml.MappingNode):
-                raise _unfit("no mapping of parts to words", path)
-            return [
-                (loader.construct_object(key), loader.construct_object(value, deep=True)) for key, value in node.value
-            ]
-        finally:
-            loader.dispose()
+        return read_mapping(path)
     except OSError as err:
         raise ConfigError(
             f"the list of parts cannot be read ({err.strerror})", path=path, fix="set LABELER_PARTS_FILE to a YAML file"
         ) from err
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as err:
-        raise _unfit(f"not YAML: {' '.join(str(err).split())[:200]}", path) from err
+    except YamlFileError as err:
+        raise _unfit(str(err), path) from err
 
 
 def _words_of(part: Any, value: Any, path: Path) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from shared.errors import ConfigError, DgreidError, UsageError
 from shared.files import make_folder, write_text
 from shared.progress import Progress
 from shared.schemas import PARTS
+from shared.yaml_files import YamlFileError, read_mapping
 
 GENERATOR_VERSION = 1  # raise it when the same seed gives other pictures
 DISTRACTOR_SHARE = 0.25  # distractor pictures per test identity
@@ -180,10 +181,10 @@ def _write_attributes(path: Path, name: str, recipe: Recipe) -> None:
 def _refuse_another(folder: Path, recipe: Recipe) -> None:
     """Raise UsageError unless the folder records exactly this recipe."""
     try:
-        recorded = yaml.safe_load((folder / "dataset.yaml").read_text(encoding="utf-8"))
+        recorded = read_mapping(folder / "dataset.yaml")
         before = recorded["generator"]
         differing = sorted(key for key, value in asdict(recipe).items() if before.get(key) != value)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+    except (OSError, YamlFileError, AttributeError, KeyError):
         differing, before = ["dataset.yaml"], {}
     if differing:
         now = asdict(recipe)

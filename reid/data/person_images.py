@@ -15,7 +15,7 @@ from reid.data.augment import Augmentation
 from reid.data.part_masks import PatchGrid
 from reid.data.transforms import Interpolation, Sample, resized, visible_patches
 from shared.errors import DgreidError
-from shared.images import UnreadableImageError, decode, opened, read_file
+from shared.images import UnreadableImageError, decode, is_plain_jpeg, opened, read_file
 
 CACHE_BYTES = 512 * 2**20  # sets whose resized pixels fit are decoded once; larger ones by `data.workers` processes
 
@@ -91,7 +91,7 @@ def load_pixels(path: Path) -> Tensor:
     """
     content = read_file(path)
     with opened(content, path) as image:
-        plain = image.format == "JPEG" and image.mode == "RGB" and "exif" not in image.info
+        plain = is_plain_jpeg(image)
     if plain:
         try:
             pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reid.protocols.splits import EvaluationSplit, Folds, make_splits, read_folds
 from shared.datasets import known_datasets, listed, locate, name_key, names_by_key
-from shared.errors import ConfigError, DataError, did_you_mean
+from shared.errors import ConfigError, UsageError, did_you_mean
 from shared.schemas import Kind, ManifestRow
 
 __all__ = ["EvaluationSplit", "Protocol", "evaluation_splits", "parse_protocol", "shared_images", "training_rows"]
@@ -252,7 +252,7 @@ def _published_folds(targets: Sequence[str], data_root: Path) -> dict[str, Folds
     for target in targets:
         try:
             folder = locate(target, data_root)
-        except DataError:  # not on this machine: reading its images will fail with the remedy
+        except UsageError:  # not on this machine: reading its images will fail with the remedy
             continue
         if found := read_folds(folder):
             folds[target] = found

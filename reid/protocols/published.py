@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from reid.protocols.protocol import Protocol, parse_protocol
 from shared.datasets import locate
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, UsageError
 
 
 class PaperScore(NamedTuple):
@@ -89,6 +89,6 @@ def suite_entries(data_root: Path, suite: str | None = None) -> list[SuiteEntry]
 def _is_there(dataset: str, data_root: Path) -> bool:
     try:
         locate(dataset, data_root)
-    except DataError:
+    except UsageError:
         return False
     return True

@@ -1,14 +1,17 @@
 """Which data sets there are, what people call them, and where they lie under the data root."""
 
+import os
 import re
-from collections.abc import Callable
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shared.datasets import csv_table, cuhk02, cuhksysu, grid, ilids, market1501, msmt17, pattern, prid2011, viper
-from shared.datasets.description import Description, read_description
+from shared.datasets import csv_table, pattern
+from shared.datasets.description import Description, ForeignDescriptionError, read_description
+from shared.datasets.layouts import LAYOUTS
 from shared.datasets.records import DESCRIPTION_FILE, Scan
-from shared.errors import ConfigError, DataError, did_you_mean
+from shared.errors import ConfigError, DataError, UsageError, did_you_mean
+from shared.schemas import Kind
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class DatasetSpec:
     beside: str = ""  # the data set whose folder may hold this release too
     folder: Path | None = None  # of a set declared by a dataset.yaml
     description: Description | None = None
+    problem: UsageError | None = None  # why a folder that says it is a data set cannot be used as one
+    note: str = ""  # what is odd about its folder and stops nothing
 
 
 BUILT_IN = (
@@ -47,72 +52,70 @@ BUILT_IN = (
 
 VARIANTS = frozenset(spec.variant for spec in BUILT_IN if spec.variant)
 
-# Any of these below a folder shows that the layout is there. A table or a pattern is where its dataset.yaml is.
-MARKS: dict[str, tuple[str, ...]] = {
-    "market1501": tuple(market1501.FOLDERS),
-    "market1501_zero_based": tuple(market1501.FOLDERS),
-    "msmt17": tuple(msmt17.LISTS),
-    "cuhk02": cuhk02.PAIRS,
-    "cuhksysu": tuple(cuhksysu.FOLDERS),
-    "viper": tuple(viper.FOLDERS),
-    "prid2011": tuple(prid2011.FOLDERS),
-    "grid": tuple(grid.FOLDERS),
-    "ilids": tuple(ilids.FOLDERS),
-    "pattern": ("",),
-    "csv": ("",),
-}
-SCANS: dict[str, Callable[[Path], Scan]] = {
-    "market1501": market1501.scan,
-    "market1501_zero_based": market1501.scan_zero_based,
-    "msmt17": msmt17.scan,
-    "cuhk02": cuhk02.scan,
-    "cuhksysu": cuhksysu.scan,
-    "viper": viper.scan,
-    "prid2011": prid2011.scan,
-    "grid": grid.scan,
-    "ilids": ilids.scan,
-}
-
 
 def known_datasets(data_root: Path) -> dict[str, DatasetSpec]:
     """The built-in data sets and every folder under `data_root` with a dataset.yaml, by canonical name.
 
     A built-in set's folder may have a dataset.yaml too; it then says in which layout that copy is.
-    Raises DataError for a broken dataset.yaml, ConfigError when two data sets claim one name.
+    A folder that cannot be used stops no other: it has its `problem`, under its folder's name where it has no other.
     """
     specs = {spec.name: spec for spec in BUILT_IN}
     for folder in _folders(data_root):
-        if not (folder / DESCRIPTION_FILE).is_file():
+        if not (spec := _spec_of(folder)):
             continue
-        declared = read_description(folder / DESCRIPTION_FILE)
-        own_name = name_key(declared.name) == name_key(folder.name)
-        built_in = next((spec for spec in BUILT_IN if own_name and name_key(folder.name) in _keys(spec)), None)
-        fresh = DatasetSpec(declared.name, declared.title or declared.name)
-        spec = built_in or fresh
-        if spec.name in specs and specs[spec.name].folder:
-            raise _two_claim(spec.name, [str(specs[spec.name].folder), str(folder)])
-        if spec is fresh and spec.name in specs:
-            raise _two_claim(spec.name, [str(folder), f"built-in {specs[spec.name].title}"])
-        aliases = tuple(dict.fromkeys((*spec.aliases, *(alias.lower() for alias in declared.aliases))))
-        specs[spec.name] = replace(
-            spec, aliases=aliases, layouts=(declared.layout,), folder=folder, description=declared
-        )
-    _names(specs)
+        before = specs.get(spec.name)
+        if before is None or (before.folder is None and name_key(folder.name) in _keys(before)):
+            specs[spec.name] = spec
+        elif spec.problem or before.folder is None:
+            problem = spec.problem or _two_claim(spec.name, [str(folder), f"built-in {before.title}"])
+            specs[str(folder)] = replace(spec, name=str(folder), aliases=(), problem=problem)
+        else:
+            specs[spec.name] = replace(before, problem=_two_claim(spec.name, [str(before.folder), str(folder)]))
+    for key, owners in _owners(specs).items():
+        places = [str(specs[name].folder or f"built-in {specs[name].title}") for name in owners]
+        for name in owners if len(owners) > 1 else ():
+            if specs[name].folder and not specs[name].problem:
+                specs[name] = replace(specs[name], problem=_two_claim(key, places))
     return specs
+
+
+def _spec_of(folder: Path) -> DatasetSpec | None:
+    """What a folder under the data root says about itself; None when it has no dataset.yaml."""
+    built_in = next((spec for spec in BUILT_IN if name_key(folder.name) in _keys(spec)), None)
+    unnamed = replace(built_in or DatasetSpec(folder.name, folder.name), folder=folder)
+    if reason := _why_closed(folder):
+        fix = "make it readable for your user (chmod u+rx)"
+        return replace(unnamed, problem=DataError(f"the folder cannot be read: {reason}", path=folder, fix=fix))
+    if not os.path.lexists(folder / DESCRIPTION_FILE):
+        return None
+    try:
+        declared = read_description(folder / DESCRIPTION_FILE)
+    except ForeignDescriptionError as err:
+        if built_in:
+            return replace(built_in, note=f"{folder / DESCRIPTION_FILE} is ignored: {err.what}")
+        return replace(unnamed, problem=err)
+    except DataError as err:
+        return replace(unnamed, problem=err)
+    if not built_in or name_key(declared.name) not in _keys(built_in):
+        built_in = DatasetSpec(declared.name, declared.title or declared.name)
+    aliases = tuple(dict.fromkeys((*built_in.aliases, *(alias.lower() for alias in declared.aliases))))
+    return replace(built_in, aliases=aliases, layouts=(declared.layout,), folder=folder, description=declared)
 
 
 def resolve_name(text: str, data_root: Path) -> str:
     """The canonical name behind a name, alias or folder name; case and punctuation do not matter.
 
-    Raises ConfigError for an unknown name, listing the known ones.
+    Raises ConfigError for an unknown name, listing the known ones, and the problem of a set that cannot be used.
     """
     specs = known_datasets(data_root)
-    name = _names(specs).get(name_key(text))
+    name = text if text in specs else _names(specs).get(name_key(text))
     if name is None:
         raise ConfigError(
             f"unknown data set {text!r}{did_you_mean(text, _words(specs))}; known: {listed(specs)}",
             fix=f"put a {DESCRIPTION_FILE} into its folder under {data_root} to use a set of your own",
         )
+    if problem := specs[name].problem:
+        raise problem
     return name
 
 
@@ -127,12 +130,13 @@ def name_key(text: str) -> str:
 
 
 def listed(specs: dict[str, DatasetSpec]) -> str:
-    """The known names with their aliases, for a message."""
-    return ", ".join(f"{name} ({', '.join(spec.aliases)})" if spec.aliases else name for name, spec in specs.items())
+    """The names that can be used, with their aliases, for a message."""
+    usable = {name: spec for name, spec in specs.items() if not spec.problem}
+    return ", ".join(f"{name} ({', '.join(spec.aliases)})" if spec.aliases else name for name, spec in usable.items())
 
 
 def _words(specs: dict[str, DatasetSpec]) -> list[str]:
-    return [word for spec in specs.values() for word in (spec.name, *spec.aliases)]
+    return [word for spec in specs.values() if not spec.problem for word in (spec.name, *spec.aliases)]
 
 
 def locate(name: str, data_root: Path) -> Path:
@@ -145,23 +149,39 @@ def locate(name: str, data_root: Path) -> Path:
 
 
 def scan_dataset(name: str, data_root: Path) -> Scan:
-    """Read the file names of a data set. Raises as `locate`, and DataError when no image of the layout is there."""
+    """Read the file names of a data set.
+
+    Raises as `locate`, and DataError when no image of the layout is there, a split shows no person, or a part of the
+    data set cannot be read.
+    """
     spec = _spec(name, data_root)
     root, layout = _find(spec, data_root)
-    if spec.description and spec.description.pattern is not None:
-        scanned = pattern.scan(root, spec.description.pattern, spec.description.folder_splits, spec.description.kinds)
-    elif spec.description and spec.description.csv is not None:
-        scanned = csv_table.scan(root, spec.description.csv, spec.description.kinds)
+    described = spec.description
+    if described and described.pattern is not None:
+        scanned = pattern.scan(root, described.pattern, described.folder_splits, described.kinds)
+    elif described and described.csv is not None:
+        scanned = csv_table.scan(root, described.csv, described.kinds)
     else:
-        scanned = SCANS[layout](root)
+        scanned = LAYOUTS[layout].scan(root)
+    fix = f"unpack the data set there, or describe its files in {root / DESCRIPTION_FILE}"
+    told = "; ".join(f"{len(paths)} x {reason} ({paths[0]})" for reason, paths in scanned.skipped.items())
     if not scanned.files:
-        told = "; ".join(f"{len(paths)} x {reason} ({paths[0]})" for reason, paths in scanned.skipped.items())
+        expected = described.pattern if described and described.pattern is not None else f"the {layout} layout"
         raise DataError(
-            f"no image of {spec.name} in the {layout} layout; {told or 'the folder holds no files'}",
-            path=root,
-            fix=f"unpack the data set there, or describe its files in {root / DESCRIPTION_FILE}",
+            f"no image of {spec.name} in {expected}; {told or 'the folder holds no files'}", path=root, fix=fix
         )
-    return scanned
+    shown = {record.split for record in scanned.files if record.kind == Kind.PERSON}
+    for split in sorted({record.split for record in scanned.files} - shown):
+        images = [record.path for record in scanned.files if record.split == split]
+        raise DataError(
+            f"the {split} split of {spec.name} shows no person: its {len(images):,} images are all distractors or junk "
+            f"(e.g. {images[0]}){'; ' + told if told else ''}",
+            path=root,
+            fix=fix
+            if described is None
+            else f"correct the identities, or `junk:` and `distractors:` in {DESCRIPTION_FILE}",
+        )
+    return replace(scanned, notes=(*scanned.notes, spec.note)) if spec.note else scanned
 
 
 def _spec(name: str, data_root: Path) -> DatasetSpec:
@@ -180,17 +200,14 @@ def _find(spec: DatasetSpec, data_root: Path) -> tuple[Path, str]:
         )
     if found:
         return found[0]
-    wanted = " or ".join("{" + ", ".join(MARKS[layout]) + "}" for layout in spec.layouts)
+    wanted = " or ".join("{" + ", ".join(_marks(layout)) + "}" for layout in spec.layouts)
     if candidates:
-        there = ", ".join(sorted(p.name for p in candidates[0].iterdir())[:12]) or "nothing"
         raise DataError(
-            f"{spec.title} is not complete: looked for {wanted}, found {there}",
+            f"{spec.title} is not complete: looked for {wanted}, found {_listed_in(candidates[0])}",
             path=candidates[0],
             fix=f"unpack it so that {candidates[0]} holds {wanted}",
         )
-    there = ", ".join(folder.name for folder in _folders(data_root)) or (
-        "nothing" if data_root.is_dir() else "no such folder"
-    )
+    there = ", ".join(folder.name for folder in _folders(data_root)) or _listed_in(data_root)
     names = ", ".join(dict.fromkeys((spec.name, *spec.aliases, *spec.folders)))
     raise DataError(
         f"{spec.title} was not found: looked for a folder called {names} with {wanted}; there is {there}",
@@ -206,16 +223,42 @@ def _layout_below(folder: Path, spec: DatasetSpec) -> tuple[Path, str] | None:
         places += [place for place in below if place.name not in VARIANTS - {spec.variant}]
     for place in places:
         for layout in spec.layouts:
-            if any((place / mark).exists() for mark in MARKS[layout]):
+            if any(os.path.exists(place / mark) for mark in _marks(layout)):  # noqa: PTH110  (Path.exists raises)
                 return place, layout
     return None
 
 
+def _marks(layout: str) -> tuple[str, ...]:
+    """What shows a layout; a table or a pattern is where its dataset.yaml is."""
+    return LAYOUTS[layout].marks if layout in LAYOUTS else ("",)
+
+
+def _listed_in(folder: Path) -> str:
+    try:
+        with os.scandir(folder) as entries:
+            return ", ".join(sorted(entry.name for entry in entries)[:12]) or "nothing"
+    except FileNotFoundError:
+        return "no such folder"
+    except OSError as err:
+        return f"a folder that cannot be read ({err.strerror})"
+
+
 def _folders(place: Path) -> list[Path]:
     try:
-        return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+        with os.scandir(place) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".")]
     except OSError:  # not there or not ours to read: the caller says what it looked for
         return []
+    return sorted(place / name for name in names if os.path.isdir(place / name))  # noqa: PTH112  (raises as well)
+
+
+def _why_closed(folder: Path) -> str:
+    """Why a folder cannot be listed, "" when it can."""
+    try:
+        with os.scandir(folder):
+            return ""
+    except OSError as err:
+        return err.strerror or str(err)
 
 
 def _keys(spec: DatasetSpec) -> set[str]:
@@ -227,15 +270,23 @@ def _places(spec: DatasetSpec) -> set[str]:
     return _keys(spec) | {key for other in BUILT_IN if other.name == spec.beside for key in _keys(other)}
 
 
-def _names(specs: dict[str, DatasetSpec]) -> dict[str, str]:
-    """Key -> canonical name of all sets. Raises ConfigError when two claim one key."""
-    owners: dict[str, str] = {}
-    for spec in specs.values():
-        for key in sorted(_keys(spec)):
-            if key in owners:
-                raise _two_claim(key, [str(specs[name].folder or name) for name in (owners[key], spec.name)])
-            owners[key] = spec.name
+def _owners(specs: dict[str, DatasetSpec]) -> dict[str, list[str]]:
+    """Key -> the canonical names of all sets that claim it; a declared one that cannot be used claims no alias."""
+    built_in = {spec.name for spec in BUILT_IN}
+    owners: dict[str, list[str]] = defaultdict(list)
+    for name, spec in specs.items():
+        for key in _keys(spec) if name in built_in or not spec.problem else {name_key(name)}:
+            owners[key].append(name)
+    owners.pop("", None)
     return owners
+
+
+def _names(specs: dict[str, DatasetSpec]) -> dict[str, str]:
+    """Key -> canonical name; where several claim a key, the one that can be used, built-in sets first."""
+    return {
+        key: min(names, key=lambda name: (specs[name].problem is not None, specs[name].folder is not None))
+        for key, names in _owners(specs).items()
+    }
 
 
 def _two_claim(name: str, places: list[str]) -> ConfigError:

@@ -1,98 +1,211 @@
 """Any folder with a table of its images, declared in its dataset.yaml as `layout: csv` and `csv: images.csv`.
 
-The columns are path, identity, split (train, query, gallery or all) and, where it is known, camera. Paths are relative
-to the data set's folder. An empty camera is "not labelled". Identity -1 is junk unless `junk:` says otherwise; 0 is a
-person unless it is among `distractors:`.
+The columns are path, identity, split (train, query, gallery or all) and, where it is known, camera. Columns without a
+name are ignored. Paths are relative to the data set's folder. An empty camera is "not labelled"; a line without an
+identity is left out. Fields are separated by commas, semicolons or tabs; the text is UTF-8, or UTF-16 with its mark.
 """
 
 import csv
-from collections.abc import Mapping
-from pathlib import Path
-from typing import cast, get_args
+import io
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, cast, get_args
 
 from shared.datasets.records import (
     NOT_AN_IMAGE,
     NOT_LISTED,
     NOT_THERE,
+    THOUSANDS,
     FileRecord,
     Scan,
     images_in,
     is_safe,
     number_cameras,
     number_identities,
+    same_spelling,
 )
 from shared.errors import DataError
+from shared.files import read_limited
 from shared.schemas import Kind, Split
 
 REQUIRED, OPTIONAL = ("path", "identity", "split"), ("camera",)
 SPLITS: tuple[str, ...] = get_args(Split)
+MAX_TABLE_BYTES = 256 * 2**20
+
+NO_IDENTITY = "line without an identity"
+LEAVES = "listed path that leaves the data set's folder"
+UNCLEAR = "listed path that fits several files"
+
+# What pandas, R and spreadsheets write for "nothing".
+_EMPTY = frozenset(
+    {"", "nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "<NA>", "NA", "N/A", "n/a", "#N/A", "#NA", "NULL", "null", "None"}
+)
+_ROUNDED = re.compile(r"[+-]?\d+(?:[.,]\d+)?[eE]\+\d+", re.ASCII)
+_FIX = f"columns: {', '.join(REQUIRED)}, and camera where it is known; split is one of {', '.join(SPLITS)}"
+
+
+class _Line(NamedTuple):
+    place: str  # file and line, for messages
+    path: str
+    identity: str
+    split: Split
+    camera: str
 
 
 def scan(root: Path, table: str, kinds: Mapping[str, Kind]) -> Scan:
     """Read `table` (a CSV file relative to `root`). kinds: identities that stand for no person.
 
-    Raises DataError for a table that is missing or not UTF-8, for columns that are missing or unknown, and for a line
-    with an empty field, an unknown split, a path that leaves the folder or the same image twice in one split.
+    Raises DataError for a table that cannot be read or decoded, for columns that are missing, unknown or given twice,
+    and for a line with too many fields, no path, an unknown split, a number that a spreadsheet has rounded, or an image
+    that the same split lists with other labels.
     """
-    lines = _read_lines(root / table)
     images, skipped = images_in(root, ("",))
-    present = {name for _, name in images}
-    skipped[NOT_AN_IMAGE] = [path for path in skipped.get(NOT_AN_IMAGE, []) if path != table]
-    people = number_identities([line["identity"] for line in lines], kinds)
-    cameras = number_cameras([line["camera"] for line in lines])
-    files = [
-        FileRecord(line["path"], cast(Split, line["split"]), identity, cameras[line["camera"]], kind)
-        for line in lines
-        for identity, kind in [people[line["identity"]]]
-        if line["path"] in present
-    ]
-    skipped[NOT_THERE] = [line["path"] for line in lines if line["path"] not in present]
-    skipped[NOT_LISTED] = list(present - {line["path"] for line in lines})
-    return Scan.of(files, {reason: paths for reason, paths in skipped.items() if paths})
+    spellings = _Spellings([image.path for image in images])
+    alike = [path for path in skipped[NOT_AN_IMAGE] if same_spelling(path) == same_spelling(str(PurePosixPath(table)))]
+    skipped[NOT_AN_IMAGE] = [path for path in skipped[NOT_AN_IMAGE] if path not in alike]
+    lines: dict[tuple[str, Split], _Line] = {}
+    listed: set[str] = set()
+    for line in _read_lines(root / (alike[0] if len(alike) == 1 else table), kinds):
+        found, reason = spellings.find(line.path)
+        if not found:
+            skipped[reason].append(line.path)
+            continue
+        listed.add(found)
+        if not line.identity:
+            skipped[NO_IDENTITY].append(line.path)
+            continue
+        before = lines.setdefault((found, line.split), line)
+        if (before.identity, before.camera) != (line.identity, line.camera):
+            raise DataError(
+                f"{line.path!r} is listed twice in split {line.split}, with other labels",
+                path=line.place,
+                fix="remove one of the lines",
+            )
+    skipped[NOT_LISTED] = list({image.path for image in images} - listed)
+    people = number_identities([line.identity for line in lines.values()], kinds)
+    cameras = number_cameras([line.camera for line in lines.values()])
+    files = []
+    for (path, split), line in lines.items():
+        number, kind = people.of[line.identity]
+        camera, _ = cameras.of[line.camera]
+        names = (people.name(line.identity), cameras.name(line.camera))
+        files.append(FileRecord(path, split, number, camera, kind, *names))
+    return Scan.of(files, skipped, (people.note, cameras.note))
 
 
-def _read_lines(path: Path) -> list[dict[str, str]]:
-    fix = f"columns: {', '.join(REQUIRED)}, and camera where it is known; split is one of {', '.join(SPLITS)}"
-    if not path.is_file():
-        raise DataError("the table named in dataset.yaml is not there", path=path, fix=fix)
-    lines: list[dict[str, str]] = []
-    seen: set[tuple[str, str]] = set()
+class _Spellings:
+    """The files that are there, by the ways in which tables spell their paths."""
+
+    def __init__(self, paths: Collection[str]) -> None:
+        self._exact = frozenset(paths)
+        self._alike: dict[str, list[str]] = defaultdict(list)
+        for path in paths:
+            self._alike[same_spelling(path)].append(path)
+
+    def find(self, listed: str) -> tuple[str, str]:
+        """(the file's path as it is spelled on disk, ""), or ("", why there is none)."""
+        if listed in self._exact:
+            return listed, ""
+        plain = listed.replace("\\", "/") if "\\" in listed else listed
+        if not is_safe(plain):
+            return "", LEAVES
+        plain = PurePosixPath(plain).as_posix()  # without ./ and //
+        if plain in self._exact:
+            return plain, ""
+        alike = self._alike.get(same_spelling(plain), [])
+        return (alike[0], "") if len(alike) == 1 else ("", UNCLEAR if alike else NOT_THERE)
+
+
+def _read_lines(path: Path, kinds: Mapping[str, Kind]) -> Iterator[_Line]:
+    text = _decoded(path)
+    first, rest = [*re.split(r"\r\n|\r|\n", text, maxsplit=1), ""][:2]
+    if (said := re.fullmatch(r'"?sep=(.)"?', first.strip(), re.IGNORECASE)) or first.strip().lower() == "sep=":
+        separator, text, skipped_lines = said[1] if said else "\t", rest, 1
+    else:
+        separator, skipped_lines = _separator(first), 0
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="", skipinitialspace=True)
-            columns = set(reader.fieldnames or ())
-            missing, unknown = set(REQUIRED) - columns, columns - set(REQUIRED) - set(OPTIONAL)
-            if missing or unknown:
-                told = [f"missing columns {sorted(missing)}"] if missing else []
-                told += [f"unknown columns {sorted(unknown)}"] if unknown else []
-                raise DataError(" and ".join(told), path=path, fix=fix)
-            for raw in reader:
-                line = _checked(raw, f"{path}:{reader.line_num}", fix)
-                if (line["path"], line["split"]) in seen:
-                    raise DataError(
-                        f"{line['path']!r} is listed twice in split {line['split']}",
-                        path=f"{path}:{reader.line_num}",
-                        fix="remove one of the lines",
-                    )
-                seen.add((line["path"], line["split"]))
-                lines.append(line)
-    except (UnicodeDecodeError, csv.Error) as err:
-        raise DataError(f"not a UTF-8 CSV file ({err})", path=path, fix=fix) from err
-    return lines
+        columns = _columns(next(reader, []), path)
+        for raw in reader:
+            if any(field.strip() for field in raw):
+                yield _checked(raw, columns, f"{path}:{reader.line_num + skipped_lines}", kinds)
+    except csv.Error as err:
+        raise DataError(f"not a CSV file ({err})", path=f"{path}:{reader.line_num + skipped_lines}", fix=_FIX) from err
 
 
-def _checked(raw: dict[str, str], place: str, fix: str) -> dict[str, str]:
-    if None in raw:
-        raise DataError("a line has more fields than the header", path=place, fix=fix)
-    line = {column: raw.get(column, "").strip() for column in (*REQUIRED, *OPTIONAL)}
-    if empty := [column for column in REQUIRED if not line[column]]:
-        raise DataError(f"nothing in column {', '.join(empty)}", path=place, fix=fix)
-    if line["split"] not in SPLITS:
-        raise DataError(f"unknown split {line['split']!r}", path=place, fix=fix)
-    if not is_safe(line["path"]):
+def _decoded(path: Path) -> str:
+    try:
+        content = read_limited(path, MAX_TABLE_BYTES)
+    except FileNotFoundError as err:
+        raise DataError("the table named in dataset.yaml is not there", path=path, fix=_FIX) from err
+    except OSError as err:
+        raise DataError(f"the table cannot be read: {err.strerror}", path=path, fix=_FIX) from err
+    marks = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8-sig")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as err:
         raise DataError(
-            f"the path {line['path']!r} leaves the data set's folder",
-            path=place,
-            fix="paths are relative to the folder of dataset.yaml, with / and without ..",
-        )
-    return line
+            f"the table is neither UTF-8 nor UTF-16 (byte {err.start:,})",
+            path=path,
+            fix='save it as UTF-8, in a spreadsheet as "CSV UTF-8"',
+        ) from err
+    if "\0" in text:
+        raise DataError("the table holds NUL characters: UTF-16 without its mark?", path=path, fix="save it as UTF-8")
+    return text
+
+
+def _separator(header: str) -> str:
+    """The sign that cuts the header into the columns we need; the most frequent when none does."""
+    header = header[:10_000]  # a single field of any length would be an error of its own
+    for sign in ",;\t":
+        if set(REQUIRED) <= {_column(name) for name in next(csv.reader([header], delimiter=sign), [])}:
+            return sign
+    return max(",;\t", key=header.count)
+
+
+def _column(name: str) -> str:
+    return name.strip().strip("\"'").strip().casefold()
+
+
+def _columns(header: list[str], path: Path) -> list[str]:
+    columns = [_column(name) for name in header]
+    named = [name for name in columns if name]
+    told = [f"missing columns {missing}"] if (missing := sorted({*REQUIRED} - {*named})) else []
+    told += [f"unknown columns {unknown}"] if (unknown := sorted({*named} - {*REQUIRED, *OPTIONAL})) else []
+    told += [f"columns given twice {twice}"] if (twice := sorted({n for n in named if named.count(n) > 1})) else []
+    if told:
+        raise DataError(f"{' and '.join(told)}; found {', '.join(named[:20]) or 'nothing'}", path=path, fix=_FIX)
+    return columns
+
+
+def _checked(raw: list[str], columns: list[str], place: str, kinds: Mapping[str, Kind]) -> _Line:
+    if any(field.strip() for field in raw[len(columns) :]):
+        raise DataError("a line has more fields than the header", path=place, fix=_FIX)
+    line = dict.fromkeys((*REQUIRED, *OPTIONAL), "") | {
+        column: field.strip() for column, field in zip(columns, raw, strict=False)
+    }
+    if not line["path"]:
+        raise DataError("nothing in column path", path=place, fix=_FIX)
+    split = line["split"].casefold()
+    if split not in SPLITS:
+        raise DataError(f"unknown split {line['split']!r}", path=place, fix=_FIX)
+    for column in ("identity", "camera"):
+        word = line[column]
+        if THOUSANDS.fullmatch(word) and word not in kinds:
+            raise DataError(
+                f"{column} {word!r} may be {word[:-4]} or {word[:-4]}000",
+                path=place,
+                fix="format the column as whole numbers without a thousands separator before the table is saved",
+            )
+        if _ROUNDED.fullmatch(word):
+            raise DataError(
+                f"{column} {word!r} was rounded by a spreadsheet",
+                path=place,
+                fix="format the column as text before the table is saved",
+            )
+        if word in _EMPTY and word not in kinds:
+            line[column] = ""
+    return _Line(place, line["path"], line["identity"], cast(Split, split), line["camera"])

@@ -1,28 +1,34 @@
 """dataset.yaml: how a folder under DATA_ROOT says what it is.
 
-layout: market1501          # or another public layout, pattern, csv
-name: myset                 # default: the folder's name
-title: My set               # for tables
-aliases: [my]
-pattern, split, splits      # layout: pattern, see shared.datasets.pattern
-csv: images.csv             # layout: csv, see shared.datasets.csv_table
-junk: [-1]                  # of both: identities that stand for junk; this is the default, [] means none
-distractors: [0]            # of both: identities that stand for distractors; none unless they are named here
-"""
+| key | value | default |
+|---|---|---|
+| `layout` | `pattern`, `csv`, or a public layout: `market1501`, `market1501_zero_based`, `msmt17`, `cuhk02`, `cuhksysu`, `viper`, `prid2011`, `grid`, `ilids` | needed |
+| `name` | the name on the command line: letters, digits, `_`, `.`, `-` | the folder's name |
+| `title` | the name in tables | `name` |
+| `aliases` | list of other names for the command line | none |
+| `pattern` | for `layout: pattern`: the file names, e.g. `"{identity}_c{camera}_{*}.jpg"`, `"{identity}/{*}.jpg"` or `"{identity:4}{*}"` (four characters) | |
+| `split` | for `layout: pattern`: the split of all images: `train`, `query`, `gallery` or `all` | `all` |
+| `splits` | for `layout: pattern`, instead of `split`: the split of each sub-folder, in which the pattern then starts, e.g. `{train: train, probe: query, gallery: gallery}` | |
+| `csv` | for `layout: csv`: the table of the images, with columns path, identity, split and, where it is known, camera | |
+| `junk` | for both: list of identities that stand for junk | `[-1]` |
+| `distractors` | for both: list of identities that stand for distractors, e.g. `[0]` | none |
+| `synthetic` | whether the images are generated | `false` |
+| `generator` | how they were generated, recorded only | |
+"""  # noqa: E501  (README quotes the table)
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.datasets.pattern import compile_pattern
+from shared.datasets.pattern import parse_pattern
 from shared.datasets.records import is_safe
 from shared.errors import DataError
 from shared.schemas import Kind, Split
+from shared.yaml_files import YamlFileError, read_mapping
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 LayoutName = Literal[
     "market1501",
     "market1501_zero_based",
@@ -38,7 +44,11 @@ LayoutName = Literal[
 ]
 
 
-Word = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
+Word = Annotated[str, Field(min_length=1, max_length=255, coerce_numbers_to_str=True)]
+
+
+class ForeignDescriptionError(DataError):
+    """A dataset.yaml of another program: it has no `layout:` and no key that only ours have."""
 
 
 class Description(BaseModel):
@@ -46,7 +56,7 @@ class Description(BaseModel):
 
     layout: LayoutName
     name: str = ""
-    title: str = ""
+    title: str = Field(default="", max_length=200)
     aliases: tuple[str, ...] = ()
     pattern: str | None = None
     split: Split | None = None
@@ -76,14 +86,16 @@ class Description(BaseModel):
         for name in (self.name, *self.aliases):
             if name and not NAME.fullmatch(name.lower()):
                 raise ValueError(
-                    f"name {name!r}: use letters, digits, '_', '.' and '-', starting with a letter or digit"
+                    f"name {name!r}: use letters, digits, '_', '.' and '-', starting with a letter or digit, "
+                    "64 characters at most"
                 )
         return self
 
     @property
     def folder_splits(self) -> dict[str, Split]:
         """Of a pattern: folder -> split, "" for the data set's folder itself."""
-        return {key.strip("/"): split for key, split in self.splits.items()} or {"": self.split or "all"}
+        plain = {PurePosixPath(key).as_posix(): split for key, split in self.splits.items()}
+        return {"" if key == "." else key: split for key, split in plain.items()} or {"": self.split or "all"}
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -92,28 +104,42 @@ class Description(BaseModel):
 
 
 def read_description(path: Path) -> Description:
-    """Read a dataset.yaml. Raises DataError when it is no YAML mapping or has wrong or unknown keys."""
-    known = ", ".join(Description.model_fields)
-    fix = f"correct the file; known keys: {known}"
+    """Read a dataset.yaml.
+
+    Raises DataError when it is no YAML mapping within the limits of shared.yaml_files or has wrong or unknown keys,
+    ForeignDescriptionError when it is not meant for us.
+    """
+    fix = f"correct the file; known keys: {', '.join(Description.model_fields)}"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-        raise DataError(f"not readable as YAML ({' '.join(str(err).split())[:160]})", path=path, fix=fix) from err
-    if not isinstance(content, dict):
-        raise DataError("not a YAML mapping", path=path, fix=fix)
-    if unknown := sorted(str(key) for key in content.keys() - Description.model_fields.keys()):
-        raise DataError(f"unknown keys {', '.join(unknown)}", path=path, fix=fix)
+        content = read_mapping(path)
+    except OSError as err:
+        raise DataError(f"cannot be read: {err.strerror}", path=path, fix=fix) from err
+    except YamlFileError as err:
+        raise DataError(str(err), path=path, fix=fix) from err
+    if "layout" not in content and not content.keys() & Description.model_fields.keys() - {"name", "title"}:
+        raise ForeignDescriptionError(
+            f"no `layout:`, so it is not a description of a re-identification set (keys: {_keys(content)})",
+            path=path,
+            fix="add `layout:` if this is a data set for dgreid, otherwise ignore this",
+        )
+    if unknown := {key: value for key, value in content.items() if key not in Description.model_fields}:
+        raise DataError(f"unknown keys {_keys(unknown)}", path=path, fix=fix)
     try:
         description = Description(**content)
+        if description.pattern is not None:
+            parse_pattern(description.pattern)
     except ValidationError as err:
-        told = "; ".join(f"{'.'.join(str(at) for at in e['loc']) or 'file'}: {e['msg']}" for e in err.errors())
-        raise DataError(told, path=path, fix=fix) from err
-    if description.pattern is not None:
-        try:
-            compile_pattern(description.pattern)
-        except DataError as err:
-            raise DataError(err.what, path=path, fix=err.fix) from err
+        told = "; ".join(f"{'.'.join(str(at) for at in e['loc']) or 'file'}: {e['msg']}" for e in err.errors()[:5])
+        raise DataError(told[:500], path=path, fix=fix) from err
+    except DataError as err:
+        raise DataError(err.what, path=path, fix=err.fix) from err
+    except ValueError as err:  # a number of thousands of digits
+        raise DataError(f"a value cannot be used ({str(err)[:100]})", path=path, fix=fix) from err
     name = description.name or path.parent.name
     if not NAME.fullmatch(name.lower()):
         raise DataError(f"the folder name {name!r} cannot name a data set", path=path, fix="add `name: <short name>`")
     return description.model_copy(update={"name": name.lower()})
+
+
+def _keys(content: dict[Any, Any]) -> str:
+    return ", ".join(sorted(str(key)[:40] for key in content)[:12]) or "none"

@@ -2,12 +2,14 @@
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from shared.errors import DataError
 from shared.schemas import Kind, Split
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
@@ -22,8 +24,14 @@ NOT_AN_IMAGE = "not an image file"
 HIDDEN = "hidden file"
 ELSEWHERE = "in a folder that the layout does not use"
 FOREIGN_NAME = "file name that does not fit the layout"
+NOT_UTF8 = "file name that is not UTF-8"
+OUT_OF_RANGE = "identity beyond 64 bits or camera beyond 32 bits"
+UNREADABLE_FOLDER = "folder that cannot be read"
 NOT_LISTED = "image that no list names"
 NOT_THERE = "listed file that is not there"
+DAMAGED_LINE = "line of a list that is no path and identity"
+
+_MAX_IDENTITY, _MAX_CAMERA = 2**63 - 1, 2**31 - 1
 
 
 class Labels(NamedTuple):
@@ -32,6 +40,8 @@ class Labels(NamedTuple):
     identity: int | None
     camera: int | None
     kind: Kind = Kind.PERSON
+    identity_name: str | None = None
+    camera_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,27 +53,59 @@ class FileRecord:
     identity: int | None
     camera: int | None
     kind: Kind = Kind.PERSON
+    identity_name: str | None = None
+    camera_name: str | None = None
 
 
 @dataclass(frozen=True)
 class Scan:
-    """files: sorted by path and split. skipped: reason -> sorted paths."""
+    """files: sorted by path and split. skipped: reason -> sorted paths. notes: sentences that the user must read."""
 
     files: tuple[FileRecord, ...]
-    skipped: dict[str, list[str]]
+    skipped: Mapping[str, list[str]]
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, files: Iterable[FileRecord], skipped: Mapping[str, list[str]]) -> "Scan":
+    def of(cls, files: Iterable[FileRecord], skipped: Mapping[str, list[str]], notes: Iterable[str] = ()) -> "Scan":
         ordered = sorted(files, key=lambda record: (record.path, record.split))
-        return cls(tuple(ordered), {reason: sorted(paths) for reason, paths in sorted(skipped.items())})
+        kept = {reason: sorted(paths) for reason, paths in sorted(skipped.items()) if paths}
+        return cls(tuple(ordered), kept, tuple(note for note in notes if note))
+
+    def told(self) -> list[str]:
+        """A sentence for every reason for which files were left out, with their number, and the notes."""
+        left_out = [f"left out {len(paths):,} x {reason}, e.g. {paths[0]}" for reason, paths in self.skipped.items()]
+        return [*left_out, *self.notes]
 
 
-def walk_files(root: Path) -> list[str]:
-    """Paths of all files under `root`, relative and POSIX, sorted. Linked folders are followed, each once."""
+@dataclass(frozen=True)
+class Tree:
+    """files: relative POSIX paths, sorted. unreadable: folder -> why it could not be listed."""
+
+    files: list[str]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+
+class Image(NamedTuple):
+    path: str  # relative to the data set's folder, as it is spelled on disk
+    folder: str  # of the layout, as the layout spells it
+    inside: str  # the path inside it
+
+
+def walk_files(root: Path) -> Tree:
+    """All files under `root`. Linked folders are followed, each once; hidden folders are left out."""
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
-    for folder, names, files in os.walk(root, followlinks=True):
-        status = Path(folder).stat()
+    unreadable: dict[str, str] = {}
+
+    def report(err: OSError) -> None:
+        unreadable[_relative(Path(err.filename), root)] = err.strerror or str(err)
+
+    for folder, names, files in os.walk(root, onerror=report, followlinks=True):
+        try:
+            status = Path(folder).stat()
+        except OSError as err:
+            report(err)
+            continue
         if (status.st_dev, status.st_ino) in seen:  # a link back up the tree
             names.clear()
             continue
@@ -71,22 +113,34 @@ def walk_files(root: Path) -> list[str]:
         names[:] = sorted(name for name in names if not name.startswith("."))
         relative = Path(folder).relative_to(root)
         found += [(relative / name).as_posix() for name in files]
-    return sorted(found)
+    return Tree(sorted(found), unreadable)
 
 
-def images_in(root: Path, folders: Iterable[str]) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
-    """All images as (folder of the layout, path inside it), and the other files by reason.
+def images_in(root: Path, folders: Collection[str]) -> tuple[list[Image], defaultdict[str, list[str]]]:
+    """All images in the folders of a layout, and the other files by reason.
 
     Args:
         folders: POSIX paths relative to `root`; "" is the root itself. The longest one that fits a file counts.
+
+    Raises DataError when one of these folders cannot be read whole: half a data set is not a data set.
     """
-    by_length = sorted(folders, key=len, reverse=True)
-    images: list[tuple[str, str]] = []
-    skipped: dict[str, list[str]] = defaultdict(list)
-    for path in walk_files(root):
+    tree = walk_files(root)
+    by_length = sorted(((same_spelling(name), name) for name in folders), key=lambda pair: len(pair[0]), reverse=True)
+    images: list[Image] = []
+    skipped: defaultdict[str, list[str]] = defaultdict(list)
+    if lost := {at: why for at, why in tree.unreadable.items() if any(_overlap(at, name) for name in folders)}:
+        told = "; ".join(f"{at or 'the folder itself'}: {why}" for at, why in sorted(lost.items())[:5])
+        raise DataError(
+            f"{len(lost)} {'folder' if len(lost) == 1 else 'folders'} of the data set cannot be read ({told})",
+            path=root,
+            fix="make them readable for your user (chmod -R u+rX), or unpack the data set again",
+        )
+    skipped[UNREADABLE_FOLDER] = list(tree.unreadable)
+    for path in tree.files:
         if path in COMPANIONS:
             continue
-        folder = next((name for name in by_length if not name or path.startswith(f"{name}/")), None)
+        spelled = same_spelling(path)
+        folder = next((raw for name, raw in by_length if not name or spelled.startswith(f"{name}/")), None)
         pure = PurePosixPath(path)
         if pure.name.startswith("."):
             skipped[HIDDEN].append(path)
@@ -94,57 +148,87 @@ def images_in(root: Path, folders: Iterable[str]) -> tuple[list[tuple[str, str]]
             skipped[NOT_AN_IMAGE].append(path)
         elif folder is None:
             skipped[ELSEWHERE].append(path)
+        elif not _is_utf8(path):
+            skipped[NOT_UTF8].append(path)
         else:
-            images.append((folder, path.removeprefix(folder).lstrip("/")))
+            inside = path.split("/", folder.count("/") + 1)[-1] if folder else path
+            images.append(Image(path, folder, inside))
     return images, skipped
 
 
-def scan_folders(root: Path, splits: Mapping[str, Split], read_name: Callable[[str, str], Labels | None]) -> Scan:
+def scan_folders(root: Path, splits: Mapping[str, Split], read_name: Callable[[str, str], Labels | str | None]) -> Scan:
     """Scan a layout whose folders decide the split and whose names decide the rest.
 
     Args:
         splits: folder -> split.
-        read_name: (folder, path inside it) -> what the name says, or None for a name that does not fit.
+        read_name: (folder, path inside it) -> what the name says, None for a name that does not fit, or another reason
+            to leave the image out.
     """
     images, skipped = images_in(root, splits)
     files = []
-    for folder, name in images:
-        path = f"{folder}/{name}" if folder else name
-        if (labels := read_name(folder, name)) is None:
-            skipped.setdefault(FOREIGN_NAME, []).append(path)
+    for image in images:
+        labels = read_name(image.folder, image.inside)
+        if labels is None:
+            skipped[FOREIGN_NAME].append(image.path)
+        elif isinstance(labels, str):
+            skipped[labels].append(image.path)
+        elif (labels.identity or 0) > _MAX_IDENTITY or (labels.camera or 0) > _MAX_CAMERA:
+            skipped[OUT_OF_RANGE].append(image.path)
         else:
-            files.append(FileRecord(path, splits[folder], *labels))
+            files.append(FileRecord(image.path, splits[image.folder], *labels))
     return Scan.of(files, skipped)
 
 
-def number_identities(words: Iterable[str], kinds: Mapping[str, Kind]) -> dict[str, tuple[int | None, Kind]]:
-    """Identity word -> number and kind, the same whatever the order of the files.
+class Numbers(NamedTuple):
+    """of: word -> number, and what it stands for. note: a sentence when words were numbered anew, else ""."""
 
-    When all words of people are whole numbers they are kept as they are; otherwise the sorted different words become
-    1, 2, ...
+    of: Mapping[str, tuple[int | None, Kind]]
+    note: str = ""
+
+    def name(self, word: str) -> str | None:
+        """The word to keep beside its number, where the number does not say it."""
+        return word if self.note and word else None
+
+
+def number_identities(words: Iterable[str], kinds: Mapping[str, Kind]) -> Numbers:
+    """Numbers for identity words, the same whatever the order of the files.
+
+    When all words of people are whole numbers of 64 bits they are kept as they are (`7`, `0007`, `-2`, and `7.0` and
+    `7,0` as spreadsheets write them); otherwise the sorted different words become 1, 2, ...
 
     Args:
         kinds: the words that stand for no person, and what they stand for; whole numbers are compared as numbers.
     """
-    special = {_key(word): kind for word, kind in kinds.items()}
-    found = set(words)
-    people = number_words(word for word in found if _key(word) not in special)
-    return {
-        word: (people[word], Kind.PERSON) if word in people else (None, special[_key(word)]) for word in sorted(found)
+    found = {word: same_spelling(word) for word in words}
+    read = _whole_numbers(set(found.values()))
+    by_word = {same_spelling(word): kind for word, kind in kinds.items()}
+    by_number = {number: kinds[word] for word, number in _whole_numbers(kinds).items()}
+    nobody = {
+        word: kind
+        for word in found.values()
+        if (kind := by_word.get(word) or by_number.get(read.get(word)))  # type: ignore[arg-type]
     }
+    people, note = _number_words({*found.values()} - nobody.keys(), read, "identities", _MAX_IDENTITY)
+    return Numbers(
+        {
+            word: (None, nobody[spelled]) if spelled in nobody else (people[spelled], Kind.PERSON)
+            for word, spelled in found.items()
+        },
+        note,
+    )
 
 
-def number_cameras(words: Iterable[str]) -> dict[str, int | None]:
-    """Camera word -> number, as for people; "" is None, not labelled."""
-    return {**number_words(set(words) - {""}), "": None}
+def number_cameras(words: Iterable[str]) -> Numbers:
+    """Numbers for camera words, as for people but of 32 bits; "" has None, not labelled."""
+    found = {word: same_spelling(word) for word in words}
+    spelled = {*found.values()} - {""}
+    cameras, note = _number_words(spelled, _whole_numbers(spelled), "cameras", _MAX_CAMERA)
+    return Numbers({word: (cameras.get(found[word]), Kind.PERSON) for word in found}, note)
 
 
-def number_words(words: Iterable[str]) -> dict[str, int]:
-    """Whole numbers as they are when all words are such, otherwise the places of the sorted words from 1."""
-    found = sorted(set(words))
-    if all(_is_whole(word) for word in found):
-        return {word: int(word) for word in found}
-    return {word: place for place, word in enumerate(found, start=1)}
+def same_spelling(text: str) -> str:
+    """One spelling for texts that look the same: umlauts are one character or two, depending on the system."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def is_safe(path: str) -> bool:
@@ -154,9 +238,49 @@ def is_safe(path: str) -> bool:
     return bool(path) and not (pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or drive)
 
 
-def _is_whole(word: str) -> bool:
-    return re.fullmatch(r"-?\d+", word) is not None
+THOUSANDS = re.compile(r"-?[1-9]\d{0,2}[.,]000", re.ASCII)  # 1.000 is one thousand or one, depending on the country
+_WHOLE = re.compile(rf"(?!{THOUSANDS.pattern}$)(-?\d+)(?:[.,]0*)?", re.ASCII)
+_PADDED_NEGATIVE = re.compile(r"0+(-\d+)", re.ASCII)  # what zero-padding to a width makes of -1
+_COMPOSITE = re.compile(r"0*[1-9]\d*-\d+", re.ASCII)
 
 
-def _key(word: str) -> str:
-    return str(int(word)) if _is_whole(word) else word
+def _whole_numbers(words: Collection[str]) -> dict[str, int]:
+    """The words that are whole numbers. 00-1 is -1 among whole numbers, but a word among words like 01-1."""
+    read = {word: int(match[1]) for word in words if len(word) < 100 and (match := _WHOLE.fullmatch(word))}
+    padded = {word: int(match[1]) for word in words if len(word) < 100 and (match := _PADDED_NEGATIVE.fullmatch(word))}
+    if padded and any("-" not in word for word in read) and not any(map(_COMPOSITE.fullmatch, words)):
+        return read | padded
+    return read
+
+
+def _number_words(words: Collection[str], read: Mapping[str, int], what: str, limit: int) -> tuple[dict[str, int], str]:
+    """Word -> number, and a sentence when they are not the words' own numbers."""
+    odd = {word for word in words if abs(read.get(word, limit + 1)) > limit}
+    if not odd:
+        return {word: read[word] for word in words}, ""
+    ordered = sorted(words, key=lambda word: (word in odd, 0 if word in odd else read[word], word))
+    reason = (
+        "they are words"
+        if len(odd) == len(words)
+        else f"{len(odd):,} of these are not whole numbers of {limit.bit_length() + 1} bits"
+    )
+    note = (
+        f"{len(words):,} {what} were numbered from 1, because {reason} (e.g. {min(odd)[:40]!r}); "
+        f"their own names are in the manifest's column {'identity' if what == 'identities' else 'camera'}_name"
+    )
+    return {word: place for place, word in enumerate(ordered, start=1)}, note
+
+
+def _relative(path: Path, root: Path) -> str:
+    return "" if path == root else path.relative_to(root).as_posix()
+
+
+def _overlap(unreadable: str, folder: str) -> bool:
+    """Whether a folder of the layout is, holds or lies in an unreadable one."""
+    one, other = PurePosixPath(unreadable).parts, PurePosixPath(folder).parts
+    shorter = min(len(one), len(other))
+    return one[:shorter] == other[:shorter]
+
+
+def _is_utf8(path: str) -> bool:
+    return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)

@@ -148,3 +148,21 @@ def test_own_data_in_a_folder(workspace: Workspace) -> None:
     assert {(row.identity, row.camera) for row in rows} == {(i, c) for i in (50, 51) for c in (1, 2)}
     assert run(["datasets"]) == 0
     assert run(["doctor"]) == 0
+
+
+def test_folders_that_cannot_be_used_stop_no_command(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    told = {
+        "coco": ("path: .\ntrain: images\nnc: 80\n", "no `layout:`"),
+        "my data": ("layout: market1501\n", "cannot name a data set"),
+        "bomb": ("a: &a [x, x]\nlayout: *a\n", "alias *a"),
+        "clash": ("layout: market1501\nname: viper\n", "two data sets are called 'viper'"),
+        "touching": ('layout: pattern\npattern: "{identity}{*}"\n', "touch"),
+    }
+    for folder, (text, _) in told.items():
+        (workspace.data_root / folder).mkdir()
+        (workspace.data_root / folder / "dataset.yaml").write_text(text)
+    assert run(["datasets"]) == 0
+    table = capfd.readouterr().out
+    assert all(folder in table and reason in table for folder, (_, reason) in told.items())
+    assert run(["doctor"]) == 0 and run(["manifest", "3dpes"]) == 0
+    refused(["manifest", "coco"], 2, "no `layout:`", "dataset.yaml", capfd=capfd)

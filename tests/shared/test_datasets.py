@@ -9,12 +9,14 @@ from PIL import Image
 
 from shared.datasets import known_datasets, locate, resolve_name, scan_dataset
 from shared.datasets.records import (
+    DAMAGED_LINE,
     ELSEWHERE,
     FOREIGN_NAME,
     HIDDEN,
     NOT_AN_IMAGE,
     NOT_LISTED,
     NOT_THERE,
+    OUT_OF_RANGE,
     FileRecord,
     number_cameras,
     number_identities,
@@ -70,25 +72,27 @@ def test_market1501_reads_people_distractors_junk_and_counts_the_rest(tmp_path: 
     }
 
 
-def test_market1501_numbers_from_zero_are_people_and_cameras(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_market1501_numbers_from_zero_are_people_and_cameras(tmp_path: Path) -> None:
     names = ("bounding_box_train/0000_c0_1.jpg", "bounding_box_test/0000_c1_1.jpg", "bounding_box_test/-1_c0_1.jpg")
-    plant(tmp_path / "market", *names, "query/0001_c0_1.jpg")
+    plant(tmp_path / "market", *names, "query/0001_c0_1.jpg", "bounding_box_test/0001_c1_1.jpg")
     assert [row[1:] for row in records("market", tmp_path)] == [
         ("gallery", "junk", 0),
         ("gallery", "distractor", 1),
+        ("gallery", 1, 1),
         ("train", 0, 0),
         ("query", 1, 0),
     ]
-    assert not caplog.messages
+    assert scan_dataset("market", tmp_path).notes == ()
     plant(tmp_path / "market", "query/0000_c0_1.jpg")  # who is asked for is no distractor
     assert [row[1:] for row in records("market", tmp_path)] == [
         ("gallery", "junk", 0),
         ("gallery", 0, 1),
+        ("gallery", 1, 1),
         ("train", 0, 0),
         ("query", 0, 0),
         ("query", 1, 0),
     ]
-    assert "identity 0 asks in 1 query images" in caplog.text
+    assert "1 query images show identity 0" in scan_dataset("market", tmp_path).notes[0]
 
 
 def test_duke_names_without_a_sequence(tmp_path: Path) -> None:
@@ -118,8 +122,13 @@ def test_msmt17_lists_keep_train_and_test_people_apart(tmp_path: Path) -> None:
         NOT_LISTED: ["train/0009/extra.jpg"],
         NOT_THERE: ["test/0002/0002_001_02_0303noon_0015_0.jpg"],
     }
-    (root / "list_query.txt").write_text("../../etc/passwd_1_1_1.jpg 0\n")
-    with pytest.raises(DataError, match="line 1"):
+    odd = ["../../etc/pass_wd_1_1.jpg 0", "0000/0000_000_x_1.jpg 0", f"0000/0000_000_07_1.jpg {'9' * 5000}", "x"]
+    (root / "list_query.txt").write_text("\n".join([*odd, f"{names['test'][0]} 0"]))
+    scanned = scan_dataset("msmt17", tmp_path)
+    assert scanned.skipped[DAMAGED_LINE] == ["list_query.txt:1", "list_query.txt:2", "list_query.txt:4"]
+    assert scanned.skipped[OUT_OF_RANGE] == ["list_query.txt:3"] and len(scanned.files) == 4
+    (root / "list_query.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="not UTF-8"):
         scan_dataset("msmt17", tmp_path)
 
 
@@ -165,8 +174,13 @@ def test_prid_people_of_one_camera_are_distractors(tmp_path: Path) -> None:
 
 def test_grid_and_ilids(tmp_path: Path) -> None:
     plant(tmp_path, "underground_reid/probe/0001_1_25004_107_32_106_221.jpeg")
-    plant(tmp_path, "underground_reid/gallery/0000_5_27193_70_128_99_268.jpeg", "i-LIDS/Persons/0119002.jpg")
-    assert [row[1:] for row in records("grid", tmp_path)] == [("gallery", "distractor", 5), ("query", 1, 1)]
+    plant(tmp_path, *(f"underground_reid/gallery/{who}_5_27193_70_128_99_268.jpeg" for who in ("0000", "0001")))
+    plant(tmp_path, "i-LIDS/Persons/0119002.jpg")
+    assert [row[1:] for row in records("grid", tmp_path)] == [
+        ("gallery", "distractor", 5),
+        ("gallery", 1, 5),
+        ("query", 1, 1),
+    ]
     assert records("i-lids", tmp_path) == [("Persons/0119002.jpg", "all", 119, None)]
 
 
@@ -229,7 +243,7 @@ def test_a_set_without_images_is_an_error_that_counts_what_is_there(tmp_path: Pa
 def test_links_that_go_round_are_walked_once(tmp_path: Path) -> None:
     plant(tmp_path, "a/b/1.jpg")
     (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
-    assert walk_files(tmp_path) == ["a/b/1.jpg"]
+    assert walk_files(tmp_path).files == ["a/b/1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -242,20 +256,44 @@ def test_links_that_go_round_are_walked_once(tmp_path: Path) -> None:
             {"-1": Kind.JUNK, "0": Kind.DISTRACTOR, "?": Kind.DISTRACTOR},
             {"0007": 7, "-1": "junk", "-01": "junk", "0000": "distractor", "?": "distractor"},
         ),
+        (
+            ["-1.0", "0.0", "3.0", "4,0", "5,"],
+            {"-1": Kind.JUNK},
+            {"-1.0": "junk", "0.0": 0, "3.0": 3, "4,0": 4, "5,": 5},
+        ),
+        (["-1", "2"], {"-1.0": Kind.JUNK}, {"-1": "junk", "2": 2}),
+        (["0001", "00-1", "0002"], {"-1": Kind.JUNK}, {"0001": 1, "00-1": "junk", "0002": 2}),  # MARS
+        (["00-1", "01-1", "2"], {"-1": Kind.JUNK}, {"2": 1, "00-1": 2, "01-1": 3}),  # sequence and person
+        (
+            ["1.000", "1", "0.000", "1234.000", "5.000000"],
+            {},
+            {"0.000": 1, "1": 2, "5.000000": 3, "1234.000": 4, "1.000": 5},
+        ),
+        (["3.5", "12", "2"], {}, {"2": 1, "12": 2, "3.5": 3}),
+        (["1", "9" * 25, "9" * 5000], {}, {"1": 1, "9" * 25: 2, "9" * 5000: 3}),
+        ([str(2**63 - 1), "-1"], {}, {str(2**63 - 1): 2**63 - 1, "-1": -1}),
+        (["J\u00fcrgen", "Ju\u0308rgen", "Ann"], {}, {"Ann": 1, "J\u00fcrgen": 2, "Ju\u0308rgen": 2}),
+        (["\u0663", "3"], {}, {"3": 1, "\u0663": 2}),
     ],
 )
 def test_identities_do_not_depend_on_order_and_whole_numbers_are_kept(
     words: list[str], kinds: dict[str, Kind], expected: dict[str, int | str]
 ) -> None:
     for order in (words, words[::-1]):
-        found = number_identities(order, kinds)
+        found = number_identities(order, kinds).of
         assert {word: str(kind) if who is None else who for word, (who, kind) in found.items()} == expected
 
 
+def cameras(words: list[str]) -> dict[str, int | None]:
+    return {word: number for word, (number, _) in number_cameras(words).of.items()}
+
+
 def test_cameras_keep_whole_numbers_and_empty_is_not_labelled() -> None:
-    assert number_cameras(["", "3", "1"]) == {"": None, "3": 3, "1": 1}
-    assert number_cameras(["0", "10", "-2"]) == {"0": 0, "-2": -2, "10": 10, "": None}
-    assert number_cameras(["b", "a", "0"]) == {"0": 1, "a": 2, "b": 3, "": None}
+    assert cameras(["", "3", "1"]) == {"": None, "3": 3, "1": 1}
+    assert cameras(["0", "10", "-2"]) == {"0": 0, "-2": -2, "10": 10}
+    assert cameras(["b", "a", "0"]) == {"0": 1, "a": 2, "b": 3}
+    assert cameras(["1", str(2**31)]) == {"1": 1, str(2**31): 2}  # a word beyond 32 bits is numbered, and said
+    assert "32 bits" in number_cameras(["1", str(2**31)]).note
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not on this machine (REID_SHARED)")

@@ -11,7 +11,7 @@ import pytest
 
 import shared.datasets.records
 from shared.datasets import EXPECTED, Counts, count_splits, differences, locate, resolve_name, scan_dataset
-from shared.datasets.records import FileRecord
+from shared.datasets.records import FileRecord, Tree
 from shared.errors import DataError
 
 Names = dict[str, list[str]]  # folder -> file names
@@ -43,7 +43,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]
         for name in names:
             (tmp_path / folder / name).mkdir(parents=True, exist_ok=True)
         listing = sorted(f"{inside}/{name}" for inside, found in names.items() for name in found)
-        monkeypatch.setattr(shared.datasets.records, "walk_files", lambda root: listing)
+        monkeypatch.setattr(shared.datasets.records, "walk_files", lambda root: Tree(listing))
         return tmp_path
 
     yield make

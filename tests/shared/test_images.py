@@ -1,12 +1,24 @@
 import hashlib
 import io
+import os
+import socket
+import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from shared.images import UnreadableImageError, decode, encode_jpeg, image_id_of, load_image
+from shared.images import (
+    MAX_FILE_BYTES,
+    MAX_SIDE,
+    UnreadableImageError,
+    decode,
+    encode_jpeg,
+    image_id_of,
+    load_image,
+    read_file,
+)
 
 
 def _png(width: int = 8, height: int = 4, mode: str = "RGB") -> bytes:
@@ -65,3 +77,144 @@ def test_a_bomb_is_refused_from_its_header() -> None:
 def test_a_missing_file_is_the_same_typed_error(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImageError, match="No such file"):
         load_image(tmp_path / "nothing.jpg")
+
+
+def saved(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+DEEP = (RAMP.astype(np.uint16) << 8) + 77
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        saved(Image.fromarray(DEEP)),
+        saved(Image.fromarray(DEEP), "TIFF"),
+        saved(Image.fromarray(DEEP), "PPM"),
+        saved(Image.fromarray(DEEP.astype(">u2")), "TIFF"),
+        saved(Image.fromarray(RAMP)),
+        saved(Image.fromarray(RAMP), "TIFF"),
+    ],
+    ids=["png", "tiff", "pgm", "tiff, big endian", "8 bit", "8 bit tiff"],
+)
+def test_16_bit_grey_keeps_its_upper_8_bits(content: bytes) -> None:
+    assert np.array_equal(np.asarray(decode(content)), RAMP[..., None].repeat(3, axis=2))
+
+
+def test_16_bit_grey_has_transparency_orientation_and_inverted_white_too() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # half a turn
+    assert np.array_equal(np.asarray(decode(saved(Image.fromarray(DEEP), exif=exif)))[..., 0], RAMP[::-1, ::-1])
+    hidden = np.asarray(decode(saved(Image.fromarray(DEEP), transparency=int(DEEP[15, 15]))))
+    assert hidden[15, 15].tolist() == [0, 0, 0] and hidden[15, 14].tolist() == [254] * 3
+    inverted = saved(Image.fromarray(DEEP), "TIFF", tiffinfo={262: 0})
+    assert np.array_equal(np.asarray(decode(inverted))[..., 0], 255 - RAMP)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        saved(Image.fromarray(DEEP.astype(np.int32)), "TIFF"),
+        saved(Image.fromarray(DEEP.astype(np.float32)), "TIFF"),
+        saved(Image.fromarray(RAMP / np.float32(255)), "TIFF"),
+        saved(Image.fromarray(RAMP / np.float32(255)), "PPM"),
+    ],
+)
+def test_numbers_of_unknown_range_are_unreadable(content: bytes) -> None:
+    with pytest.raises(UnreadableImageError, match="range is unknown"):
+        decode(content)
+
+
+def coloured(mode: str, colour: tuple[int, ...] | int) -> Image.Image:
+    return Image.new(mode, (4, 4), colour)
+
+
+def palette() -> Image.Image:
+    image = coloured("P", 1)
+    image.putpalette([255, 0, 0, 200, 100, 50])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("content", "colour"),
+    [
+        (saved(coloured("RGBA", (200, 100, 50, 0))), (0, 0, 0)),
+        (saved(coloured("RGBA", (200, 100, 50, 51))), (40, 20, 10)),
+        (saved(coloured("RGBA", (200, 100, 50, 255))), (200, 100, 50)),
+        (saved(coloured("RGBA", (200, 100, 50, 0)), "WEBP", lossless=True, exact=True), (0, 0, 0)),
+        (saved(coloured("RGBA", (200, 100, 50, 51)), "TIFF"), (40, 20, 10)),
+        (saved(coloured("LA", (200, 51))), (40, 40, 40)),
+        (saved(coloured("L", 200), transparency=200), (0, 0, 0)),
+        (saved(coloured("RGB", (1, 200, 3)), transparency=(1, 200, 3)), (0, 0, 0)),
+        (saved(coloured("RGB", (1, 200, 3)), transparency=(1, 2, 3)), (1, 200, 3)),
+        (saved(palette(), transparency=1), (0, 0, 0)),
+        (saved(palette(), transparency=bytes([255, 51])), (40, 20, 10)),
+        (saved(palette()), (200, 100, 50)),
+        (saved(coloured("1", 1)), (255, 255, 255)),
+        (saved(coloured("CMYK", (255, 0, 0, 0)), "TIFF"), (0, 255, 255)),
+    ],
+)
+def test_hidden_colours_do_not_come_back(content: bytes, colour: tuple[int, int, int]) -> None:
+    assert decode(content).getpixel((2, 2)) == colour
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "MPO"])
+def test_the_first_of_several_frames_counts(form: str) -> None:
+    frames = [Image.new("RGB", (8, 4), colour) for colour in ((255, 255, 255), (0, 0, 0))]
+    content = saved(frames[0], form, save_all=True, append_images=frames[1:])
+    assert decode(content).size == (8, 4) and decode(content).getpixel((1, 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+def test_exif_orientation_of_other_formats(form: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(saved(Image.new("RGB", (8, 4)), form, exif=exif)).size == (4, 8)
+
+
+@pytest.mark.parametrize("size", [(MAX_SIDE + 1, 1), (1, MAX_SIDE + 1)])
+def test_sides_have_a_limit_of_their_own(size: tuple[int, int]) -> None:
+    with pytest.raises(UnreadableImageError, match="sides are 1 to"):
+        decode(saved(Image.new("1", size)))
+
+
+def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s.jpg"))
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    with (tmp_path / "sparse.jpg").open("wb") as file:
+        file.truncate(40 * 2**30)
+    for name, reason in {
+        "pipe": "a FIFO, not a regular file",
+        "s": "a socket, not a regular file",
+        "folder": "a folder, not a regular file",
+        "loop": "symbolic links",
+        "sparse": "larger than the limit of 256 MiB",
+    }.items():
+        with pytest.raises(UnreadableImageError, match=reason) as caught:
+            read_file(tmp_path / f"{name}.jpg")
+        assert name in str(caught.value.path)
+    with pytest.raises(UnreadableImageError, match="a device, not a regular file"):
+        read_file(Path("/dev/zero"))
+
+
+def test_a_file_that_grows_or_hides_its_size_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "long.jpg"
+    file.write_bytes(b"x" * 100)
+    whole = os.fstat
+
+    def short(descriptor: int) -> os.stat_result:
+        found = whole(descriptor)
+        return os.stat_result((*found[:6], 0, *found[7:])) if stat.S_ISREG(found.st_mode) else found
+
+    monkeypatch.setattr(os, "fstat", short)
+    monkeypatch.setattr("shared.images.MAX_FILE_BYTES", 99)
+    with pytest.raises(UnreadableImageError, match="larger than the limit"):
+        read_file(file)
+    assert MAX_FILE_BYTES == 256 * 2**20

@@ -140,6 +140,61 @@ def test_a_manifest_of_the_old_numbers_is_refused_and_made_again(data_root: Path
     assert build_manifest("market", data_root, out) == rows == read_manifest(out)
 
 
+def test_a_manifest_without_the_columns_of_names_is_made_again(data_root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "market1501.parquet"
+    rows = build_manifest("market", data_root, out)
+    pq.write_table(pq.read_table(out).drop_columns(["identity_name", "camera_name"]), out)
+    with pytest.raises(DataError, match="columns are not those") as caught:
+        read_manifest(out)
+    assert caught.value.fix == "make manifest DATASET=market1501"
+    assert build_manifest("market", data_root, out) == rows == read_manifest(out)
+
+
+def test_names_behind_our_numbers_reach_sql_and_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "data" / "mine"
+    root.mkdir(parents=True)
+    (root / "dataset.yaml").write_text('layout: pattern\npattern: "{identity}_{camera}.png"\n')
+    for name in ("J\u00fcrgen_3", "ann_3"):
+        Image.new("RGB", (4, 8)).save(root / f"{name}.png")
+    for _ in range(2):  # read, and known from the last scan
+        build_manifest("mine", tmp_path / "data", tmp_path / "m.parquet")
+        found = connect(manifests=[tmp_path / "m.parquet"]).execute(
+            "select identity, identity_name, camera, camera_name from manifest order by all"
+        )
+        assert found.fetchall() == [(1, "J\u00fcrgen", 3, None), (2, "ann", 3, None)]
+    assert "mine: 2 identities were numbered from 1, because they are words" in caplog.text
+
+
+def test_files_that_block_or_never_end_are_rows(data_root: Path, tmp_path: Path) -> None:
+    folder = data_root / "Market-1501" / "query"
+    os.mkfifo(folder / "0002_c3s1_000001_00.jpg")
+    (folder / "0002_c4s1_000001_00.jpg").symlink_to("/dev/zero")
+    with (folder / "0002_c5s1_000001_00.jpg").open("wb") as file:
+        file.truncate(40 * 2**30)
+    (folder / "0002_c6s1_000001_00.jpg").symlink_to("nowhere")
+    rows = [row for row in build_manifest("market", data_root, tmp_path / "m.parquet") if row.split == "query"]
+    assert [(row.camera, row.reason) for row in sorted(rows, key=lambda row: row.camera or 0)] == [
+        (1, ""),
+        (3, "a FIFO, not a regular file"),
+        (4, "a device, not a regular file"),
+        (5, "larger than the limit of 256 MiB"),
+        (6, "No such file or directory"),
+    ]
+
+
+def test_a_split_without_people_leaves_no_manifest(data_root: Path, tmp_path: Path) -> None:
+    for name in (
+        "0002_c2s1_000001_00.png",
+        "0003_c1s1_000001_00.jpg",
+        "0003_c2s1_000001_00.png",
+        "0003_c3s1_000001_00.jpg",
+    ):
+        (data_root / "Market-1501" / "bounding_box_test" / name).unlink()
+    with pytest.raises(DataError, match="the gallery split of market1501 shows no person: its 2 images are all"):
+        build_manifest("market", data_root, tmp_path / "m.parquet")
+    assert not (tmp_path / "m.parquet").exists()
+
+
 def test_kinds_numbers_and_their_absence_reach_sql(data_root: Path, tmp_path: Path) -> None:
     root = data_root / "Market-1501"
     (root / "query/0002_c1s1_000001_00.png").rename(root / "query/0002_c0s1_000001_00.png")

@@ -67,9 +67,9 @@ def full(start: bytes, item: bytes, end: bytes, size: int = 16 * 2**20) -> bytes
     return start + item * ((size - len(start) - len(end) - 1) // len(item)) + end
 
 
-def encoded(kind: str, width: int, height: int) -> bytes:
+def encoded(kind: str, width: int, height: int, mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (width, height), (90, 90, 90)).save(buffer, kind)
+    Image.new(mode, (width, height), 90).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -139,12 +139,23 @@ def test_many_full_bodies_at_once(start_service, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "status"), [("webp", "ok"), ("png", "ok"), ("tall", "unreadable"), ("wide", "unreadable"), ("chunks", "")]
+    ("kind", "status"),
+    [
+        ("webp", "ok"),
+        ("png", "ok"),
+        ("alpha", "ok"),
+        ("16 bits", "ok"),
+        ("tall", "unreadable"),
+        ("wide", "unreadable"),
+        ("chunks", ""),
+    ],
 )
 def test_images_of_many_pixels_in_few_bytes(start_service, kind: str, status: str) -> None:
     image = {
         "webp": lambda: encoded("WEBP", 4000, 3000),
         "png": lambda: encoded("PNG", 3000, 4000),
+        "alpha": lambda: encoded("PNG", 3000, 4000, "RGBA"),
+        "16 bits": lambda: encoded("PNG", 3000, 4000, "I;16"),
         "tall": lambda: encoded("PNG", 1, 12_000_000),
         "wide": lambda: encoded("PNG", 12_000_000, 1),
         "chunks": chunky_png,
