@@ -148,8 +148,6 @@ class VllmServer:
             self._takes_schema = True
             return reply
         except EngineRefusedError as refusal:
-            if self._takes_schema:
-                raise
             try:
                 reply = await self._patiently(free)
             except EngineRefusedError:
