@@ -20,6 +20,8 @@ _TABLE_TAGS = (
     (re.compile(r"</tr>", re.IGNORECASE), " \n"),
     (re.compile(r"</?(?:table|tr|td|th|tbody|thead)>", re.IGNORECASE), " "),
 )
+_KEYED = re.compile(r"^\s*(?:[-*+\u2022]\s+)?[\"']?[A-Za-z_ ]{1,20}[\"']?\s?[:=]\s*\S")  # `label: head`
+_ITEM = re.compile(r"^[ \t]*[-+\u2022][ \t]", re.MULTILINE)
 _ENUMERATION = re.compile(r"^[ \t]{0,8}\d{1,2}[.)][ \t]", re.MULTILINE)
 _NAMED_COORDINATES = re.compile(
     r"\W,?\s{0,4}".join(
@@ -126,7 +128,7 @@ class PlainText:
         """
         names = self.asked.all_names
         found = []
-        above = set()
+        above, keyed = set(), set()
         end = 0
         for run in boxes:
             between = text[end : run.start]
@@ -146,11 +148,17 @@ class PlainText:
             if "\n" in gap and end and "\n" not in head:
                 return None  # the name is beside the box before
             above.add("\n" in gap)
+            if "\n" in gap:
+                keyed.add(_KEYED.match(label) is not None)
+                if True in keyed and _ITEM.search(gap):
+                    return None  # another entry begins between name and box
             found.append((part, run))
             end = run.end
         after = wording.without_remarks(text[end:]).strip(" \"'.,;:)]}|")
         if above != {True}:
             after = _SENTENCE_END.split(after, maxsplit=1)[0]
+        if len(keyed) > 1:
+            return None  # a heading above entries: a name may then stand below its box
         if len(above) != 1 or places(text[end:], names) or not wording.is_filler(after):
             return None
         return found

@@ -208,7 +208,7 @@ def _has_box(data: Pairs) -> bool:
 def _is_described(data: Pairs) -> bool:
     """Whether members without a known meaning may say that an entry without a label is about something else."""
     return any(
-        isinstance(value, str | bool | Pairs | list) and bool(value)
+        isinstance(value, str) or (isinstance(value, bool | Pairs | list) and bool(value))
         for key, value in data
         if bare_key(key) not in _WRAPPERS | _TEXT_KEYS | VISIBLE_KEYS
     )
