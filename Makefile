@@ -130,6 +130,10 @@ compare: install ## mean and deviation over runs that differ in the seed alone: 
 sql: install ## ask the labels: DATASET=viper Q="select ..." or Q=<canned query>; without Q lists these [ARGS="--format csv"]
 	@$(DGREID) sql "$$DATASET" $(call option,Q,query) $(ARGS)
 
+.PHONY: review
+review: install ## look at labels and correct them in a browser: DATASET=viper [Q=...] [LABELS=...] [RUN=<training run>]
+	@$(DGREID) review $(if $(value DATASET),"$$DATASET") $(call option,Q,query) $(call option,LABELS,label-run) $(call option,RUN,run) $(ARGS)
+
 .PHONY: serve
 serve: install ## the labelling service on 127.0.0.1:8300, settings from LABELER_* variables
 	@$(DGREID) serve

@@ -19,7 +19,7 @@ _SETTING = re.compile(rf"\b({'|'.join((*_POSITIONAL, *_OPTIONS))})={_VALUE}")
 
 _COMMAND = re.compile(
     r"\bmake (bench-dg|compare|datasets|demo|doctor|eval|export-labels|import-labels|import-masks|label|manifest|"
-    r"protocols|report|serve|sql|train-clip|train-grounder|train)\b"
+    r"protocols|report|review|serve|sql|train-clip|train-grounder|train)\b"
 )
 
 
