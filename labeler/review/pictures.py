@@ -1,23 +1,20 @@
 """Images of data sets by image_id, decoded and encoded again: no byte of a file reaches the browser as it is."""
 
 import io
-import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, get_ident
 
 from PIL import Image
 
-from shared.errors import DgreidError
-from shared.files import write_bytes
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
 from shared.schemas import ManifestRow
-
-log = logging.getLogger(__name__)
 
 THUMB_SIZE = (192, 192)  # pixels
 FULL_SIZE = (2048, 2048)
 QUALITY = {THUMB_SIZE: 82, FULL_SIZE: 95}
+JPEG_END = b"\xff\xd9"
 DECODING = 2  # images at the same time: a large one takes 150 MB
 
 
@@ -36,13 +33,15 @@ class Pictures:
     def thumbnail(self, row: ManifestRow) -> bytes:
         """At most THUMB_SIZE. Raises UnreadableImageError when the image is gone, was changed, or cannot be decoded."""
         path = self._cache / row.image_id[:2] / f"{row.image_id}.jpg"
-        if path.is_file():
-            return path.read_bytes()
+        with suppress(OSError):
+            if (kept := path.read_bytes()).endswith(JPEG_END):
+                return kept
         content = self._jpeg(row, THUMB_SIZE)
-        try:
-            write_bytes(path, content)
-        except DgreidError as err:  # a full disk costs speed, not the page
-            log.warning("no thumbnail is kept: %s", err.what)
+        with suppress(OSError):  # a full disk costs speed, not the page
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(f".{get_ident()}.tmp")
+            unfinished.write_bytes(content)  # not synced, for speed: what a power cut leaves is made again
+            unfinished.replace(path)
         return content
 
     def full(self, row: ManifestRow) -> bytes:

@@ -154,9 +154,9 @@ class LabelTables:
             )
             cursor.execute("insert into labels by name from new_rows")
             changed = sorted({row.image_id for row in rows})
-            cursor.execute("delete from _rows where list_contains(?, image_id)", [changed])
+            cursor.execute("delete from _rows where image_id in (select unnest(?))", [changed])
             cursor.execute(
-                f"insert into _rows {_REVIEW_ROWS} where list_contains($ids, m.image_id)",
+                f"insert into _rows {_REVIEW_ROWS} where m.image_id in (select unnest($ids))",
                 {"run": self.label_run, "ids": changed},
             )
 
@@ -289,7 +289,7 @@ class LabelTables:
         """What the grid shows of images, in the given order; boxes relative to the image, in 0..1."""
         rows = self._all(
             "select image_id, part, status, x_min / width, y_min / height, x_max / width, y_max / height, flags, score "
-            "from _rows where list_contains($ids, image_id)",
+            "from _rows where image_id in (select unnest($ids))",
             {"ids": list(image_ids)},
         )
         parts: dict[str, dict[str, dict[str, Any]]] = {image: {} for image in image_ids}

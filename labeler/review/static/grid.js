@@ -83,7 +83,11 @@ function fill(cell, index) {
   picture.style.height = `${2 * (width - 6)}px`;
   mark(cell, index);
   if (!tile) { cell.setAttribute("aria-label", `image ${index + 1}, loading`); cell.replaceChildren(picture); return; }
-  if (tile.readable) picture.append(svg("image", { href: `/thumb/${tile.id}.jpg`, width: w, height: h }));
+  if (tile.readable) {
+    const image = svg("image", { href: `/thumb/${tile.id}.jpg`, width: w, height: h });
+    image.onload = () => cell.classList.add("there");
+    picture.append(image);
+  } else cell.classList.add("there");
   for (const [part, box] of Object.entries(tile.boxes)) picture.append(svg("rect", { x: box[0] * w, y: box[1] * h,
     width: (box[2] - box[0]) * w, height: (box[3] - box[1]) * h, stroke: data.colours[part] ?? "#fff", "vector-effect": "non-scaling-stroke" }));
   const name = tile.path.split("/").pop(), problems = tile.problems.map(words).join(", ");
