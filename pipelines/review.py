@@ -18,6 +18,9 @@ from shared.labels import choose_label_run, label_runs
 from shared.workspace import Workspace
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from labeler.review.ranked import FeatureMap, RankedTarget
 
 HOST = "127.0.0.1"
@@ -226,12 +229,15 @@ def _feature_maps(folder: Path, targets: Sequence["RankedTarget"], workspace: Wo
     try:
         stored = read_arrays(path, ["places", "image_ids", "model_sha256"], fix="")
         fits = stored["image_ids"].tolist() == ids and str(stored["model_sha256"]) == sha256
-        places = stored["places"] if fits else None
     except DataError:
-        places = None
-    if places is None:
-        features = np.concatenate([one.features[images] for one, images in zip(chosen, inside, strict=True)])  # type: ignore[index]
-        places = _umap(features)
+        fits = False
+    if fits:
+        places = stored["places"]
+    else:
+        features = [
+            one.features[images] for one, images in zip(chosen, inside, strict=True) if one.features is not None
+        ]
+        places = _umap(np.concatenate(features))
         write_arrays(path, places=places, image_ids=np.array(ids), model_sha256=np.array(sha256))
     found, start = [], 0
     for one, images in zip(chosen, inside, strict=True):
@@ -253,10 +259,8 @@ def _feature_maps(folder: Path, targets: Sequence["RankedTarget"], workspace: Wo
     return found
 
 
-def _umap(features: "object") -> "object":
+def _umap(features: "NDArray[np.float32]") -> "NDArray[np.float32]":
     """[N, F] -> float32 [N, 2], always the same."""
-    import numpy as np
-
     try:
         from umap import UMAP
     except ImportError as err:
@@ -265,9 +269,10 @@ def _umap(features: "object") -> "object":
     if len(array) < 5:
         raise UsageError(f"a map needs more than {len(array)} images", fix="score a larger data set")
     made = UMAP(
-        n_neighbors=min(15, len(array) - 1),
+        n_neighbors=min(15, count - 1),
         metric="cosine",
         random_state=0,
         init="random" if len(array) < 20 else "spectral",
     )
-    return made.fit_transform(array).astype(np.float32)
+    places: NDArray[np.float32] = made.fit_transform(features).astype("float32")
+    return places
