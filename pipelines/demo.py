@@ -106,7 +106,7 @@ def demo(
     show_scores(evaluate_run(folder, workspace))
     paths = write_report(folder, workspace)
     _step(STEPS, f"done: open {paths.html} in a browser (also {paths.markdown.name}, {paths.json.name})")
-    say(f"next: make sql DATASET={sources[0]} Q=status_counts; make report RUN={wanted.run}; make datasets")
+    say(f"next: dgreid sql {sources[0]} --query status_counts; dgreid report --run {wanted.run}; dgreid datasets")
 
 
 def _step(number: int, what: str) -> None:

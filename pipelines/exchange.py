@@ -58,7 +58,7 @@ def import_masks(
     _tell(f"file names belong to several images of {name} (no labels written)", list(found.collisions))
     _tell(f"file names belong to no image of {name}", found.without_image)
     _tell("images have no mask", found.without_mask)
-    say(f"next: make train PROTOCOL={name}2<target> LABELS={found.label_run}")
+    say(f"next: dgreid train {name}2<target> --label-run {found.label_run}")
 
 
 def export_labels(

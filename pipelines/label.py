@@ -52,7 +52,7 @@ def embedded_settings(engine: str | None = None) -> Settings:
     if (settings.engine, settings.model) == ("local", POCKET_MODEL):
         say(
             f"boxes by {POCKET_MODEL}, a small model for demos and tests; for research-quality labels use a large one: "
-            f"LABELER_UPSTREAM_URL=http://<vLLM server>:8000 LABELER_MODEL={SERVED_MODEL} make label ..."
+            f"LABELER_UPSTREAM_URL=http://<vLLM server>:8000 LABELER_MODEL={SERVED_MODEL} dgreid label ..."
         )
     return settings
 
@@ -117,6 +117,6 @@ def _failed_images(
     if failed := summary.failed.total():
         return DgreidError(
             f"{failed} images of {name} have no box ({', '.join(f'{kind} {n}' for kind, n in summary.failed.items())})",
-            fix=f"make sql DATASET={name} Q=failures shows the answers; make label DATASET={name} ARGS=--retry-failed",
+            fix=f"dgreid sql {name} --query failures shows the answers; dgreid label {name} --retry-failed",
         )
     return None

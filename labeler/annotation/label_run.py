@@ -64,6 +64,6 @@ def finished_parts(labels_root: Path, label_run: str, dataset: str, *, final_onl
         raise DataError(
             f"a shard of this label run cannot be read ({str(err).splitlines()[0][:200]})",
             path=run_folder(labels_root, label_run),
-            fix="delete the damaged shard and run the same make label command again",
+            fix="delete the damaged shard and run the same dgreid label command again",
         ) from err
     return {image_id: shared_sets.setdefault(tuple(parts), frozenset(parts)) for image_id, parts in rows}

@@ -104,7 +104,7 @@ def test_people_and_nobody_else_have_an_identity(kind: str, identity: int | None
     write_table(pa.Table.from_pylist([wrong], schema=MANIFEST_SCHEMA), tmp_path / "d.parquet")
     with pytest.raises(DataError, match="not a row of a manifest") as caught:
         read_manifest(tmp_path / "d.parquet")
-    assert caught.value.fix == "make manifest DATASET=d"
+    assert caught.value.fix == "dgreid manifest d"
 
 
 def test_shards_are_numbered_on_and_found_by_run_and_data_set(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_what_is_not_ours_is_refused_with_the_remedy(tmp_path: Path, damage: str
     with pytest.raises(DataError) as caught:
         read_manifest(path)
     assert caught.value.path == path
-    assert "make manifest DATASET=d" in caught.value.fix
+    assert "dgreid manifest d" in caught.value.fix
 
 
 def read_pandas(folder: Path) -> list[dict[str, Any]]:
@@ -306,7 +306,7 @@ def test_a_correction_is_a_whole_run_or_none(tmp_path: Path) -> None:
 def test_which_label_run_is_meant(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no part labels of d yet") as missing:
         choose_label_run(None, ["d"], tmp_path)
-    assert missing.value.fix == "make label DATASET=d"
+    assert missing.value.fix == "dgreid label d"
     for run in ("first", "second"):
         write_label_shard([label(label_run=run)], label_folder(tmp_path, run, "d", "train"))
     with pytest.raises(ConfigError, match="several label runs: first, second"):

@@ -77,7 +77,7 @@ def test_a_row_is_read_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_missing_manifest_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="make manifest DATASET=d"):
+    with pytest.raises(DataError, match="dgreid manifest d"):
         next(iter(ManifestFile(tmp_path / "d.parquet")))
 
 

@@ -208,7 +208,7 @@ def test_json_holds_the_scores_the_spread_the_paper_and_what_made_them(run: Path
     ]
     assert found["labels"]["statuses"]["legs"] == {"absent": 1, "ok": 7}
     assert found["reproduce"]["changed_settings"] == ["stage2.epochs=3"]
-    assert "RUN='a|b<b>'" in found["reproduce"]["commands"][-1]
+    assert "--run 'a|b<b>'" in found["reproduce"]["commands"][-1]
     assert found["missing"] == []
 
 
