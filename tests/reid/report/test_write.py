@@ -190,7 +190,7 @@ def test_json_holds_the_scores_the_spread_the_paper_and_what_made_them(run: Path
     assert found["per_split"]["caviar"]["trained"]["std"]["mean_ap"] == pytest.approx(8**0.5)
     assert found["paper"] == {"caviar": None}
     assert found["labels"]["made_by"] == [
-        {"engine": "body_prior", "model": HOSTILE, "prompt_version": "v1", "rows": 8 * len(PARTS)}
+        {"engine": "body_prior", "model": HOSTILE, "prompt_version": "p", "rows": 8 * len(PARTS)}
     ]
     assert found["labels"]["statuses"]["legs"] == {"absent": 1, "ok": 7}
     assert found["reproduce"]["changed_settings"] == ["stage2.epochs=3"]
