@@ -85,7 +85,7 @@ def export_labels(
         content = to_fiftyone(entries)
     write_text(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     say(f"wrote {file}: {len(entries):,} images of {name}, {sum(len(e.boxes) for e in entries):,} boxes of {run}")
-    say(f"next: python -m pipelines import-labels <corrected file> {name} --format {form} --corrects {run}")
+    say(f"next: dgreid import-labels <corrected file> {name} --format {form} --corrects {run}")
 
 
 def import_labels(
