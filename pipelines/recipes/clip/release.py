@@ -40,7 +40,7 @@ For research and demonstration; not for surveillance, and not for identifying pe
   these weights are not cross-domain scores.
 - **Captions**: generated from PETA's attribute words with varied wording, at least two facts each. No caption of a
   batch is true of another image of the batch.
-- **Reproduce**: `python -m pipelines train-clip{arguments}`; contrastive loss of open_clip, {batches} batches of
+- **Reproduce**: `dgreid train-clip{arguments}`; contrastive loss of open_clip, {batches} batches of
   {batch}, seed {seed}, torch {torch}. SHA-256 of the weights: `{sha256}`.
 
 ## Scores
