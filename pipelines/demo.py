@@ -28,6 +28,9 @@ TRAINING = (
     "stage2.text_temperature=25",
     "stage2.memory_temperature=0.05",
     "stage2.fill_neck=true",
+    "stage1.epochs=30",  # half of the preset's, and two epochs less of stage 2: the same mAP, a minute earlier
+    "stage2.epochs=10",
+    "stage2.milestones=[8,9]",
 )
 
 
