@@ -55,7 +55,7 @@ def embedded_settings(engine: str | None = None) -> Settings:
     if (settings.engine, settings.model) == ("local", POCKET_MODEL):
         say(
             f"boxes by {POCKET_MODEL}, a small model for demos and tests; for research-quality labels use a large one: "
-            f"LABELER_UPSTREAM_URL=http://<vLLM server>:8000 LABELER_MODEL={SERVED_MODEL} make label ..."
+            f"LABELER_UPSTREAM_URL=http://<vLLM server>:8000 LABELER_MODEL={SERVED_MODEL} dgreid label ..."
         )
     return settings
 
@@ -112,10 +112,10 @@ def _standing(name: str, label_run: str, rows: ManifestFile, workspace: Workspac
         return None
     broken = next((row for row in rows if row.status != ImageStatus.OK), None)
     first = f"; {broken.path} cannot be read: {broken.reason}" if broken else ""
-    retry = f"make label DATASET={name} LABELS={label_run} ARGS=--retry-failed asks again"
+    retry = f"dgreid label {name} --label-run {label_run} --retry-failed asks again"
     files = "replace or delete files that cannot be read; " if broken else ""
     return DgreidError(
         f"{failures} of {name} have no final answer in label run {label_run}{first}",
         path=locate(name, workspace.data_root),
-        fix=f"{files}make sql DATASET={name} Q=failures shows the answers; {retry}",
+        fix=f"{files}dgreid sql {name} --query failures shows the answers; {retry}",
     )

@@ -106,5 +106,5 @@ def _shards_of(labels_root: Path, label_run: str) -> Iterator[None]:
         raise DataError(
             f"a shard of this label run cannot be read ({str(err).splitlines()[0][:200]})",
             path=run_folder(labels_root, label_run),
-            fix="delete the damaged shard and run the same make label command again",
+            fix="delete the damaged shard and run the same dgreid label command again",
         ) from err
