@@ -147,7 +147,7 @@ def read_description(path: Path) -> Description:
 
 def _is_text_encoding(name: str) -> bool:
     try:
-        b"a".decode(name)
+        b"a".decode(name, "replace")
     except (LookupError, ValueError):
         return False
     return True
