@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import httpx
 from PIL import Image
 
-from labeler.engines.answers import only_reasoned, outcomes, refused
+from labeler.engines.answers import LONG_ANSWER, only_reasoned, outcomes, refused
 from labeler.engines.bounded_http import bounded_json
 from labeler.engines.replicas import Replicas
 from labeler.engines.token_check import TokenCheck
@@ -42,7 +42,6 @@ JPEG_QUALITY = 95
 HALF_CHROMA_FROM = (
     2.0  # enlarged that many times colours are smooth: 4:2:0 moves real crops by 0.05 of 255 more than 4:4:4
 )
-LONG_ANSWER = 2000  # characters; the answers asked for have a tenth, one of 20,000 takes half a second to read
 MAX_TOKENS = 2**31  # a count from there on is none
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 4.0
