@@ -265,14 +265,10 @@ def _umap(features: "NDArray[np.float32]") -> "NDArray[np.float32]":
         from umap import UMAP
     except ImportError as err:
         raise UsageError("the map needs umap-learn", fix="pip install 'dgreid[review]'") from err
-    array = np.asarray(features)
-    if len(array) < 5:
-        raise UsageError(f"a map needs more than {len(array)} images", fix="score a larger data set")
-    made = UMAP(
-        n_neighbors=min(15, count - 1),
-        metric="cosine",
-        random_state=0,
-        init="random" if len(array) < 20 else "spectral",
-    )
+    count = len(features)
+    if count < 5:
+        raise UsageError(f"a map needs more than {count} images", fix="score a larger data set")
+    start = "random" if count < 20 else "spectral"  # a spectral start needs more points than dimensions
+    made = UMAP(n_neighbors=min(15, count - 1), metric="cosine", random_state=0, init=start)
     places: NDArray[np.float32] = made.fit_transform(features).astype("float32")
     return places
