@@ -57,6 +57,7 @@ class Tile:
     outlines: list[Area] = field(default_factory=list)
     fills: list[Area] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    nested: bool = False  # outlines may lie on each other: earlier ones are drawn wider
 
     @property
     def name(self) -> str:
@@ -187,7 +188,9 @@ def _mask_tile(target: str, path: str, masks: np.ndarray, colours: Mapping[str, 
     shares = zip(colours, masks.reshape(len(masks), -1).mean(axis=1), strict=False)
     described = ", ".join(f"{part.replace('_', ' ')} {share:.0%}" for part, share in shares)
     outlines = mask_outlines(masks, list(colours.values()), picture.width, picture.height) if picture else []
-    return Tile(picture, path, f"{target} image, visible patches: {described}", described, outlines=outlines)
+    return Tile(
+        picture, path, f"{target} image, visible patches: {described}", described, outlines=outlines, nested=True
+    )
 
 
 def _fills(masks: np.ndarray | None, colours: Mapping[str, str], picture: Picture | None) -> list[Area]:
@@ -230,7 +233,8 @@ def _failures(queries: QueryResults, before: QueryResults | None, tile: Callable
     trained model and, where training changed it, that of the untrained one."""
     precision = 100 * queries.average_precision
     scored = np.flatnonzero(queries.first_rank > 0)
-    hardest = scored[np.argsort(precision[scored], kind="stable")][:HARDEST]
+    imperfect = scored[precision[scored] < 100]
+    hardest = imperfect[np.argsort(precision[imperfect], kind="stable")][:HARDEST]
     groups = [("Lowest average precision", hardest, False)]
     if before is not None and np.array_equal(before.paths[before.query], queries.paths[queries.query]):
         change = precision - 100 * before.average_precision

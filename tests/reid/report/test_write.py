@@ -357,7 +357,7 @@ def test_failures_are_the_queries_of_lowest_precision_and_most_changed(run: Path
     blocks = {block.split("<")[0]: block for block in part.split("<h3>")[1:]}
     titles = {name: re.findall(r"<summary><b>(.*?)</b>", block) for name, block in blocks.items()}
     precision = {state: 100 * found.average_precision for state, found in queries.items()}
-    worst = sorted(value for value in precision["trained"] if not np.isnan(value))[:12]
+    worst = sorted(value for value in precision["trained"] if value < 100)[:12]
     assert titles["caviar: lowest average precision"] == [f"{value:.1f} %" for value in worst]
     change = precision["trained"] - precision["untrained"]
     (largest,) = np.flatnonzero(change == np.nanmax(change))[:1]
