@@ -1,15 +1,30 @@
 """Runs side by side: those that differ in the seed alone are one group, with mean and deviation over the seeds."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reid.config import flat_settings, read_config
-from reid.evaluation.results import SCORE_NAMES, SCORE_TITLES, STATES, RunResults, read_results
+from reid.evaluation.results import (
+    SCORE_NAMES,
+    SCORE_TITLES,
+    STATES,
+    QueryResults,
+    RunResults,
+    read_queries,
+    read_results,
+)
+from reid.metrics.paired import PairedDifference, paired_difference
 from reid.metrics.scores import spread
-from shared.errors import ConfigError
+from shared.errors import ConfigError, DataError
+from shared.manifest import read_manifest
+from shared.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,57 @@ def comparison_table(groups: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ..
         if (found := group["scores"].get(target, {}).get(state))
     ]
     return ("target", "settings", "model", "runs", *SCORE_TITLES.values()), rows
+
+
+def paired_runs(
+    folders: Sequence[Path], workspace: Workspace
+) -> tuple[dict[str, dict[str, dict[str, Any]]], list[str]]:
+    """Every two runs' trained models on the same queries: "<target>: <first> − <second>" -> score -> as in `gains` of
+    RunResults; and a sentence for every pair that cannot be compared.
+
+    Raises DataError for a run without scores, and for a target whose manifest is gone.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    problems: list[str] = []
+    results = {folder: read_results(folder) for folder in folders}
+    for first, second in combinations(folders, 2):
+        for target in [name for name in results[first].targets if name in results[second].targets]:
+            title = f"{target}: {first.name} − {second.name}"
+            try:
+                one, other = (read_queries(run, results[run], target, "trained") for run in (first, second))
+            except DataError as err:
+                problems.append(f"{title}: {err.what}. To mend: {err.fix}.")
+                continue
+            if not same_queries(one, other):
+                problems.append(f"{title}: the runs were tested on different queries or splits.")
+                continue
+            person = {row.path: row.identity for row in read_manifest(workspace.manifest(target))}
+            identities = np.array([person[path] for path in one.paths[one.query].tolist()])
+            found[title] = {name: asdict(_paired(one, other, identities, values)) for name, values in PAIRED.items()}
+    return found, problems
+
+
+def same_queries(one: QueryResults, other: QueryResults) -> bool:
+    return np.array_equal(one.paths[one.query], other.paths[other.query]) and np.array_equal(one.split, other.split)
+
+
+def _paired(
+    one: QueryResults,
+    other: QueryResults,
+    identities: NDArray[np.int64],
+    values_of: Callable[[QueryResults], NDArray[np.float64]],
+) -> PairedDifference:
+    splits = [np.flatnonzero(one.split == split) for split in range(int(one.split.max()) + 1)]
+    first, second = values_of(one), values_of(other)
+    return paired_difference(
+        [first[rows] for rows in splits], [second[rows] for rows in splits], [identities[rows] for rows in splits]
+    )
+
+
+PAIRED: dict[str, Callable[[QueryResults], NDArray[np.float64]]] = {
+    "mean_ap": lambda queries: 100 * queries.average_precision,
+    "rank_1": lambda queries: np.where(queries.first_rank > 0, 100.0 * (queries.first_rank == 1), np.nan),
+}
 
 
 def spread_by_seed(by_seed: Mapping[int, float]) -> dict[str, Any]:

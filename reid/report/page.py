@@ -57,6 +57,7 @@ class Tile:
     outlines: list[Area] = field(default_factory=list)
     fills: list[Area] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    nested: bool = False  # outlines may lie on each other: earlier ones are drawn wider
 
     @property
     def name(self) -> str:
@@ -79,13 +80,7 @@ def render_page(
     """The whole page. album None: no images in it, not even their paths."""
     parts = tuple((record.config.get("model") or {}).get("parts", PARTS))
     colours = part_colours(parts)
-    environment = Environment(
-        loader=PackageLoader("reid.report.write"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     named = protocol_targets(summary) or [summary["labels_of_targets"][name] for name in summary["targets"]]
     html = environment.get_template("report.html").render(
         summary=summary,
@@ -118,6 +113,16 @@ def render_page(
         responsible_use=tables.RESPONSIBLE_USE,
     )
     return Page(html, album.missing if album else 0)
+
+
+def page_environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("reid.report.write"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def training_gaps(record: RunRecord) -> list[str]:
@@ -183,7 +188,9 @@ def _mask_tile(target: str, path: str, masks: np.ndarray, colours: Mapping[str, 
     shares = zip(colours, masks.reshape(len(masks), -1).mean(axis=1), strict=False)
     described = ", ".join(f"{part.replace('_', ' ')} {share:.0%}" for part, share in shares)
     outlines = mask_outlines(masks, list(colours.values()), picture.width, picture.height) if picture else []
-    return Tile(picture, path, f"{target} image, visible patches: {described}", described, outlines=outlines)
+    return Tile(
+        picture, path, f"{target} image, visible patches: {described}", described, outlines=outlines, nested=True
+    )
 
 
 def _fills(masks: np.ndarray | None, colours: Mapping[str, str], picture: Picture | None) -> list[Area]:
@@ -197,6 +204,16 @@ def _strip_group(target: str, found: TargetRecord, colours: Mapping[str, str], a
     if queries is None:
         note = "No ranked galleries of the trained model."
         return {"target": target, "note": note, "strips": [], "failures": []}
+    tile = tile_maker(target, found, queries, colours, album)
+    strips = [_strip(title, queries, row, tile) for title, row in _chosen_queries(queries)]
+    failures = _failures(queries, found.queries.get("untrained"), tile)
+    return {"target": target, "note": "", "strips": strips, "failures": failures}
+
+
+def tile_maker(
+    target: str, found: TargetRecord, queries: QueryResults, colours: Mapping[str, str], album: Album
+) -> Callable[..., Tile]:
+    """Makes the tile of an image, an index into the queries' paths."""
     known = dict(zip(found.mask_paths, found.masks, strict=True))
 
     def tile(image: int, description: str, mark: str, verdict: str = "") -> Tile:
@@ -208,9 +225,7 @@ def _strip_group(target: str, found: TargetRecord, colours: Mapping[str, str], a
         fills = _fills(known.get(path), colours, picture)
         return Tile(picture, path, described, told, mark=mark, verdict=verdict, fills=fills)
 
-    strips = [_strip(title, queries, row, tile) for title, row in _chosen_queries(queries)]
-    failures = _failures(queries, found.queries.get("untrained"), tile)
-    return {"target": target, "note": "", "strips": strips, "failures": failures}
+    return tile
 
 
 def _failures(queries: QueryResults, before: QueryResults | None, tile: Callable[..., Tile]) -> list[dict[str, Any]]:
@@ -218,7 +233,8 @@ def _failures(queries: QueryResults, before: QueryResults | None, tile: Callable
     trained model and, where training changed it, that of the untrained one."""
     precision = 100 * queries.average_precision
     scored = np.flatnonzero(queries.first_rank > 0)
-    hardest = scored[np.argsort(precision[scored], kind="stable")][:HARDEST]
+    imperfect = scored[precision[scored] < 100]
+    hardest = imperfect[np.argsort(precision[imperfect], kind="stable")][:HARDEST]
     groups = [("Lowest average precision", hardest, False)]
     if before is not None and np.array_equal(before.paths[before.query], queries.paths[queries.query]):
         change = precision - 100 * before.average_precision
@@ -230,25 +246,34 @@ def _failures(queries: QueryResults, before: QueryResults | None, tile: Callable
             ("Most gained by training", np.array(gained, int), True),
         ]
     return [
-        {"title": title, "queries": [_failure(int(row), queries, before if both else None, tile) for row in rows]}
+        {"title": title, "queries": [failure(int(row), queries, before if both else None, tile) for row in rows]}
         for title, rows, both in groups
         if len(rows)
     ]
 
 
-def _failure(row: int, queries: QueryResults, before: QueryResults | None, tile: Callable[..., Tile]) -> dict[str, Any]:
+def failure(
+    row: int,
+    queries: QueryResults,
+    before: QueryResults | None,
+    tile: Callable[..., Tile],
+    tile_before: Callable[..., Tile] | None = None,
+    names: tuple[str, str] = ("trained", "untrained"),
+) -> dict[str, Any]:
+    """One query of the failure browser: its ranked gallery, and that of another model where there is one."""
+
     def told(one: QueryResults) -> str:
         return (
             f"average precision {100 * one.average_precision[row]:.1f} %, first match at rank {one.first_rank[row]:,}"
         )
 
-    strips = [_strip(f"trained: {told(queries)}", queries, row, tile)]
+    strips = [_strip(f"{names[0]}: {told(queries)}", queries, row, tile)]
     if before is not None:
-        strips.append(_strip(f"untrained: {told(before)}", before, row, tile))
+        strips.append(_strip(f"{names[1]}: {told(before)}", before, row, tile_before or tile))
     name = PurePosixPath(str(queries.paths[queries.query[row]])).name
     split = f", split {queries.split[row] + 1}" if queries.split.max() else ""
     title = f"{100 * queries.average_precision[row]:.1f} %"
-    title += f" (untrained {100 * before.average_precision[row]:.1f} %)" if before is not None else ""
+    title += f" ({names[1]} {100 * before.average_precision[row]:.1f} %)" if before is not None else ""
     return {"title": title, "name": name + split, "strips": strips}
 
 

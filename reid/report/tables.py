@@ -15,7 +15,8 @@ MAX_HEAT_CELLS = 400
 GAIN_NOTE = (
     "Paired randomisation test over identities (10,000 swaps) on the same queries, all splits; the interval draws "
     "identities with replacement. It says whether these two models differ on people like these, not whether another "
-    "seed would give the same: for that train with several seeds and use `dgreid compare`."
+    "seed would give the same: for that train with several seeds and use dgreid compare. With fewer than about 30 "
+    "people the interval is too narrow: then go by p."
 )
 NO_PAPER_NUMBER = (
     "No number has been published for this protocol. The paper's own results, on other data sets and with CLIP's "

@@ -47,7 +47,7 @@ def write_report(run_folder: Path, workspace: Workspace, *, images: bool = True,
     """
     record = read_run(run_folder)
     labels = read_label_facts(record, workspace)
-    targets = {target: _read_target(record, target) for target in record.targets}
+    targets = {target: read_target(record, target) for target in record.targets}
     missing = [
         *training_gaps(record),
         *filter(None, [labels.problem, labels.note]),
@@ -67,7 +67,7 @@ def write_report(run_folder: Path, workspace: Workspace, *, images: bool = True,
     return ReportFiles(path["json"], path["md"], path["html"], kept, (*missing, *gone))
 
 
-def _read_target(record: RunRecord, target: str) -> TargetRecord:
+def read_target(record: RunRecord, target: str) -> TargetRecord:
     """What evaluation wrote about a target, and a sentence with the command for what it did not."""
     queries: dict[str, QueryResults] = {}
     problems = []

@@ -4,18 +4,22 @@ import ast
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import reid.report
 from reid.config import load_config
 from reid.evaluation.ranking import Ranking
 from reid.evaluation.results import QueryResults, read_queries, read_results, write_queries
+from reid.metrics.paired import paired_difference
 from reid.protocols.protocol import evaluation_splits, parse_protocol
+from reid.report.compare import write_comparison
 from reid.report.pictures import mask_outlines
 from reid.report.write import write_report
 from reid.training.run_folder import open_run, write_image_ids
@@ -353,7 +357,7 @@ def test_failures_are_the_queries_of_lowest_precision_and_most_changed(run: Path
     blocks = {block.split("<")[0]: block for block in part.split("<h3>")[1:]}
     titles = {name: re.findall(r"<summary><b>(.*?)</b>", block) for name, block in blocks.items()}
     precision = {state: 100 * found.average_precision for state, found in queries.items()}
-    worst = sorted(value for value in precision["trained"] if not np.isnan(value))[:12]
+    worst = sorted(value for value in precision["trained"] if value < 100)[:12]
     assert titles["caviar: lowest average precision"] == [f"{value:.1f} %" for value in worst]
     change = precision["trained"] - precision["untrained"]
     (largest,) = np.flatnonzero(change == np.nanmax(change))[:1]
@@ -362,6 +366,46 @@ def test_failures_are_the_queries_of_lowest_precision_and_most_changed(run: Path
     assert blocks["caviar: most gained by training"].count("<h4>untrained: ") == len(
         titles["caviar: most gained by training"]
     )
+
+
+@pytest.fixture
+def second_run(run: Path, target_rows: list[ManifestRow], workspace: Workspace) -> Path:
+    """The same queries by another model."""
+    folder = run.parent / "b"
+    shutil.copytree(run, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "seed": 5}))
+    trained = read_queries(folder, read_results(folder), "caviar", "untrained")
+    write_queries(folder, "caviar", "trained", replace(trained, model_sha256="T"))
+    return folder
+
+
+def test_the_comparison_holds_both_runs_and_their_paired_test(
+    run: Path, second_run: Path, workspace: Workspace, target_rows: list[ManifestRow]
+) -> None:
+    out = workspace.runs_root / "compare.html"
+    assert write_comparison([run, second_run], workspace, out) == []
+    page = out.read_text()
+    one, other = (read_queries(folder, read_results(folder), "caviar", "trained") for folder in (run, second_run))
+    person = {row.path: row.identity for row in target_rows}
+    expected = paired_difference(
+        [100 * one.average_precision], [100 * other.average_precision], [[person[p] for p in one.paths[one.query]]]
+    )
+    assert f">{expected.difference:+.1f}<" in page
+    assert f">{expected.low:+.1f} to {expected.high:+.1f}<" in page
+    assert "a|b&lt;b&gt;" in page and "<b>b</b>" not in page, "names are text"
+    assert "<script" not in page and page.count('<div class="strip"') >= 4
+    links, sections = (set(re.findall(pattern, page)) for pattern in (r'<a href="#(.*?)"', r'<section id="(.*?)"'))
+    assert links == sections
+    write_comparison([run, second_run], workspace, out, images=False)
+    assert "data:image" not in out.read_text() and ".jpg" not in out.read_text()
+
+
+def test_runs_on_other_queries_are_not_compared(run: Path, second_run: Path, workspace: Workspace) -> None:
+    found = read_queries(second_run, read_results(second_run), "caviar", "trained")
+    write_queries(second_run, "caviar", "trained", replace(found, query=found.query[::-1].copy()))
+    (sentence,) = write_comparison([run, second_run], workspace, workspace.runs_root / "c.html")
+    assert "different queries" in sentence
 
 
 def test_outlines_enclose_the_patches() -> None:

@@ -1,0 +1,83 @@
+"""`dgreid review --run`: what the page shows of a trained model is what its evaluation wrote."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from labeler.review.app import create_app
+from labeler.review.pictures import Pictures
+from labeler.review.ranked import neighbours
+from labeler.review.tables import LabelTables
+from pipelines.__main__ import run
+from pipelines.review import _feature_maps, _targets
+from reid.evaluation.results import read_queries, read_results
+from shared.datasets import locate
+from shared.manifest import read_manifest
+from shared.workspace import Workspace
+from tests.pipelines.conftest import write_people
+
+
+@pytest.fixture
+def trained(workspace: Workspace) -> Path:
+    """A run on 3dpes, tested on caviar."""
+    shutil.rmtree(workspace.data_root / "CAVIAR4REID")
+    write_people(workspace.data_root / "CAVIAR4REID", identities=12, first=50, seed=1)
+    assert run(["label", "3dpes", "--engine", "body_prior"]) == 0
+    settings = ["stage1.epochs=1", "stage2.epochs=1", "data.workers=0"]
+    assert run(["train", "3dpes2caviar", "--preset", "tiny", "--run", "r", *settings]) == 0
+    assert run(["eval", "--run", "r"]) == 0
+    return workspace.training_runs / "r"
+
+
+def test_failures_galleries_and_the_map(trained: Path, workspace: Workspace) -> None:
+    targets = _targets([trained], workspace)
+    assert [one.name for one in targets] == ["r, trained", "r, untrained"]
+    one = targets[0]
+    queries = read_queries(trained, read_results(trained), "caviar", "trained")
+    rows = {row.image_id: row for row in read_manifest(workspace.manifest("caviar"))}
+    for row in range(len(one.query)):
+        found = neighbours(one, row, 50)
+        shown = [rows[each.image_id].path for each in found if each.rank]
+        assert shown == [queries.paths[image] for image in queries.ranked[row] if image >= 0]
+        assert [each.correct for each in found if each.rank] == queries.correct[row][: len(shown)].tolist()
+        query = rows[one.image_ids[one.query[row]]]
+        left_out = [rows[each.image_id] for each in found if each.rank is None]
+        assert {(each.identity, each.camera) for each in left_out} <= {(query.identity, query.camera)}
+        assert [each.distance for each in found] == sorted(each.distance for each in found)
+        assert set(found[0].by_part) == {"whole image", *one.parts}
+    assert any(each.rank is None for row in range(len(one.query)) for each in neighbours(one, row, 50))
+
+    pytest.importorskip("umap", reason="needs umap-learn: pip install 'dgreid[review]'")
+    tables = LabelTables(workspace, ["caviar"], None)
+    pictures = Pictures({"caviar": locate("caviar", workspace.data_root)}, workspace.runs_root / "review")
+    app = create_app(
+        tables,
+        pictures,
+        reviewer="anna",
+        token="t",
+        port=8310,
+        targets=targets,
+        feature_maps=lambda: _feature_maps(trained, targets, workspace),
+    )
+    with TestClient(app, base_url="http://127.0.0.1:8310", cookies={"dgreid_review_8310": "t"}) as client:
+        page = client.get("/failures").text
+        worst = 100 * np.nanmin(queries.average_precision)
+        assert page.index(f"AP {worst:.1f} %") < page.index("untrained:")
+        text = client.get("/failures/query", params={"model": one.name, "dataset": "caviar", "row": 0}).text
+        assert "same camera" in text and "r, untrained" in text and 'class="mask"' in text
+        assert (
+            client.get("/failures/query", params={"model": one.name, "dataset": "caviar", "row": 99}).status_code == 404
+        )
+        assert client.get("/failures", params={"model": "nobody"}).status_code == 422
+        points = client.get("/api/features").json()
+        gallery = int(one.gallery.any(axis=0).sum())
+        assert len(points["image_ids"]) == len(points["x"]) == gallery and set(points["groups"]) == {
+            "data set", "camera", "identity",
+        }  # fmt: skip
+        assert client.put(f"/api/images/{one.image_ids[0]}", json={"accept": True}).status_code == 422, "no labels"
+    first = _feature_maps(trained, targets, workspace)[0].places
+    stored = np.load(trained / "embeddings" / "map.npz")["places"]
+    assert np.array_equal(first, stored), "made once"
