@@ -76,7 +76,7 @@ def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
     their upper 8 bits; CMYK is converted without colour profiles.
 
     Raises UnreadableImageError for empty, truncated, unknown or over-large content (the size is read from the
-    header, before any pixel is decoded), and for grey images of signed, 32-bit or floating-point numbers, whose range of
+    header, before any pixel is decoded), and for grey images of signed, 32-bit or float numbers, whose range of
     values no file states.
     """
     with opened(content, path, max_pixels=max_pixels) as image:
