@@ -16,7 +16,9 @@ MAX_PIXELS = 50_000_000  # a person crop has under a million; far larger ones ar
 MAX_SIDE = 30_000  # pixels
 MAX_FILE_BYTES = 256 * 2**20  # an uncompressed image of MAX_PIXELS fits
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
-_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 258, 262, 339  # EXIF and TIFF tags
+_SIGNED = 2  # a sample format
+_STEPS_OF_GREY = {"L;2": 85, "L;4": 17}  # samples of 2 and 4 bits in a PNG, as Pillow names them -> one step in 8 bits
 
 
 class UnreadableImageError(DgreidError):
@@ -74,8 +76,8 @@ def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
     their upper 8 bits; CMYK is converted without colour profiles.
 
     Raises UnreadableImageError for empty, truncated, unknown or over-large content (the size is read from the
-    header, before any pixel is decoded), and for grey images of 32-bit or floating-point numbers, whose range of values
-    no file states.
+    header, before any pixel is decoded), and for grey images of signed, 32-bit or float numbers, whose range of
+    values no file states.
     """
     with opened(content, path, max_pixels=max_pixels) as image:
         return to_rgb(image)
@@ -83,16 +85,38 @@ def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """The RGB image of an `opened` one, as `decode` returns it; for use inside the `with` block of `opened`."""
+    transparent = _transparent_in_8_bits(image)
     image.load()
+    if transparent is not None:
+        image.info["transparency"] = transparent
     return _without_alpha(ImageOps.exif_transpose(_to_8_bits(image)))
 
 
+def _transparent_in_8_bits(image: Image.Image) -> int | tuple[int, ...] | None:
+    """The transparent colour of a PNG whose samples Pillow makes 8 bits deep; it leaves the colour as the file has it.
+
+    None for all others. Of 16-bit colours the upper 8 bits are compared, as they are all that is kept.
+    """
+    colour = image.info.get("transparency")
+    if image.format != "PNG" or colour is None or not image.tile:
+        return None
+    stored = image.tile[0].args
+    if stored in _STEPS_OF_GREY and isinstance(colour, int):
+        return colour * _STEPS_OF_GREY[stored]
+    if stored == "RGB;16B" and isinstance(colour, tuple):
+        return tuple(value >> 8 for value in colour)
+    return None
+
+
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # Pillow scales a PGM to 16 bits
-        raise UnreadableImageError("32-bit or floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
+    tags = getattr(image, "tag_v2", {})
+    signed = _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, ()))  # Pillow reads 8 signed bits as unsigned ones
+    if signed or image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # Pillow scales a PGM to 16 bits
+        raise UnreadableImageError(
+            "signed, 32-bit or floating-point pixels, whose range is unknown; save it with 8 or 16 bits, unsigned"
+        )
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
-    tags = getattr(image, "tag_v2", {})
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     deep = np.asarray(image).astype(np.int64)
     grey = np.clip(deep >> (bits - 8), 0, 255)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import duckdb
 
-from labeler.grounding.answers import BOUND_TO, ServiceInfo
+from labeler.grounding.answers import BOUND_TO, LabelSource
 from shared.errors import ConfigError, DataError
 from shared.labels import check_name, connect, label_shards, read_record, record_path, run_folder, write_record
 from shared.schemas import FINAL_STATUSES
 
 
-def default_label_run(info: ServiceInfo) -> str:
+def default_label_run(info: LabelSource) -> str:
     """A name from engine, model, prompt version and the rules that add to one answer."""
     words = (
         info.engine,
@@ -29,7 +29,7 @@ def default_label_run(info: ServiceInfo) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(words))[:120].strip("-.")
 
 
-def open_label_run(labels_root: Path, label_run: str, info: ServiceInfo) -> None:
+def open_label_run(labels_root: Path, label_run: str, info: LabelSource) -> None:
     """Record engine, model, prompt version, parts and rules of a new run, or check them against those of an old one.
 
     Raises ConfigError for an invalid name and for every difference, DataError for a damaged record.

@@ -12,7 +12,7 @@ from labeler.exchange.foreign_json import (
     Number,
     Problems,
     add_box,
-    is_rotated,
+    says_rotated,
 )
 from labeler.exchange.part_boxes import PartBoxes
 from shared.geometry import Box
@@ -66,8 +66,6 @@ class _Annotation(Entry):
     segmentation: Any = None
     iscrowd: Any = 0
     keypoints: Any = None
-    attributes: Any = None
-    rotation: Any = None
 
 
 def from_coco(content: Any, problems: Problems) -> ImportedLabels:
@@ -81,7 +79,10 @@ def from_coco(content: Any, problems: Problems) -> ImportedLabels:
     boxes: dict[Identifier, dict[str, Box]] = {number: {} for number in images}
     for place, raw in enumerate(content["annotations"], start=1):
         with problems.entry(_annotation_name(raw, place, images)):
-            _add(_Annotation.model_validate(raw), categories, boxes)
+            annotation = _Annotation.model_validate(raw)
+            if says_rotated(raw):
+                raise NotUnderstoodError("the box is rotated")
+            _add(annotation, categories, boxes)
     return ImportedLabels(
         tuple(
             ImportedImage(
@@ -110,9 +111,6 @@ def _add(
         raise NotUnderstoodError(f"{part!r} is a crowd or a mask (`iscrowd`), not a rectangle")
     if annotation.keypoints:
         raise NotUnderstoodError(f"{part!r} has keypoints; only rectangles can be imported")
-    attributes = annotation.attributes if isinstance(annotation.attributes, dict) else {}
-    if is_rotated(attributes.get("rotation")) or is_rotated(annotation.rotation):
-        raise NotUnderstoodError(f"the box of {part!r} is rotated")
     x, y, width, height = annotation.bbox
     add_box(boxes[annotation.image_id], part, x, y, width, height)
 

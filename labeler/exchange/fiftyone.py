@@ -16,7 +16,7 @@ from labeler.exchange.foreign_json import (
     Number,
     Problems,
     add_relative_box,
-    is_rotated,
+    says_rotated,
     shortened,
 )
 from labeler.exchange.part_boxes import PartBoxes
@@ -53,8 +53,6 @@ class _Sample(Entry):
 class _Detection(Entry):
     label: str
     bounding_box: list[Number]
-    rotation: Any = None
-    attributes: Any = None
 
 
 def from_fiftyone(content: Any, problems: Problems, field: str | None = None) -> ImportedLabels:
@@ -128,9 +126,7 @@ def _boxes(value: Any, field: str) -> dict[str, Box]:
         if isinstance(raw, dict) and (kind := raw.get("_cls", "Detection")) != "Detection":
             raise NotUnderstoodError(f"the field {field!r} holds a {kind}; only Detections can be imported")
         one = _Detection.model_validate(raw)
-        attributes = one.attributes if isinstance(one.attributes, dict) else {}
-        angle = attributes.get("rotation")
-        if is_rotated(one.rotation) or is_rotated(angle.get("value") if isinstance(angle, dict) else angle):
+        if says_rotated(raw):
             raise NotUnderstoodError(f"the box of {one.label!r} is rotated")
         if len(one.bounding_box) != 4:
             raise NotUnderstoodError(f"the bounding_box of {one.label!r} has {len(one.bounding_box)} numbers, not 4")

@@ -162,6 +162,26 @@ def add_relative_box(boxes: dict[str, Box], part: str, x: float, y: float, width
     add_box(boxes, part, x, y, width, height)
 
 
+ANGLE_KEYS = frozenset({"rotation", "angle", "theta"})
+
+
+def says_rotated(entry: Any) -> bool:
+    """Whether an entry, or its attributes in any of the forms that tools write them in, has an angle that is not 0.
+
+    Forms: {"rotation": 30}, {"rotation": {"value": 30}}, [{"name": "rotation", "value": 30}], [{"rotation": 30}].
+    """
+    if isinstance(entry, list):
+        return any(says_rotated(one) for one in entry if isinstance(one, dict))
+    if not isinstance(entry, dict):
+        return False
+    named = [(key, value) for key, value in entry.items() if key != "attributes"]
+    named.append((str(entry.get("name")), entry.get("value")))
+    for key, value in named:
+        if key.casefold() in ANGLE_KEYS and is_rotated(value.get("value") if isinstance(value, dict) else value):
+            return True
+    return says_rotated(entry.get("attributes"))
+
+
 def is_rotated(angle: Any) -> bool:
     """Whether an angle (any JSON value) is anything but absent or zero."""
     try:

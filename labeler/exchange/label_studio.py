@@ -186,13 +186,14 @@ def _agree(annotations: Sequence[Mapping[str, Box]]) -> bool:
 
 
 def _boxes(result: Sequence[Any]) -> tuple[dict[str, Box], tuple[float | None, float | None]]:
-    """Boxes as fractions of the image, and its size in pixels where all regions say one.
+    """Boxes as fractions of the image, and its size in pixels where regions say one.
 
     A rectangle and its labels may be two regions with one id (the tags Rectangle and Labels).
     """
     labelled: list[tuple[_Rectangle, Any]] = []
     pairs: dict[str, dict[str, _Region]] = {}
-    sizes: set[tuple[float | None, float | None]] = set()
+    widths: set[float] = set()
+    heights: set[float] = set()
     for raw in result:
         region = _Region.model_validate(raw)
         if region.type not in ("rectanglelabels", "rectangle", "labels"):
@@ -201,7 +202,8 @@ def _boxes(result: Sequence[Any]) -> tuple[dict[str, Box], tuple[float | None, f
             raise NotUnderstoodError("a rectangle, or the image under it, is rotated")
         if region.item_index:
             raise NotUnderstoodError("the task has several images; make one task per image")
-        sizes.add((region.original_width, region.original_height))
+        widths |= {region.original_width or 0} - {0}  # null and 0 say nothing
+        heights |= {region.original_height or 0} - {0}
         if region.type == "rectanglelabels":
             labelled.append((_Rectangle.model_validate(region.value), region.value.get("rectanglelabels")))
             continue
@@ -214,9 +216,11 @@ def _boxes(result: Sequence[Any]) -> tuple[dict[str, Box], tuple[float | None, f
         if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str):
             raise NotUnderstoodError(f"a rectangle needs exactly one part as its label, found {labels or 'none'}")
         add_relative_box(boxes, labels[0], one.x / 100, one.y / 100, one.width / 100, one.height / 100)
-    if len(sizes) > 1:
-        raise NotUnderstoodError(f"its rectangles are of images of different sizes: {sorted(map(str, sizes))}")
-    return boxes, sizes.pop() if sizes else (None, None)
+    if len(widths) > 1 or len(heights) > 1:
+        raise NotUnderstoodError(
+            f"its rectangles are of images of different sizes: widths {sorted(widths)}, heights {sorted(heights)}"
+        )
+    return boxes, (next(iter(widths), None), next(iter(heights), None))
 
 
 def _joined(pair: Mapping[str, _Region]) -> tuple[_Rectangle, Any]:

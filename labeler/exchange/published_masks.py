@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeler.annotation.label_run import open_label_run
-from labeler.grounding.answers import ServiceInfo
+from labeler.grounding.answers import LabelSource
 from labeler.grounding.box_checks import check_box
 from labeler.grounding.rows import part_row
 from shared.errors import DataError
@@ -105,16 +105,8 @@ def import_masks(
         for image in images
         for part, mask in zip(parts, masks[PurePosixPath(image.path).name], strict=True)
     ]
-    info = ServiceInfo(
-        engine=ENGINE,
-        model=origin,
-        prompt_version=prompt_version,
-        parts=tuple(parts),
-        max_images=0,
-        max_body_bytes=0,
-        max_requests=0,
-    )
-    open_label_run(labels_root, label_run, info)
+    source = LabelSource(engine=ENGINE, model=origin, prompt_version=prompt_version, parts=tuple(parts))
+    open_label_run(labels_root, label_run, source)
     with writer_lock(labels_root, label_run, dataset):
         for split in sorted({row.split for row in labels}):
             write_label_shard(

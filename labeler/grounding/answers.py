@@ -74,8 +74,8 @@ class ImageAnswer(Frozen):
 BOUND_TO = ("engine", "model", "prompt_version", "parts", "missing_parts", "second_look")
 
 
-class ServiceInfo(Frozen):
-    """Engine, model and prompt that answer, and the limits of one request."""
+class LabelSource(Frozen):
+    """Where the labels of a run come from: engine, model and prompt, and the rules that add to one answer."""
 
     engine: str
     model: str
@@ -83,6 +83,11 @@ class ServiceInfo(Frozen):
     parts: tuple[str, ...] = Field(min_length=1)
     missing_parts: str = "absent"
     second_look: bool = False
+
+
+class ServiceInfo(LabelSource):
+    """What answers, and the limits of one request."""
+
     max_images: int = Field(ge=1)
     max_body_bytes: int = Field(ge=1)
     max_requests: int = Field(ge=1)

@@ -75,7 +75,8 @@ def ground_truth(
 def as_numbers(values: Any, name: str = "numbers") -> Numbers:
     """Whole numbers as int64; what is missing is masked: None, NaN, and what is masked already (np.ma).
 
-    Raises UsageError, which calls them `name`, for fractions, text and what is beyond 64 bits.
+    Raises UsageError, which calls them `name`, for fractions, text and what is beyond 64 bits, and for floats that are
+    too large to tell neighbouring whole numbers apart (2^53 in float64).
     """
     found, missing = as_numpy(values), np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else False
     if found.dtype == object:
@@ -89,12 +90,19 @@ def as_numbers(values: Any, name: str = "numbers") -> Numbers:
     try:
         with np.errstate(invalid="ignore"):
             numbers = known.astype(np.int64)
-        whole = known.dtype.kind in "biufO" and bool((numbers == known).all())
+        whole = known.dtype.kind in "biufO" and bool((numbers == known).all()) and not _blurred(known)
     except (OverflowError, TypeError, ValueError):
         whole = False
     if not whole:
         raise UsageError(f"{name} are not whole numbers of at most 64 bits", fix="number people and cameras")
     return np.ma.MaskedArray(numbers, missing)
+
+
+def _blurred(known: NDArray[Any]) -> bool:
+    """Whether floats are so large that different whole numbers are one: people and cameras would be mixed up."""
+    if known.dtype.kind == "f":
+        return bool((np.abs(known) >= 2.0 ** (np.finfo(known.dtype).nmant + 1)).any())
+    return known.dtype == object and any(isinstance(one, float) and abs(one) >= 2.0**53 for one in known.flat)
 
 
 def as_numpy(values: Any) -> NDArray[Any]:

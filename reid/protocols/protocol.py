@@ -27,12 +27,13 @@ ALL_IMAGES = "all-images:"
 # from streets of the same city and films, no shared identity is published, and the small-set protocols treat them as
 # three sets. A copy under a name of its own is found by its image ids, see `shared_images`.
 SAME_PEOPLE = (
-    frozenset({"msmt17", "msmt17v2"}),  # V2 blurs the faces of V1
-    frozenset({"cuhk03", "cuhk03labeled"}),  # the same images with detected and with hand-drawn person boxes
     frozenset({"cuhk02", "cuhk01"}),  # CUHK01 is the first camera pair of CUHK02
     frozenset({"market1501", "mars"}),  # MARS is the video extension of Market-1501
-    frozenset({"dukemtmc", "dukemtmcvideoreid", "occludedduke", "occludeddukemtmc", "pdukemtmc", "pdukemtmcreid"}),
+    frozenset({"dukemtmc", "occludedduke", "pdukemtmc"}),
 )
+# A name that begins so is taken for another form of the same set: MSMT17 V2 blurs the faces of V1, CUHK03 comes with
+# detected and with hand-drawn person boxes, and all four with attributes, occluders, corruptions or further distractors.
+FAMILIES = ("market1501", "msmt17", "cuhk03", "dukemtmc", "occludedduke", "pdukemtmc")
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def parse_protocol(
     """Read a protocol. Names may contain digits: every "2" is tried as the separator, and one reading must remain.
 
     Args:
-        pretrained_on: data sets that the weights were trained on, from `model.pretrained_on` of the configuration.
+        pretrained_on: data sets that the weights were trained on, from `model.pretrained_on` of the configuration, by
+            any of their names.
         allow_pretrained_targets: mark them as targets instead of refusing them, as for the scores of a finished run.
     Raises:
         ConfigError: an unknown or ambiguous text (listing the known names, or the readings), or what Protocol refuses.
@@ -172,7 +174,7 @@ def parse_protocol(
         supervised,
         all_images,
         _published_folds(targets, data_root),
-        tuple(pretrained_on),
+        tuple(known.get(name_key(one), one) for one in pretrained_on),
         allow_pretrained_targets,
     )
 
@@ -219,8 +221,13 @@ def shared_images(trained_on: Collection[str], rows: Sequence[ManifestRow]) -> l
 
 
 def _same_people(source: str, target: str) -> bool:
-    keys = {name_key(source), name_key(target)}
+    keys = {_family(source), _family(target)}
     return len(keys) == 1 or any(keys <= group for group in SAME_PEOPLE)
+
+
+def _family(name: str) -> str:
+    key = name_key(name)
+    return next((family for family in FAMILIES if key.startswith(family)), key)
 
 
 def _overlap(sources: Sequence[str], shared: Sequence[str]) -> str:

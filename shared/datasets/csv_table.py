@@ -26,6 +26,7 @@ from shared.datasets.records import (
     number_cameras,
     number_identities,
     same_spelling,
+    whole_numbers,
 )
 from shared.errors import DataError
 from shared.files import read_limited
@@ -41,9 +42,11 @@ UNCLEAR = "listed path that fits several files"
 
 # What pandas, R and spreadsheets write for "nothing".
 _EMPTY = frozenset(
-    {"", "nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "<NA>", "NA", "N/A", "n/a", "#N/A", "#NA", "NULL", "null", "None"}
+    {"", "nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "<NA>", "NA", "N/A", "n/a", "#N/A", "#NA", "#N/A N/A", "#NV"}
+    | {"NULL", "null", "Null", "None", "none", "NONE", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"}
 )
 _ROUNDED = re.compile(r"[+-]?\d+(?:[.,]\d+)?[eE]\+\d+", re.ASCII)
+_EXPONENT = re.compile(r"[+-]?\d+(?:[.,]\d+)?[eE]-?\d+", re.ASCII)  # a number, or a word such as 1e3
 _FIX = f"columns: {', '.join(REQUIRED)}, and camera where it is known; split is one of {', '.join(SPLITS)}"
 
 
@@ -86,6 +89,8 @@ def scan(root: Path, table: str, kinds: Mapping[str, Kind], encoding: str | None
                 fix="remove one of the lines",
             )
     skipped[NOT_LISTED] = list({image.path for image in images} - listed)
+    _refuse_exponents({line.identity: line.place for line in lines.values()}, "identity")
+    _refuse_exponents({line.camera: line.place for line in lines.values()}, "camera")
     people = number_identities([line.identity for line in lines.values()], kinds)
     cameras = number_cameras([line.camera for line in lines.values()])
     files = []
@@ -95,6 +100,18 @@ def scan(root: Path, table: str, kinds: Mapping[str, Kind], encoding: str | None
         names = (people.name(line.identity), cameras.name(line.camera))
         files.append(FileRecord(path, split, number, camera, kind, *names))
     return Scan.of(files, skipped, (people.note, cameras.note))
+
+
+def _refuse_exponents(place_of: Mapping[str, str], column: str) -> None:
+    """1e3 is a word among words; among whole numbers it is one that some program has written in its own way."""
+    odd = sorted(word for word in place_of if _EXPONENT.fullmatch(word))
+    whole = whole_numbers(place_of)
+    if odd and whole and {*place_of} <= {*odd, *whole, ""}:
+        raise DataError(
+            f"{column} {odd[0]!r} is a number with an exponent, perhaps a rounded one",
+            path=place_of[odd[0]],
+            fix="format the column as text before the table is saved",
+        )
 
 
 class _Spellings:

@@ -27,6 +27,7 @@ FOREIGN_NAME = "file name that does not fit the layout"
 NOT_UTF8 = "file name that is not UTF-8"
 OUT_OF_RANGE = "identity beyond 64 bits or camera beyond 32 bits"
 UNREADABLE_FOLDER = "folder that cannot be read"
+LINKED_FOLDER = "folder that a link shows a second time, left out here"
 NOT_LISTED = "image that no list names"
 NOT_THERE = "listed file that is not there"
 DAMAGED_LINE = "line of a list that is no path and identity"
@@ -79,10 +80,14 @@ class Scan:
 
 @dataclass(frozen=True)
 class Tree:
-    """files: relative POSIX paths, sorted. unreadable: folder -> why it could not be listed."""
+    """files: relative POSIX paths, sorted. unreadable: folder -> why it could not be listed.
+
+    repeated: folders whose files are listed at another place already.
+    """
 
     files: list[str]
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    repeated: Collection[str] = ()
 
 
 class Image(NamedTuple):
@@ -94,6 +99,7 @@ class Image(NamedTuple):
 def walk_files(root: Path) -> Tree:
     """All files under `root`. Linked folders are followed, each once; hidden folders are left out."""
     found: list[str] = []
+    repeated: list[str] = []
     seen: set[tuple[int, int]] = set()
     unreadable: dict[str, str] = {}
 
@@ -106,14 +112,16 @@ def walk_files(root: Path) -> Tree:
         except OSError as err:
             report(err)
             continue
-        if (status.st_dev, status.st_ino) in seen:  # a link back up the tree
+        if (status.st_dev, status.st_ino) in seen:
             names.clear()
+            if not Path(folder).parent.resolve().is_relative_to(Path(folder).resolve()):  # else a link back up
+                repeated.append(_relative(Path(folder), root))
             continue
         seen.add((status.st_dev, status.st_ino))
         names[:] = sorted(name for name in names if not name.startswith("."))
         relative = Path(folder).relative_to(root)
         found += [(relative / name).as_posix() for name in files]
-    return Tree(sorted(found), unreadable)
+    return Tree(sorted(found), unreadable, repeated)
 
 
 def images_in(root: Path, folders: Collection[str]) -> tuple[list[Image], defaultdict[str, list[str]]]:
@@ -136,6 +144,7 @@ def images_in(root: Path, folders: Collection[str]) -> tuple[list[Image], defaul
             fix="make them readable for your user (chmod -R u+rX), or unpack the data set again",
         )
     skipped[UNREADABLE_FOLDER] = list(tree.unreadable)
+    skipped[LINKED_FOLDER] = list(tree.repeated)
     for path in tree.files:
         if path in COMPANIONS:
             continue
@@ -193,16 +202,17 @@ class Numbers(NamedTuple):
 def number_identities(words: Iterable[str], kinds: Mapping[str, Kind]) -> Numbers:
     """Numbers for identity words, the same whatever the order of the files.
 
-    When all words of people are whole numbers of 64 bits they are kept as they are (`7`, `0007`, `-2`, and `7.0` and
-    `7,0` as spreadsheets write them); otherwise the sorted different words become 1, 2, ...
+    When all words of people are whole numbers of 64 bits they are kept as they are (`7`, `0007`, `+7`, `-2`, and `7.0`
+    and `7,0` as spreadsheets write them); otherwise the sorted different words become 1, 2, ...; words that are the
+    same whole number remain one person.
 
     Args:
         kinds: the words that stand for no person, and what they stand for; whole numbers are compared as numbers.
     """
     found = {word: same_spelling(word) for word in words}
-    read = _whole_numbers(set(found.values()))
+    read = whole_numbers(set(found.values()))
     by_word = {same_spelling(word): kind for word, kind in kinds.items()}
-    by_number = {number: kinds[word] for word, number in _whole_numbers(kinds).items()}
+    by_number = {number: kinds[word] for word, number in whole_numbers(kinds).items()}
     nobody = {
         word: kind
         for word in found.values()
@@ -222,7 +232,7 @@ def number_cameras(words: Iterable[str]) -> Numbers:
     """Numbers for camera words, as for people but of 32 bits; "" has None, not labelled."""
     found = {word: same_spelling(word) for word in words}
     spelled = {*found.values()} - {""}
-    cameras, note = _number_words(spelled, _whole_numbers(spelled), "cameras", _MAX_CAMERA)
+    cameras, note = _number_words(spelled, whole_numbers(spelled), "cameras", _MAX_CAMERA)
     return Numbers({word: (cameras.get(found[word]), Kind.PERSON) for word in found}, note)
 
 
@@ -239,14 +249,15 @@ def is_safe(path: str) -> bool:
 
 
 THOUSANDS = re.compile(r"-?[1-9]\d{0,2}[.,]000", re.ASCII)  # 1.000 is one thousand or one, depending on the country
-_WHOLE = re.compile(rf"(?!{THOUSANDS.pattern}$)(-?\d+)(?:[.,]0*)?", re.ASCII)
+_WHOLE = re.compile(rf"(?!{THOUSANDS.pattern}$)([+-]?\d+)(?:[.,]0*)?", re.ASCII)
 _PADDED_NEGATIVE = re.compile(r"0+(-\d+)", re.ASCII)  # what zero-padding to a width makes of -1
 _COMPOSITE = re.compile(r"0*[1-9]\d*-\d+", re.ASCII)
 
 
-def _whole_numbers(words: Collection[str]) -> dict[str, int]:
+def whole_numbers(words: Collection[str]) -> dict[str, int]:
     """The words that are whole numbers. 00-1 is -1 among whole numbers, but a word among words like 01-1."""
-    read = {word: int(match[1]) for word in words if len(word) < 100 and (match := _WHOLE.fullmatch(word))}
+    plain = {word: word.replace("\N{MINUS SIGN}", "-") for word in words if len(word) < 100}
+    read = {word: int(match[1]) for word, text in plain.items() if (match := _WHOLE.fullmatch(text))}
     padded = {word: int(match[1]) for word in words if len(word) < 100 and (match := _PADDED_NEGATIVE.fullmatch(word))}
     if padded and any("-" not in word for word in read) and not any(map(_COMPOSITE.fullmatch, words)):
         return read | padded
@@ -259,16 +270,18 @@ def _number_words(words: Collection[str], read: Mapping[str, int], what: str, li
     if not odd:
         return {word: read[word] for word in words}, ""
     ordered = sorted(words, key=lambda word: (word in odd, 0 if word in odd else read[word], word))
+    same: dict[int | str, int] = {}
+    numbers = {word: same.setdefault(word if word in odd else read[word], len(same) + 1) for word in ordered}
     reason = (
         "they are words"
         if len(odd) == len(words)
         else f"{len(odd):,} of these are not whole numbers of {limit.bit_length() + 1} bits"
     )
     note = (
-        f"{len(words):,} {what} were numbered from 1, because {reason} (e.g. {min(odd)[:40]!r}); "
+        f"{len(same):,} {what} were numbered from 1, because {reason} (e.g. {min(odd)[:40]!r}); "
         f"their own names are in the manifest's column {'identity' if what == 'identities' else 'camera'}_name"
     )
-    return {word: place for place, word in enumerate(ordered, start=1)}, note
+    return numbers, note
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -20,6 +20,7 @@ from shared.datasets.pattern import AMBIGUOUS, match_name, parse_pattern
 from shared.datasets.records import (
     ELSEWHERE,
     FOREIGN_NAME,
+    LINKED_FOLDER,
     NOT_AN_IMAGE,
     NOT_LISTED,
     NOT_THERE,
@@ -147,6 +148,8 @@ def test_a_pattern_says_which_identities_are_nobodys(tmp_path: Path) -> None:
         ("path,identity,split\n,1,train\n", "nothing in column path"),
         ("path,identity,split,Identity \n1.jpg,1,train,1\n", r"columns given twice \['identity'\]"),
         ("path,identity,split\n1.jpg,1.23457E+11,train\n", "rounded by a spreadsheet.*images.csv:2"),
+        ("path,identity,split\n1.jpg,7,train\n2.jpg,1e3,train\n", "identity '1e3' is a number .*images.csv:3"),
+        ("path,identity,camera,split\n1.jpg,7,1,train\n2.jpg,7,2.5E-1,train\n", "camera '2.5E-1' is a number"),
         ('path,identity,split\n1.jpg,"1,000",train\n', r"identity '1,000' may be 1 or 1000 .*images.csv:2"),
         ("path,identity,split\n1.jpg,-1.000,train\n", r"identity '-1.000' may be -1 or -1000"),
         ('path,identity,split\n"1.jpg,1,train\n', "not a CSV file"),
@@ -159,7 +162,7 @@ def test_a_pattern_says_which_identities_are_nobodys(tmp_path: Path) -> None:
     ],
 )
 def test_tables_are_refused_with_the_reason(table: str, told: str, tmp_path: Path) -> None:
-    root = declare(tmp_path / "t", "layout: csv\ncsv: images.csv\n", "1.jpg")
+    root = declare(tmp_path / "t", "layout: csv\ncsv: images.csv\n", "1.jpg", "2.jpg")
     (root / "images.csv").write_text(table)
     with pytest.raises(DataError, match=told):
         scan_dataset("t", tmp_path)
@@ -523,6 +526,32 @@ def test_an_encoding_that_does_not_fit_is_refused(declared: str, told: str, tmp_
     (root / "images.csv").write_text("path,identity,split\n1.jpg,Jürgen,all\n", encoding="utf-8")
     with pytest.raises(DataError, match=told):
         scan_dataset("t", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "people"),
+    [
+        (["7", "+7", "007", " 7 ", "7.0", "-1", "\N{MINUS SIGN}1", "-1.0"], [7, 7, 7, 7, 7, "junk", "junk", "junk"]),
+        (["7", "07", "7.0", "1e3", "1_000", "ann"], [1, 1, 1, 3, 2, 4]),  # one person is not split by a word
+        (["none", "Null", "1.#QNAN", "#NV", "4", "0", "-0"], [4, 0, 0]),
+    ],
+)
+def test_one_person_is_written_in_many_ways(words: list[str], people: list[int | str], tmp_path: Path) -> None:
+    names = [f"{place}.jpg" for place in range(len(words))]
+    lines = [f"{name},{word},all\n" for name, word in zip(names, words, strict=True)]
+    table(tmp_path, "path,identity,split\n" + "".join(lines), *names)
+    assert [row[2] for row in records("t", tmp_path)] == people
+
+
+def test_a_folder_that_two_links_show_is_said(tmp_path: Path) -> None:
+    text = 'layout: pattern\npattern: "{identity}.jpg"\nsplits: {probe: query, gallery: gallery}\n'
+    root = declare(tmp_path / "p", text, "real/5.jpg", "up/6.jpg")
+    for name in ("gallery", "probe"):
+        (root / name).symlink_to("real")
+    (root / "up" / "back").symlink_to("..")
+    scanned = scan_dataset("p", tmp_path)
+    assert scanned.skipped[LINKED_FOLDER] == ["probe", "real"]
+    assert [(one.path, one.split) for one in scanned.files] == [("gallery/5.jpg", "gallery")]
 
 
 def test_paths_are_found_in_either_spelling_and_kept_as_on_disk(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@ import io
 import os
 import socket
 import stat
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +124,7 @@ def test_16_bit_grey_has_transparency_orientation_and_inverted_white_too() -> No
         saved(Image.fromarray(DEEP.astype(np.float32)), "TIFF"),
         saved(Image.fromarray(RAMP / np.float32(255)), "TIFF"),
         saved(Image.fromarray(RAMP / np.float32(255)), "PPM"),
+        saved(Image.fromarray(RAMP), "TIFF", tiffinfo={339: 2}),  # signed, 8 bits
     ],
 )
 def test_numbers_of_unknown_range_are_unreadable(content: bytes) -> None:
@@ -160,6 +163,34 @@ def palette() -> Image.Image:
 )
 def test_hidden_colours_do_not_come_back(content: bytes, colour: tuple[int, int, int]) -> None:
     assert decode(content).getpixel((2, 2)) == colour
+
+
+def png_of(depth: int, colour_type: int, row: bytes, width: int, transparent: bytes) -> bytes:
+    """One row of samples of any depth, which Pillow cannot write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
+    rows = zlib.compress(b"\0" + row)
+    chunks = [chunk(b"IHDR", header), chunk(b"tRNS", transparent), chunk(b"IDAT", rows), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("content", "grey"),
+    [
+        (png_of(1, 0, bytes([0b01000000]), 2, b"\0\1"), [0, 0]),
+        (png_of(2, 0, bytes([0b00011011]), 4, b"\0\2"), [0, 85, 0, 255]),
+        (png_of(4, 0, bytes([0x1F]), 2, b"\0\x0f"), [17, 0]),
+        (png_of(4, 0, bytes([0x1F]), 2, b"\0\x01"), [0, 255]),
+        (png_of(8, 0, bytes([17, 255]), 2, b"\0\x01"), [17, 255]),
+        (png_of(16, 0, struct.pack(">2H", 0x1122, 0x2233), 2, b"\x11\x22"), [0, 0x22]),
+        (png_of(16, 2, struct.pack(">6H", *[0x1122] * 3, *[0x2200] * 3), 2, b"\x11\x22" * 3), [0, 0x22]),
+    ],
+)
+def test_hidden_colours_of_any_depth_do_not_come_back(content: bytes, grey: list[int]) -> None:
+    assert np.asarray(decode(content))[0].tolist() == [[value] * 3 for value in grey]
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "MPO"])

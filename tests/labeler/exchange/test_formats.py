@@ -206,8 +206,11 @@ def changed(key: str, value: Any) -> Callable[[Any], None]:
         (changed("bbox", [1, 2, 0, 4]), "is 0 wide"),
         (changed("iscrowd", 1), "crowd or a mask"),
         (changed("keypoints", [1, 2, 2]), "has keypoints"),
-        (changed("attributes", {"rotation": 30.0}), "the box of 'head' is rotated"),
+        (changed("attributes", {"rotation": 30.0}), "the box is rotated"),
         (changed("attributes", {"rotation": "30"}), "is rotated"),
+        (changed("attributes", [{"name": "rotation", "value": 30}]), "is rotated"),
+        (changed("attributes", [{"Rotation": 30}]), "is rotated"),
+        (changed("theta", 0.1), "is rotated"),
         (changed("rotation", 0.5), "is rotated"),
         (changed("image_id", 99), "there is no image 99"),
         (changed("image_id", "1"), "there is no image '1'"),
@@ -333,6 +336,18 @@ def test_a_rectangle_and_its_labels_are_joined_by_id(tmp_path: Path) -> None:
 def test_label_studio_regions_that_are_no_boxes_are_named(regions: list[Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"task 7 \(q/1.png\): .*{told}"):
         read("label-studio", annotated(*regions), tmp_path)
+
+
+def test_a_size_that_is_null_in_one_region_is_said_by_another(tmp_path: Path) -> None:
+    kinds = (("head", None, 0), ("legs", 64, None), ("upper_body", 64, 128))
+    regions = [
+        region(
+            "rectanglelabels", {**RECTANGLE, "rectanglelabels": [part]}, original_width=width, original_height=height
+        )
+        for part, width, height in kinds
+    ]
+    assert read("label-studio", annotated(*regions), tmp_path).images[0].size == (64, 128)
+    assert read("label-studio", annotated(*regions[:2]), tmp_path).images[0].size == (64, None)
 
 
 @pytest.mark.parametrize(
@@ -493,6 +508,7 @@ def detection(**more: Any) -> dict[str, Any]:
         ([detection(bounding_box=[16, 32, 32, 32])], "larger than the image: are these pixels"),
         ([detection(bounding_box=[0.5, 0.5, -0.1, 0.1])], "is -0.1 wide"),
         ([detection(rotation=0.4)], "is rotated"),
+        ([detection(angle=0.4)], "is rotated"),
         ([detection(attributes={"rotation": {"_cls": "NumericAttribute", "value": 3}})], "is rotated"),
         ([detection(), detection()], "two boxes of 'head'"),
         ([5], "valid dictionary"),

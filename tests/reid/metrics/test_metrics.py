@@ -272,6 +272,8 @@ def test_a_curve_longer_than_the_gallery_stays_flat_and_the_summary_is_in_percen
         ({"gallery_ids": [None]}, UsageError, "1 gallery identities are missing"),
         ({"query_ids": [np.nan]}, UsageError, "1 query identities are missing"),
         ({"query_ids": [1.5]}, UsageError, "query identities are not whole numbers"),
+        ({"query_ids": [2.0**53]}, UsageError, "query identities are not whole numbers"),
+        ({"gallery_ids": np.array([2**24], np.float32)}, UsageError, "gallery identities are not whole numbers"),
         ({"gallery_cameras": ["c2"]}, UsageError, "gallery cameras are not whole numbers"),
         ({"gallery_cameras": [2, 3]}, UsageError, "gallery shapes do not fit"),
         ({"max_rank": 0}, UsageError, "max_rank=0"),

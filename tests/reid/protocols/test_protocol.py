@@ -295,8 +295,11 @@ def test_the_line_above_every_table(tmp_path: Path) -> None:
 
 
 def test_a_declared_copy_of_the_same_people_is_known_by_its_usual_name(tmp_path: Path) -> None:
-    declare(tmp_path, "MARS", "Occluded-Duke")
-    for text in ("mars2market", "duke2occluded-duke"):
+    declare(tmp_path, "MARS", "Occluded-Duke", "Market-1501-C", "cuhk03-np-labeled", "P-DukeMTMC-reID")
+    for text in (
+        *("mars2market", "duke2occluded-duke", "market-1501-c2market", "market-1501-c2mars"),
+        *("cuhk03-np-labeled2c3l", "cuhk032cuhk03-np-labeled", "occluded-duke2p-dukemtmc-reid"),
+    ):
         with pytest.raises(ConfigError, match="show the same people"):
             parse_protocol(text, tmp_path)
     assert parse_protocol("duke2mars", tmp_path).targets == ("mars",)
@@ -309,6 +312,10 @@ def test_targets_that_the_weights_have_seen_are_refused_or_marked(tmp_path: Path
     ):
         parse_protocol("market+3dpes2viper+caviar+c3l", tmp_path, pretrained_on=seen)
     assert not parse_protocol("3dpes2viper", tmp_path, pretrained_on=seen).pretrained_targets
+    for alias, target in (("market", "market"), ("MA", "market1501"), ("DukeMTMC-reID", "duke"), ("prid2011", "prid")):
+        with pytest.raises(ConfigError, match="pretrained on people of"):
+            parse_protocol(f"grid2{target}", tmp_path, pretrained_on=[alias])
+    assert not parse_protocol("market2viper", tmp_path, pretrained_on=["LUPerson"]).pretrained_targets
     allowed = parse_protocol("market2viper+caviar", tmp_path, pretrained_on=seen, allow_pretrained_targets=True)
     assert allowed.pretrained_targets == ("caviar",)
     assert allowed.line({}, selected_on="last epoch").endswith(" | weights pretrained on people of caviar")
