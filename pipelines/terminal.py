@@ -18,7 +18,7 @@ _VALUE = r"""('[^']*'|"[^"]*"|<[^>]*>|[^\s;,)]+)"""
 _SETTING = re.compile(rf"\b({'|'.join((*_POSITIONAL, *_OPTIONS))})={_VALUE}")
 
 _COMMAND = re.compile(
-    r"\bmake (bench-dg|compare|datasets|demo|doctor|eval|export-labels|import-labels|import-masks|label|manifest|"
+    r"\bmake (bench-dg|cache|compare|datasets|demo|doctor|eval|export-labels|import-labels|import-masks|label|manifest|"
     r"protocols|report|serve|sql|train-clip|train-grounder|train)\b"
 )
 

@@ -78,8 +78,13 @@ class DataConfig(Section):
     colour_jitter: float = Field(0.0, ge=0, lt=1)  # j: brightness, contrast and saturation times 1 - j .. 1 + j
     leave_out_absent_parts: bool = False  # a part visible in no patch of an image is left out of its losses
     validation_share: float = Field(0.0, ge=0, lt=1)  # of each source's identities, held out for model selection
-    workers: int = Field(2, ge=0)  # image loading processes
+    workers: int = Field(2, ge=0)  # image loading threads, for sets that are not packed
+    cache_gib: float = Field(64.0, ge=0)  # size limit of all packed images (reid/data/packed.py) together; 0 = none
     embed_batch: int = Field(256, gt=0)  # images per batch where no gradient is needed
+
+    @property
+    def cache_bytes(self) -> int:
+        return int(self.cache_gib * 2**30)
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from reid.config import RunConfig, read_config
+from reid.data.packed import packed_images
 from reid.data.person_images import PersonImages
 from reid.data.transforms import TESTING
 from reid.evaluation.details import score_details
@@ -146,7 +147,8 @@ def evaluate_run(
     for name in names:
         try:
             target = _target(protocols[name], name, protocol, config, workspace, run_folder)
-            missing = _score_target(target, models if untrained else models[:1], results, config, run_folder)
+            chosen = models if untrained else models[:1]
+            missing = _score_target(target, chosen, results, config, workspace, run_folder)
         except DgreidError as err:
             problems[name] = err
             log.error("%s is not scored: %s", name, err)
@@ -251,7 +253,12 @@ def _keep_earlier(results: RunResults, earlier: RunResults, redone: Sequence[str
 
 
 def _score_target(
-    target: Target, models: Sequence[ScoredModel], results: RunResults, config: RunConfig, run_folder: Path
+    target: Target,
+    models: Sequence[ScoredModel],
+    results: RunResults,
+    config: RunConfig,
+    workspace: Workspace,
+    run_folder: Path,
 ) -> str:
     """Add the scores of one target to `results`; returns why the untrained model has none, "" when it has."""
     found: dict[str, tuple[list[Scores], dict[str, Any]]] = {}
@@ -268,7 +275,7 @@ def _score_target(
                 missing = str(err).partition("\n")[0]
                 log.warning("%s: the untrained model is not scored: %s", target.name, missing)
                 continue
-            features = _embed(network, model, target, config, run_folder)
+            features = _embed(network, model, target, config, workspace, run_folder)
         found[model.state] = _scores(target, features, config, re_ranking=results.re_ranking)
         queries = QueryResults.of(
             target.rows,
@@ -298,11 +305,21 @@ def _score_target(
 
 
 def _embed(
-    network: Muva, model: ScoredModel, target: Target, config: RunConfig, run_folder: Path
+    network: Muva, model: ScoredModel, target: Target, config: RunConfig, workspace: Workspace, run_folder: Path
 ) -> dict[str, np.ndarray]:
     """Path -> feature [F]; written to the run folder, as are the trained model's masks."""
     network = network.to(model.fabric.device).eval()
-    images = PersonImages([target.folder / row.path for row in target.rows], network.grid, TESTING)
+    grid = network.grid
+    packed = packed_images(
+        [target.name] * len(target.rows),
+        target.paths,
+        workspace=workspace,
+        size=(grid.image_height, grid.image_width),
+        mode=TESTING,
+        limit_bytes=config.data.cache_bytes,
+    )
+    files = [target.folder / path for path in target.paths]
+    images = PersonImages(files, grid, TESTING, image_ids=target.image_ids, packed=packed)
     paths = np.array(target.paths)
     with Progress(f"embed {target.name} {model.state}", len(images)) as progress:
         features, masks = features_and_masks(

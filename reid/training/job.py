@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -10,14 +11,16 @@ from torch import Tensor, nn
 
 from reid.config import BatchConfig, RunConfig
 from reid.data.augment import Augmentation
+from reid.data.packed import PackedImages, packed_images
 from reid.data.part_masks import PatchGrid
 from reid.data.person_images import PersonImages
 from reid.data.samplers import IdentityBatches
 from reid.data.training_set import TrainingSet
-from reid.data.transforms import TESTING, TRAINING
+from reid.data.transforms import TESTING, TRAINING, Interpolation
 from reid.inference.devices import make_fabric
 from reid.training.validation import HeldOut
 from shared.errors import ConfigError
+from shared.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -59,37 +62,59 @@ class Job:
 def make_job(
     config: RunConfig,
     data: TrainingSet,
-    data_root: Path,
+    workspace: Workspace,
     folder: Path,
     grid: PatchGrid,
     held_out: HeldOut | None = None,
 ) -> Job:
-    """With several devices this starts the other processes and joins them, once.
+    """With several devices this starts the other processes and joins them, once. Images are packed where there is room.
 
-    Raises ConfigError when a device or precision is unavailable, DataError when a data set is gone.
+    Raises ConfigError when a device or precision is unavailable, DataError when a data set is gone, DgreidError when
+    an image has changed since it was scanned.
     """
-    files, coverage = data.files(data_root), config.data.patch_coverage
     fabric = make_fabric(config.device, config.precision, config.devices)
     fabric.launch()
     if not fabric.is_global_zero:
         logging.disable(logging.INFO)  # one process logs
+
+    def images(chosen: TrainingSet, mode: Interpolation, *, parts: bool, augmented: bool = False) -> PersonImages:
+        return PersonImages(
+            chosen.files(workspace.data_root),
+            grid,
+            mode,
+            boxes=chosen.boxes if parts else None,
+            patch_coverage=config.data.patch_coverage,
+            augmentation=Augmentation.of(config.data, config.seed) if augmented else None,
+            image_ids=chosen.image_ids,
+            packed=_packed(chosen, mode, grid, config, workspace, fabric),
+        )
+
     return Job(
         config=config,
         data=data,
         folder=folder,
         fabric=fabric,
-        bank=PersonImages(files, grid, TESTING, boxes=data.boxes, patch_coverage=coverage),
-        augmented=PersonImages(
-            files,
-            grid,
-            TRAINING,
-            boxes=data.boxes,
-            patch_coverage=coverage,
-            augmentation=Augmentation.of(config.data, config.seed),
-        ),
+        bank=images(data, TESTING, parts=True),
+        augmented=images(data, TRAINING, parts=True, augmented=True),
         held_out=held_out,
-        held_out_images=PersonImages(held_out.data.files(data_root), grid, TESTING) if held_out else None,
+        held_out_images=images(held_out.data, TESTING, parts=False) if held_out else None,
     )
+
+
+def _packed(
+    data: TrainingSet, mode: Interpolation, grid: PatchGrid, config: RunConfig, workspace: Workspace, fabric: Fabric
+) -> PackedImages | None:
+    """The packed images; one process makes them, the others wait."""
+    given: dict[str, Any] = {
+        "workspace": workspace,
+        "size": (grid.image_height, grid.image_width),
+        "mode": mode,
+        "limit_bytes": config.data.cache_bytes,
+    }
+    if fabric.is_global_zero:
+        packed_images(data.datasets, data.paths, **given)
+    fabric.barrier()
+    return packed_images(data.datasets, data.paths, make=False, **given)
 
 
 def describe_training(model: nn.Module, stage: str) -> None:

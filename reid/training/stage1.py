@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from reid.data.training_set import TrainingSet
 from reid.inference.devices import mean_over_processes, share_of
 from reid.inference.embed import bank_features, identity_means
 from reid.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
@@ -55,13 +56,18 @@ def learn_prompts(model: Muva, job: Job) -> Path:
     path, latest = folder / PROMPTS, folder / "latest.pt"
     if not path.is_file():
         _train(model, job, folder, latest)
-        contexts = model.prompts.contexts.detach().cpu()
-        marks = {"sha256": tensor_sha256(contexts), "identities_sha256": job.data.identities_sha256}
         if job.fabric.is_global_zero:
-            save_tensors(path, {"contexts": contexts}, marks)
+            save_prompts(model, path, job.data)
     job.fabric.barrier()
     latest.unlink(missing_ok=True)
     return path
+
+
+def save_prompts(model: Muva, path: Path, data: TrainingSet) -> None:
+    """Write the model's prompts, with their SHA-256 and that of the identities they are made for."""
+    contexts = model.prompts.contexts.detach().cpu()
+    marks = {"sha256": tensor_sha256(contexts), "identities_sha256": data.identities_sha256}
+    save_tensors(path, {"contexts": contexts}, marks)
 
 
 def load_prompts(model: Muva, path: Path, identities_sha256: str) -> str:

@@ -181,14 +181,15 @@ def _epoch(
     job.augmented.epoch = epoch
     plan, means = batches.epoch(epoch), torch.zeros(len(step.measures))
     images = sum(len(batch) for batch in plan)
-    loaded = load_batches(job.augmented, [share_of(batch, fabric) for batch in plan], job.config.data.workers)
+    shares = [share_of(batch, fabric) for batch in plan]
+    loaded = load_batches(job.augmented, shares, job.config.data.workers, fabric.device)
+    every_label = fabric.to_device(job.labels)
     with Progress(f"stage 2 epoch {epoch}/{config.epochs}", images, shown=fabric.is_global_zero) as progress:
         for number, batch in enumerate(loaded, start=1):
             group = min(config.accumulate, len(plan) - (number - 1) // config.accumulate * config.accumulate)
             steps = number % config.accumulate == 0 or number == len(plan)
             with fabric.no_backward_sync(module, enabled=not steps):
-                labels = job.labels[batch.indices]
-                total, measured = module(*fabric.to_device((batch.images, labels, batch.visible)))
+                total, measured = module(batch.images, every_label[batch.indices], batch.visible)
                 values = mean_over_processes(measured).cpu()
                 named = dict(zip(step.measures, values.tolist(), strict=True))
                 _require_finite(named, job, epoch, number, plan[number - 1], batch)
@@ -218,7 +219,7 @@ def _require_finite(
         folder=job.folder / "stage2",
         epoch=epoch,
         step=step,
-        batch={"images": batch.images, "labels": job.labels[batch.indices], "visible": batch.visible},
+        batch={"images": batch.images, "labels": job.labels[batch.indices.cpu()], "visible": batch.visible},
         images=[f"{job.data.datasets[index]}/{job.data.paths[index]}" for index in indices],
         rank=job.fabric.global_rank,
     )

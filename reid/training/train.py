@@ -56,7 +56,7 @@ def train(protocol: Protocol, config: RunConfig, workspace: Workspace, run_folde
         )
     datasets = [name for name, _ in data.identities]
     model = build_model(config.model, len(datasets), seed=config.seed, datasets=datasets)
-    job = make_job(config, data, workspace.data_root, run_folder, model.grid, held_out)
+    job = make_job(config, data, workspace, run_folder, model.grid, held_out)
     if job.fabric.is_global_zero:  # nothing is written before everything that training needs is there
         open_run(run_folder, config.model_dump(mode="json"), upgraded=_upgraded)
         write_image_ids(run_folder, image_ids)

@@ -36,8 +36,7 @@ def test_a_step_is_the_five_losses_of_the_method(start: Start, run_config: Confi
     step = ImageStep(model, text_prototypes(model, 3), job.config.stage2)
     rows = F.normalize(torch.randn(8, model.feature_dim, generator=torch.Generator().manual_seed(0)), dim=1)
     step.memory.rows.copy_(rows)
-    batch = job.bank.__getitems__([0, 1, 4, 5, 30, 31])
-    assert not isinstance(batch, str)
+    batch = job.bank.batch([0, 1, 4, 5, 30, 31])
     labels = job.labels[batch.indices]
     total, measured = step(batch.images, labels, batch.visible)
 
@@ -147,8 +146,7 @@ def test_a_non_finite_loss_stops_and_names_the_batch(
     model, job = start(run_config(), tmp_path)  # the same flips, since they follow from seed, epoch and image
     job.augmented.epoch = 1
     plan = job.batches(job.config.stage2).epoch(1)[0]
-    expected = job.augmented.__getitems__(plan)
-    assert not isinstance(expected, str)
+    expected = job.augmented.batch(plan)
     saved = torch.load(folder / "not_finite.pt", weights_only=True)
     assert saved.keys() == {"images", "labels", "visible"}
     assert torch.equal(saved["images"], expected.images) and torch.equal(saved["visible"], expected.visible)
