@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -105,7 +106,7 @@ class Changes:
     def images(self, images: Tensor) -> Tensor:
         """The changed images uint8 [B, 3, H, W], on their device; the given ones may be changed in place."""
         if self.flipped is not None:
-            images.index_copy_(0, self.flipped, images.index_select(0, self.flipped).flip(-1))
+            images = mirrored(images, self.flipped)
         if self.corners is not None:
             images = cropped(images, self.corners, self.padding)
         if self.factors is not None:
@@ -113,6 +114,16 @@ class Changes:
         if self.rectangles is not None:
             images = erased(images, self.rectangles)
         return images
+
+
+def mirrored(images: Tensor, places: Tensor) -> Tensor:
+    """The images uint8 [B, 3, H, W] with those at `places` mirrored, in place."""
+    if images.device.type == "cpu":  # OpenCV: torch's threads would keep spinning beside those of the model
+        for place in places.tolist():
+            rows = images[place].flatten(0, 1).numpy()  # [3 * H, W]
+            cv2.flip(rows, 1, dst=rows)
+        return images
+    return images.index_copy_(0, places, images.index_select(0, places).flip(-1))
 
 
 def mirrored_boxes(boxes: Tensor, width: int) -> Tensor:

@@ -13,6 +13,9 @@ from reid.data.transforms import Interpolation
 from shared.errors import DgreidError
 from shared.images import UnreadableImageError, image_id_of, is_plain_jpeg, opened, read_file, to_rgb
 
+_FRAMES = {0xC0, 0xC1, 0xC2}  # markers of a JPEG: baseline, extended and progressive
+_HARMLESS = {0xC4, 0xDB, 0xDD, 0xE0, 0xFE}  # tables, restart interval, JFIF, comment
+
 
 def load_pixels(path: Path) -> Tensor:
     """RGB, uint8 [3, H, W], as `shared.images.load_image` reads it. Raises UnreadableImageError naming the file.
@@ -39,13 +42,27 @@ def load_scanned_pixels(path: Path, image_id: str) -> Tensor:
     content = read_file(path)
     if image_id_of(content) != image_id:
         raise UnreadableImageError("its bytes are not those that were scanned", path)
+    if _is_bare_jpeg(content):
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        if found is not None:
+            return _channels_first(cv2.cvtColor(found, cv2.COLOR_BGR2RGB))
     with opened(content, path) as image:
-        if is_plain_jpeg(image):
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            found = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-            if found is not None and found.shape == (image.height, image.width, 3):
-                return _channels_first(cv2.cvtColor(found, cv2.COLOR_BGR2RGB))
         return _channels_first(np.array(to_rgb(image)))
+
+
+def _is_bare_jpeg(content: bytes) -> bool:
+    """Whether a file is a JPEG of three 8-bit components with nothing in its header that changes what is shown: no
+    EXIF or XMP (orientation), no Adobe mark (other colour spaces), no further pictures."""
+    place = 2
+    while content[:2] == b"\xff\xd8" and content[place : place + 1] == b"\xff" and place + 10 <= len(content):
+        kind, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
+        if kind in _FRAMES:
+            return content[place + 4] == 8 and content[place + 9] == 3
+        if kind not in _HARMLESS:
+            return False
+        place += 2 + length
+    return False
 
 
 def resized_pixels(pixels: Tensor, size: tuple[int, int], mode: Interpolation) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from reid.data.augment import Augmentation
-from reid.data.decoding import load_pixels, load_scanned_pixels
+from reid.data.decoding import _is_bare_jpeg, load_pixels, load_scanned_pixels
 from reid.data.part_masks import PatchGrid
 from reid.data.person_images import Batch, PersonImages, in_order, load_batches
 from reid.data.transforms import TESTING
@@ -138,6 +138,24 @@ def test_pixels_are_pillows(content: bytes, tmp_path: Path) -> None:
     expected = np.asarray(load_image(path))
     assert np.array_equal(load_pixels(path).permute(1, 2, 0).numpy(), expected)
     assert np.array_equal(load_scanned_pixels(path, image_id_of(content)).permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "bare"),
+    [
+        (photograph("JPEG"), True),
+        (photograph("JPEG", progressive=True, comment=b"of a camera"), True),
+        (photograph("JPEG", exif=turned()), False),
+        (photograph("JPEG", "L"), False),
+        (photograph("JPEG", "CMYK"), False),
+        (photograph("PNG"), False),
+        (photograph("JPEG")[:40], False),
+        (b"\xff\xd8" + b"\xff\xfe\x00\x00" * 3, False),
+        (b"", False),
+    ],
+)
+def test_which_files_need_no_look_at_their_header(content: bytes, bare: bool) -> None:
+    assert _is_bare_jpeg(content) is bare
 
 
 JPEG = photograph("JPEG")
