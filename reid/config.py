@@ -79,7 +79,7 @@ class DataConfig(Section):
     leave_out_absent_parts: bool = False  # a part visible in no patch of an image is left out of its losses
     validation_share: float = Field(0.0, ge=0, lt=1)  # of each source's identities, held out for model selection
     workers: int = Field(2, ge=0)  # image loading threads, for sets that are not packed
-    cache_gib: float = Field(64.0, ge=0)  # size limit of all packed images (reid/data/packed.py) together; 0 = none
+    cache_gib: float = Field(64.0, ge=0)  # size limit of all packed images (reid/data/packing.py) together; 0 = none
     embed_batch: int = Field(256, gt=0)  # images per batch where no gradient is needed
 
     @property
@@ -153,7 +153,8 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, gt=0)  # processes, one device each, that share every batch
     compile: bool = False  # torch.compile of both encoders; pays off after minutes, not in short runs
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16-mixed on GPUs that have it
+    tf32: bool = False  # GPUs may round the factors of float32 products; faster, and no longer what a CPU computes
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     stage1: Stage1Config = Stage1Config()

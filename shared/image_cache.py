@@ -1,4 +1,4 @@
-"""The files of packed images (reid.data.packed) under RUNS_ROOT/cache/images: named, listed and deleted."""
+"""The files of packed images (reid.data.packing) under RUNS_ROOT/cache/images: named, listed and deleted."""
 
 import time
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ RUNS_ROOT (default runs/)   everything we make:
     manifests/<dataset>.parquet
     labels/<run>/shards/<dataset>/<split>/part-*.parquet    see shared/labels.py
     train/<name>/           one training run: config, checkpoints, scores, report
-    cache/images/           images decoded once, see reid/data/packed.py; may be deleted at any time
+    cache/images/           images decoded once, see reid/data/packing.py; may be deleted at any time
     bench/
 """
 

@@ -91,8 +91,8 @@ class Changes:
     def to(self, device: torch.device) -> "Changes":
         """The same on a device, for its images; sent without waiting."""
         names = ("flipped", "corners", "factors", "rectangles")
-        found = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return replace(self, **{name: _sent(value, device) for name, value in found.items()})
+        found = {name: _sent(value, device) for name in names if (value := getattr(self, name)) is not None}
+        return replace(self, **found)  # type: ignore[arg-type]
 
     def boxes(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         """The boxes float64 [B, R, 4] of the changed images, of `size` (height, width); the given ones are kept."""
@@ -187,7 +187,7 @@ def erased_rectangle(generator: np.random.Generator, height: int, width: int) ->
 
 def _luma(images: Tensor) -> Tensor:
     """[B, 3, H, W] -> [B, 1, H, W], rounded down."""
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
     return red.mul(LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).floor_()
 
 

@@ -5,8 +5,7 @@ Batches are made ahead of their use by a thread. On a GPU they travel from pinne
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -121,12 +120,15 @@ def load_batches(
     """
     device = torch.device(device)
     pool = ThreadPool(workers) if workers > 1 and images.packed is None else None
+    ready: Generator[tuple[Batch, Changes], None, None] | None = None
     try:
         on_gpu = device.type == "cuda"
         prepared = (images.prepared(list(batch), pool=pool, pin=on_gpu) for batch in batches)
-        with closing(_ahead(prepared, AHEAD)) as ready:
-            yield from _sent_ahead(ready, device) if on_gpu else (_on(device, *one) for one in ready)
+        ready = _ahead(prepared, AHEAD)
+        yield from _sent_ahead(ready, device) if on_gpu else (_on(device, *one) for one in ready)
     finally:
+        if ready is not None:
+            ready.close()
         if pool:
             pool.terminate()
 
@@ -144,7 +146,7 @@ def _on(device: torch.device, batch: Batch, changes: Changes) -> Batch:
 
 def _sent_ahead(prepared: Iterable[tuple[Batch, Changes]], device: torch.device) -> Iterator[Batch]:
     """Finished batches; the next one is copied and augmented on a stream of its own while this one is used."""
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     before: tuple[Batch, torch.cuda.Event] | None = None
 
     def handed_over(batch: Batch, ready: torch.cuda.Event) -> Batch:
@@ -165,7 +167,7 @@ def _sent_ahead(prepared: Iterable[tuple[Batch, Changes]], device: torch.device)
         yield handed_over(*before)
 
 
-def _ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
+def _ahead(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
     """The items, made by a thread, at most `count` ahead of their use; closing it stops the thread."""
     ready: queue.Queue[tuple[Any, BaseException | None] | None] = queue.Queue(count)
     stopped = threading.Event()

@@ -54,6 +54,15 @@ class TrainingSet:
     dropped: dict[str, int]
     filled: dict[str, int] = field(default_factory=dict)
 
+    @classmethod
+    def of_arrays(cls, labels: np.ndarray, boxes: np.ndarray) -> "TrainingSet":
+        """Images of no data set, e.g. generated ones: labels int [N] in 0..K-1, boxes [N, R, 4]."""
+        count, name = len(labels), "generated"
+        names = tuple(f"{number:08d}" for number in range(count))
+        identities = tuple((name, number) for number in range(int(labels.max()) + 1))
+        given = (name,) * count, names, names, labels.astype(np.int64), (None,) * count, boxes
+        return cls(*given, identities, (name,), None, {})
+
     def __len__(self) -> int:
         return len(self.paths)
 

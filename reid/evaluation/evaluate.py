@@ -13,7 +13,7 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from reid.config import RunConfig, read_config
-from reid.data.packed import packed_images
+from reid.data.packing import packed_images
 from reid.data.person_images import PersonImages
 from reid.data.transforms import TESTING
 from reid.evaluation.details import score_details

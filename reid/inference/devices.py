@@ -18,10 +18,16 @@ from torch import Tensor
 from shared.errors import ConfigError
 
 Item = TypeVar("Item")
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
-def make_fabric(device: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"], devices: int = 1) -> Fabric:
+def make_fabric(device: str, precision: Precision, devices: int = 1, *, tf32: bool = False) -> Fabric:
     """Devices of one kind ("auto", "cpu", "cuda", "mps") with a precision; several are a process each.
+
+    Args:
+        precision: "auto" is bf16-mixed on a GPU that computes in bfloat16, float32 elsewhere.
+        tf32: let GPUs round the factors of float32 products to 10 bits; this is a setting of the whole process. False
+            keeps results independent of the device.
 
     Raises ConfigError when they are unavailable on this machine.
     """
@@ -40,6 +46,10 @@ def make_fabric(device: str, precision: Literal["32-true", "bf16-mixed", "16-mix
         ) from err
     if precision == "16-mixed" and kind == "cpu":  # Fabric would take another precision and only warn
         raise ConfigError("precision 16-mixed needs a GPU", fix="set precision=32-true, or precision=bf16-mixed")
+    if precision == "auto":
+        precision = "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported(False) else "32-true"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
     return Fabric(accelerator=device, devices=devices, strategy=strategy(), precision=precision)
 
 

@@ -119,6 +119,8 @@ def _in_batches(
     model.eval()
     share, done = padded_share(len(images), fabric), 0
     plan = [[share[place] for place in places] for places in in_order(len(share), batch_size)]
+    if fabric.device.type == "cuda" and len(plan) > 1:  # one batch size: a compiled model is compiled once
+        plan[-1] += [share[-1]] * (batch_size - len(plan[-1]))
     found = torch.empty(0)
     try:
         with fabric.autocast():
@@ -126,6 +128,7 @@ def _in_batches(
                 rows = compute(batch).float()
                 if not done:
                     found = _host_rows(len(share), rows)
+                rows = rows[: len(share) - done]
                 found[done : done + len(rows)].copy_(rows, non_blocking=True)
                 done += len(rows)
                 if progress:

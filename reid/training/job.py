@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from reid.config import BatchConfig, RunConfig
 from reid.data.augment import Augmentation
-from reid.data.packed import PackedImages, packed_images
+from reid.data.packed import PackedImages
+from reid.data.packing import packed_images
 from reid.data.part_masks import PatchGrid
 from reid.data.person_images import PersonImages
 from reid.data.samplers import IdentityBatches
@@ -72,7 +73,7 @@ def make_job(
     Raises ConfigError when a device or precision is unavailable, DataError when a data set is gone, DgreidError when
     an image has changed since it was scanned.
     """
-    fabric = make_fabric(config.device, config.precision, config.devices)
+    fabric = make_fabric(config.device, config.precision, config.devices, tf32=config.tf32)
     fabric.launch()
     if not fabric.is_global_zero:
         logging.disable(logging.INFO)  # one process logs

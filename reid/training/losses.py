@@ -40,7 +40,9 @@ def text_loss(
         text_prototypes: (K, F), one row per identity.
         labels: (B,) int64 in 0..K-1.
     """
-    return smoothed_cross_entropy(features @ text_prototypes.T / temperature, labels, smoothing)
+    with torch.autocast(features.device.type, enabled=False):  # logits near 100 have steps of 0.5 in bfloat16
+        logits = features.float() @ text_prototypes.float().T / temperature
+        return smoothed_cross_entropy(logits, labels, smoothing)
 
 
 def prompt_loss(text: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:

@@ -5,43 +5,21 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reid.data.training_set import TrainingSet
 from reid.inference.devices import mean_over_processes, share_of
 from reid.inference.embed import bank_features, identity_means
 from reid.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from reid.model.muva import Muva
-from reid.training.curves import Curves, require_finite
+from reid.training.curves import Curves, Watch, require_finite
 from reid.training.job import Job, describe_training
-from reid.training.losses import prompt_loss
 from reid.training.optimizer import prompt_optimizer, set_learning_rate, stage1_lr
 from reid.training.snapshots import require_same
+from reid.training.steps import PromptStep
 from shared.progress import Progress
 
 PROMPTS = "prompts.safetensors"
-
-
-class PromptStep(nn.Module):
-    """The loss of one batch of labels; what Fabric wraps.
-
-    Args:
-        model: with trainable prompts.
-        prototypes: [K, F], L2-normalised.
-    """
-
-    prototypes: Tensor
-
-    def __init__(self, model: Muva, prototypes: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("prototypes", prototypes)
-
-    def forward(self, labels: Tensor) -> Tensor:
-        """labels long [B] -> loss; every identity's prompts are encoded once, however often it occurs."""
-        identities, positions = torch.unique(labels, return_inverse=True)
-        text = self.model.encode_text(identities)[positions]
-        return prompt_loss(text, self.prototypes, labels)
 
 
 def learn_prompts(model: Muva, job: Job) -> Path:
@@ -116,20 +94,23 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
     curves, batches = Curves(folder, history, written=first), job.batches(config)
     with Progress("stage 1 prompts", config.epochs - len(history), unit="epochs", shown=first) as progress:
         for epoch in range(len(history) + 1, config.epochs + 1):
-            started, losses = time.monotonic(), []
+            started, losses, watch = time.monotonic(), [], Watch(("loss",), fabric.device)
             set_learning_rate(optimizer, stage1_lr(config, epoch))
-            for number, batch in enumerate(batches.epoch(epoch), start=1):
+            plan = batches.epoch(epoch)
+            for number, batch in enumerate(plan, start=1):
                 labels = job.labels[share_of(batch, fabric)]
                 loss = module(fabric.to_device(labels))
-                losses.append(mean_over_processes(loss).item())
-                require_finite(
-                    {"loss": losses[-1]},
-                    folder=folder,
-                    epoch=epoch,
-                    step=number,
-                    batch={"labels": labels},
-                    rank=fabric.global_rank,
-                )
+                watch.add(mean_over_processes(loss)[None], labels)
+                for step_number, values, looked_at in watch.looked_at(last=number == len(plan)):
+                    losses.append(values["loss"])
+                    require_finite(
+                        values,
+                        folder=folder,
+                        epoch=epoch,
+                        step=step_number,
+                        batch={"labels": looked_at},
+                        rank=fabric.global_rank,
+                    )
                 fabric.backward(loss)
                 fabric_optimizer.step()
                 fabric_optimizer.zero_grad()

@@ -64,7 +64,7 @@ def train(protocol: Protocol, config: RunConfig, workspace: Workspace, run_folde
         write_text(run_folder / "training_set.json", json.dumps(record, indent=2) + "\n")
     model.to(job.fabric.device)
     if config.compile:
-        model.image_encoder.compile()
+        model.image_encoder.compile(dynamic=False)  # a batch has one size in training and one in the feature bank
         model.text_encoder.compile()
     train_images(model, job, learn_prompts(model, job))
 

@@ -65,7 +65,7 @@ def data_set(options: argparse.Namespace, count: int, per_person: int) -> Iterat
 
 
 def pack(workspace: Workspace, mode: str = "bicubic") -> Any:
-    from reid.data.packed import packed_images
+    from reid.data.packing import packed_images
     from shared.manifest import read_manifest
 
     rows = read_manifest(workspace.manifest(NAME))

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-import reid.data.packed
+import reid.data.packing
 from reid.data.augment import Augmentation
-from reid.data.packed import PackedImages, packed_images
+from reid.data.packed import PackedImages
+from reid.data.packing import packed_images
 from reid.data.part_masks import PatchGrid
 from reid.data.person_images import PersonImages, in_order, load_batches
 from reid.data.transforms import TRAINING
@@ -64,7 +65,7 @@ def test_a_pack_is_made_once_and_read_by_whoever_asks_next(
     pack(rows, workspace)
     files = pack_files(workspace)
     assert sorted(file.dataset for file in files) == ["alpha", "beta"]
-    monkeypatch.setattr(reid.data.packed, "load_scanned_pixels", None)
+    monkeypatch.setattr(reid.data.packing, "load_scanned_pixels", None)
     for wanted in (rows, rows[3:], rows[::-1]):
         packed = pack(wanted, workspace, make=False)
         assert packed is not None and len(packed) == len(wanted)
@@ -126,7 +127,7 @@ def test_what_has_no_room_is_not_packed(
 
 
 def test_the_disk_keeps_room(rows: list[ManifestRow], workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reid.data.packed, "SPARE_BYTES", 2**62)
+    monkeypatch.setattr(reid.data.packing, "SPARE_BYTES", 2**62)
     assert pack(rows, workspace) is None and not pack_files(workspace)
 
 

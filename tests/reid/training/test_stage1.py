@@ -15,8 +15,9 @@ from reid.inference.embed import bank_features, identity_means
 from reid.model.checkpoint import load_checkpoint, load_tensors
 from reid.model.muva import Muva
 from reid.training.job import Job
-from reid.training.stage1 import PromptStep, learn_prompts, load_prompts
+from reid.training.stage1 import learn_prompts, load_prompts
 from reid.training.stage2 import train_images
+from reid.training.steps import PromptStep
 from shared.errors import DgreidError
 
 Start = Callable[[RunConfig, Path], tuple[Muva, Job]]

@@ -21,7 +21,8 @@ from reid.model.muva import Muva
 from reid.training.job import Job
 from reid.training.losses import IdentityMemory, identity_loss, mask_bce_loss, mask_dice_loss, text_loss
 from reid.training.stage1 import learn_prompts
-from reid.training.stage2 import ImageStep, fill_neck, text_prototypes, train_images
+from reid.training.stage2 import fill_neck, text_prototypes, train_images
+from reid.training.steps import ImageStep
 from shared.errors import ConfigError
 from shared.schemas import LabelStatus
 from shared.workspace import Workspace
@@ -236,7 +237,7 @@ def test_compiled_encoders_train_alike(
     train_run(run_config("stage2.epochs=1"), tmp_path / "plain")
     compiled: list[str] = []
 
-    def traced(module: nn.Module) -> None:  # what is traced is what would be compiled; compiling takes a minute
+    def traced(module: nn.Module, **_: object) -> None:  # what is traced would be compiled
         compiled.append(type(module).__name__)
         compile_module(module, backend="eager")
 
