@@ -9,6 +9,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from shared.datasets import FileRecord, locate, resolve_name, scan_dataset
@@ -55,7 +56,14 @@ def _scan(path: Path) -> str:
 
 def manifest_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     """Some columns of one manifest, without an object for each row. Raises as `read_manifest`."""
-    return read_columns(_existing(path), MANIFEST_SCHEMA, columns, fix=_scan(path))
+    table = read_columns(_existing(path), MANIFEST_SCHEMA, columns, fix=_scan(path))
+    if {"kind", "identity"} <= set(columns):
+        nobody = pc.is_null(table["identity"])
+        wrong = table.filter(pc.equal(nobody, pc.equal(table["kind"], Kind.PERSON.value)))
+        if len(wrong):
+            reason = f"{len(wrong)} rows with a person and no identity, or the other way round"
+            raise DataError(f"not rows of a manifest ({reason})", path=path, fix=_scan(path))
+    return table
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Job:
 
     def batches(self, config: BatchConfig) -> IdentityBatches:
         found = IdentityBatches(
-            self.data.labels.tolist(),
+            self.data.labels,
             identities_per_batch=config.identities_per_batch,
             images_per_identity=config.images_per_identity,
             seed=self.config.seed,

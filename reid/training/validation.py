@@ -1,7 +1,7 @@
 """Held-out identities of the sources, for model selection; targets are never looked at."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def hold_out(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, H
             f"{len(chosen)} of {len(data.identities)} identities can be held out for validation",
             fix="set data.validation_share=0, or add sources with several cameras and more identities",
         )
-    return _subset(data, ~held), HeldOut(_subset(data, held), is_query[held])
+    return data.only(~held), HeldOut(data.only(held), is_query[held])
 
 
 def _findable(data: TrainingSet, label: int) -> np.ndarray:
@@ -67,18 +67,3 @@ def _findable(data: TrainingSet, label: int) -> np.ndarray:
     own_camera = Counter(cameras)
     others = [len(cameras) - (1 if camera is None else own_camera[camera]) for camera in cameras]
     return indices[np.array(others) > 0]
-
-
-def _subset(data: TrainingSet, chosen: np.ndarray) -> TrainingSet:
-    indices = np.flatnonzero(chosen)
-    labels, renumbered = np.unique(data.labels[indices], return_inverse=True)
-    return replace(
-        data,
-        datasets=tuple(data.datasets[index] for index in indices),
-        paths=tuple(data.paths[index] for index in indices),
-        image_ids=tuple(data.image_ids[index] for index in indices),
-        labels=renumbered.astype(np.int64),
-        cameras=tuple(data.cameras[index] for index in indices),
-        boxes=data.boxes[indices],
-        identities=tuple(data.identities[label] for label in labels),
-    )
