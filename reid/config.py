@@ -130,6 +130,8 @@ class Stage2Config(BatchConfig):
     memory_momentum: float = Field(0.2, ge=0, le=1)  # weight of the old memory row in an update
     fill_neck: bool = False  # the neck's running statistics are those of the training images before the first step
     losses: LossWeights = LossWeights()
+    sampled_identities: int | None = Field(None, gt=0)  # the losses over identities see those of the batch and others
+    # drawn anew in each step, so many in all (An et al. 2022, Partial FC); None = all, as in the paper
     gradient_clip: float | None = None  # maximum norm; None = off, as in the paper
     train_patch_projection: bool = False  # the paper freezes it; a random-initialised backbone must learn it
     accumulate: int = Field(1, gt=0)  # batches per optimiser step; their gradients are averaged
@@ -143,6 +145,12 @@ class EvalConfig(Section):
     max_rank: int = Field(50, gt=0)
     re_ranking: bool = False  # k-reciprocal (k1 = 20, k2 = 6, lambda = 0.3); the protocol line says so
     batch_size: int = Field(256, gt=0)
+
+
+class LogConfig(Section):
+    wandb: bool = False  # also to Weights & Biases (the extra `wandb`); WANDB_MODE=offline without a network
+    mlflow: bool = False  # also to MLflow (the extra `mlflow`); without MLFLOW_TRACKING_URI to <runs>/mlflow
+    project: str = "dgreid"  # its name there
 
 
 class RunConfig(Section):
@@ -160,6 +168,7 @@ class RunConfig(Section):
     stage1: Stage1Config = Stage1Config()
     stage2: Stage2Config = Stage2Config()
     evaluation: EvalConfig = EvalConfig()
+    log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
     def _weights_are_named(self) -> "RunConfig":

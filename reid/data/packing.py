@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -67,10 +68,11 @@ def packed_images(
     """
     if not len(paths) or limit_bytes <= 0:
         return None
-    names, which = np.unique(np.asarray(datasets), return_inverse=True)
-    wanted, packs = pa.array(paths, pa.string()), []
+    of_each = pc.dictionary_encode(_as_text(datasets))
+    names, which = of_each.dictionary.to_pylist(), of_each.indices.to_numpy()
+    wanted, packs = _as_text(paths), []
     pack_of, records = np.empty(len(paths), np.int32), np.empty(len(paths), np.int64)
-    for number, name in enumerate(names.tolist()):
+    for number, name in enumerate(names):
         places = np.flatnonzero(which == number)
         plan = _plan(name, wanted.take(pa.array(places)), workspace, size, mode)
         pack = _opened(plan)
@@ -81,6 +83,25 @@ def packed_images(
         packs.append(pack)
         pack_of[places], records[places] = number, pc.index_in(wanted.take(pa.array(places)), plan.paths).to_numpy()
     return PackedImages(tuple(packs), pack_of, records)
+
+
+class Processes(Protocol):
+    """As much of Lightning's Fabric as is needed here."""
+
+    @property
+    def is_global_zero(self) -> bool: ...
+
+    def barrier(self) -> None: ...
+
+
+def packed_by_first(
+    processes: Processes, datasets: Sequence[str], paths: Sequence[str], **given: Any
+) -> PackedImages | None:
+    """`packed_images` for several processes: the first one makes what is missing, the others wait for it."""
+    if processes.is_global_zero:
+        packed_images(datasets, paths, **given)
+    processes.barrier()
+    return packed_images(datasets, paths, make=False, **given)
 
 
 @dataclass(frozen=True)
@@ -102,6 +123,14 @@ class _Plan:
     @property
     def size_bytes(self) -> int:
         return len(self.paths) * self.kind.itemsize
+
+
+def _as_text(column: Any) -> pa.Array:
+    """A sequence of text as an Arrow array, without a detour where it holds one."""
+    values = getattr(column, "values", None)
+    if not isinstance(values, pa.Array):
+        return pa.array(column, pa.string())
+    return values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
 
 
 def _plan(dataset: str, wanted: pa.Array, workspace: Workspace, size: tuple[int, int], mode: Interpolation) -> _Plan:

@@ -12,6 +12,7 @@ import torch
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor
 
+from reid.training.trackers import Tracker
 from shared.errors import DgreidError
 from shared.files import atomic_path, write_text
 
@@ -25,11 +26,19 @@ class Curves:
         folder: of the stage, inside the run folder.
         history: the rows of the epochs before an interruption; later ones of the interrupted process are dropped.
         written: False in all but one of several processes that train together: nothing is written.
+        trackers: who is told every row, too.
     """
 
-    def __init__(self, folder: Path, history: Sequence[Mapping[str, float]] = (), *, written: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        history: Sequence[Mapping[str, float]] = (),
+        *,
+        written: bool = True,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
         self.history = [dict(row) for row in history]
-        self._folder, self._written = folder, written
+        self._folder, self._written, self._trackers = folder, written, trackers
         self._board = TensorBoardLogger(
             folder, name="", version="", purge_step=len(self.history) + 1 if self.history else None
         )
@@ -45,6 +54,8 @@ class Curves:
         table.writeheader()
         table.writerows(self.history)
         write_text(self._folder / "metrics.csv", text.getvalue())
+        for tracker in self._trackers:
+            tracker.curves(self._folder.name, row)
 
     def close(self) -> None:
         self._board.finalize("success")

@@ -1,9 +1,9 @@
 """What both training stages use: configuration, training images, device, run folder."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from reid.config import BatchConfig, RunConfig
 from reid.data.augment import Augmentation
-from reid.data.packed import PackedImages
-from reid.data.packing import packed_images
+from reid.data.packing import packed_by_first
 from reid.data.part_masks import PatchGrid
 from reid.data.person_images import PersonImages
 from reid.data.samplers import IdentityBatches
 from reid.data.training_set import TrainingSet
 from reid.data.transforms import TESTING, TRAINING, Interpolation
-from reid.inference.devices import make_fabric
+from reid.inference.devices import joined
+from reid.training.trackers import Tracker
 from reid.training.validation import HeldOut
 from shared.errors import ConfigError
 from shared.workspace import Workspace
@@ -36,6 +36,7 @@ class Job:
     augmented: PersonImages  # the same images with augmentation
     held_out: HeldOut | None  # identities that the checkpoint is selected on
     held_out_images: PersonImages | None
+    trackers: Sequence[Tracker] = ()  # in the process that writes
 
     @property
     def labels(self) -> Tensor:
@@ -67,16 +68,17 @@ def make_job(
     folder: Path,
     grid: PatchGrid,
     held_out: HeldOut | None = None,
+    fabric: Fabric | None = None,
 ) -> Job:
-    """With several devices this starts the other processes and joins them, once. Images are packed where there is room.
+    """Images are packed where there is room.
+
+    Args:
+        fabric: the devices; None: those of the configuration, joined now.
 
     Raises ConfigError when a device or precision is unavailable, DataError when a data set is gone, DgreidError when
     an image has changed since it was scanned.
     """
-    fabric = make_fabric(config.device, config.precision, config.devices, tf32=config.tf32)
-    fabric.launch()
-    if not fabric.is_global_zero:
-        logging.disable(logging.INFO)  # one process logs
+    fabric = fabric or joined(config)
 
     def images(chosen: TrainingSet, mode: Interpolation, *, parts: bool, augmented: bool = False) -> PersonImages:
         return PersonImages(
@@ -87,7 +89,15 @@ def make_job(
             patch_coverage=config.data.patch_coverage,
             augmentation=Augmentation.of(config.data, config.seed) if augmented else None,
             image_ids=chosen.image_ids,
-            packed=_packed(chosen, mode, grid, config, workspace, fabric),
+            packed=packed_by_first(
+                fabric,
+                chosen.datasets,
+                chosen.paths,
+                workspace=workspace,
+                size=(grid.image_height, grid.image_width),
+                mode=mode,
+                limit_bytes=config.data.cache_bytes,
+            ),
         )
 
     return Job(
@@ -100,22 +110,6 @@ def make_job(
         held_out=held_out,
         held_out_images=images(held_out.data, TESTING, parts=False) if held_out else None,
     )
-
-
-def _packed(
-    data: TrainingSet, mode: Interpolation, grid: PatchGrid, config: RunConfig, workspace: Workspace, fabric: Fabric
-) -> PackedImages | None:
-    """The packed images; one process makes them, the others wait."""
-    given: dict[str, Any] = {
-        "workspace": workspace,
-        "size": (grid.image_height, grid.image_width),
-        "mode": mode,
-        "limit_bytes": config.data.cache_bytes,
-    }
-    if fabric.is_global_zero:
-        packed_images(data.datasets, data.paths, **given)
-    fabric.barrier()
-    return packed_images(data.datasets, data.paths, make=False, **given)
 
 
 def describe_training(model: nn.Module, stage: str) -> None:

@@ -20,6 +20,30 @@ from reid.training.steps import PromptStep
 from shared.progress import Progress
 
 PROMPTS = "prompts.safetensors"
+SMALL_BYTES = 64 * 2**20  # a state of this size is written after every epoch
+WRITING_SHARE = 0.05  # of the time that writing larger ones may take
+
+
+class SparingWrites:
+    """When to write a state: a small one every time, a large one so that writing takes at most a share of the time.
+
+    Use it as a context manager around a write. size_bytes: of the state.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._small = size_bytes <= SMALL_BYTES
+        self._took, self._ended, self._began = 0.0, time.monotonic(), 0.0
+
+    def is_due(self, last: bool) -> bool:
+        """last: there is no later occasion."""
+        return self._small or last or time.monotonic() - self._ended >= self._took / WRITING_SHARE
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = time.monotonic()
+        self._took = self._ended - self._began
 
 
 def learn_prompts(model: Muva, job: Job) -> Path:
@@ -32,12 +56,15 @@ def learn_prompts(model: Muva, job: Job) -> Path:
     """
     folder = job.folder / "stage1"
     path, latest = folder / PROMPTS, folder / "latest.pt"
-    if not path.is_file():
+    learned = path.is_file()
+    job.fabric.barrier()  # all have looked before the first one writes it
+    if not learned:
         _train(model, job, folder, latest)
         if job.fabric.is_global_zero:
             save_prompts(model, path, job.data)
     job.fabric.barrier()
-    latest.unlink(missing_ok=True)
+    if job.fabric.is_global_zero:
+        latest.unlink(missing_ok=True)
     return path
 
 
@@ -91,7 +118,8 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
         model.prompts.load_state_dict(state["prompts"])
         optimizer.load_state_dict(state["optimizer"])
         history = meta["history"]
-    curves, batches = Curves(folder, history, written=first), job.batches(config)
+    curves, batches = Curves(folder, history, written=first, trackers=job.trackers), job.batches(config)
+    digest, writes = data.sha256, SparingWrites(3 * model.prompts.contexts.nbytes)  # with two moments of Adam
     with Progress("stage 1 prompts", config.epochs - len(history), unit="epochs", shown=first) as progress:
         for epoch in range(len(history) + 1, config.epochs + 1):
             started, losses, watch = time.monotonic(), [], Watch(("loss",), fabric.device)
@@ -116,8 +144,9 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
                 fabric_optimizer.zero_grad()
             row = {"epoch": epoch, "loss": sum(losses) / len(losses), "lr": stage1_lr(config, epoch)}
             curves.add({**row, "seconds": time.monotonic() - started})
-            state = {"prompts": model.prompts.state_dict(), "optimizer": optimizer.state_dict()}
-            if first:
-                save_checkpoint(latest, state, {"training_set_sha256": data.sha256, "history": curves.history})
+            if first and writes.is_due(epoch == config.epochs):
+                state = {"prompts": model.prompts.state_dict(), "optimizer": optimizer.state_dict()}
+                with writes:
+                    save_checkpoint(latest, state, {"training_set_sha256": digest, "history": curves.history})
             progress.advance(note=f"loss {row['loss']:.3f}")
     curves.close()

@@ -53,7 +53,8 @@ def train_images(model: Muva, job: Job, prompts: Path) -> Path:
     averaged = averaged_model(model, config.ema_decay) if config.ema_decay else None
     snapshots = Snapshots(folder, marks, model, optimizer, fabric, averaged)
     history = snapshots.restore()
-    curves, batches = Curves(folder, history, written=fabric.is_global_zero), job.batches(config)
+    curves = Curves(folder, history, written=fabric.is_global_zero, trackers=job.trackers)
+    batches = job.batches(config)
     for epoch in range(len(history) + 1, config.epochs + 1):
         row = _epoch(step, module, fabric_optimizer, averaged, batches, job, epoch)
         curves.add({**row, **_validate(cast(Muva, averaged.module) if averaged else model, job)})
@@ -114,6 +115,7 @@ def _epoch(
     step.memory.rows.copy_(_memory_rows(model, job))
     model.train()
     job.augmented.epoch = epoch
+    step.draws.manual_seed(job.config.seed * 1_000_003 + epoch)
     plan, watch = batches.epoch(epoch), Watch(step.measures, fabric.device)
     images = sum(len(batch) for batch in plan)
     shares = [share_of(batch, fabric) for batch in plan]

@@ -61,6 +61,7 @@ class ImageStep(nn.Module):
         self.leave_out_absent_parts = leave_out_absent_parts
         self.memory = IdentityMemory(torch.zeros_like(text), config.memory_temperature, config.memory_momentum)
         self.register_buffer("text", text)
+        self.draws = torch.Generator()  # of the identities of a step, where not all are used; seeded anew per epoch
 
     def forward(self, images: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """images uint8 [B, 3, H, W], labels long [B], visible bool [B, R, L] -> the weighted sum of the losses, and
@@ -78,13 +79,18 @@ class ImageStep(nn.Module):
             weights = present * processes() / all_present.sum().clamp_min(1)
             visible_slices = part_slices(all_present, features.shape[1])
             features, necked = features * visible_slices, necked * visible_slices
-        logits = self.model.classify(necked)
+        among, targets, text = self._drawn(labels), labels, self.text
+        if among is None:
+            logits = self.model.classify(necked)
+        else:
+            chosen, targets = among
+            logits, text = F.linear(necked, self.model.classifier.weight[chosen]), text[chosen]
         losses = {
-            "identity": identity_loss(logits, labels, config.label_smoothing),
-            "memory": self.memory(F.normalize(necked, dim=1), labels, visible_slices),
-            "text": text_loss(features, self.text, labels, config.label_smoothing, config.text_temperature),
+            "identity": identity_loss(logits, targets, config.label_smoothing),
+            "memory": self.memory(F.normalize(necked, dim=1), labels, visible_slices, among),
+            "text": text_loss(features, text, targets, config.label_smoothing, config.text_temperature),
         }
-        diagnostics = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+        diagnostics = {"accuracy": (logits.argmax(dim=1) == targets).float().mean()}
         if mask_logits is not None:
             encoder = self.model.image_encoder
             losses["mask_bce"] = mask_bce_loss(mask_logits, visible, weights)
@@ -96,6 +102,21 @@ class ImageStep(nn.Module):
         total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
         values = {"loss": total, **losses, **diagnostics}
         return total, torch.stack([values[name].detach().float() for name in self.measures])
+
+    def _drawn(self, labels: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The identities (S,) of this step, those of all labels (B,) among them, and the labels' places among them;
+        None: all identities."""
+        count, total = self.config.sampled_identities, len(self.text)
+        if count is None or count >= total:
+            return None
+        order = torch.rand(total, generator=self.draws).to(labels.device)
+        order[labels] = 2.0  # above everybody else
+        chosen = order.topk(max(count, len(labels))).indices if max(count, len(labels)) < total else None
+        if chosen is None:
+            return None
+        places = torch.empty(total, dtype=torch.int64, device=labels.device)
+        places[chosen] = torch.arange(len(chosen), device=labels.device)
+        return chosen, places[labels]
 
     @property
     def measures(self) -> tuple[str, ...]:
