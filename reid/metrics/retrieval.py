@@ -8,6 +8,7 @@ depend on the chunk size or on threads.
 """
 
 from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from shared.errors import DgreidError, UsageError
 UNIT_ROUNDOFF = 2.0**-24  # float32
 SMALLEST = float(np.finfo(np.float32).tiny)  # products below it may vanish
 BLOCK_ROWS = 64  # feature rows gone through several times at once: they stay in the cache
+THREADS = 2  # that centre features; more only wait for the memory
 CENTRE_ROWS = 1024  # gallery rows whose mean is the origin; any point among the features would do
 
 __all__ = ["Scores", "evaluate", "evaluate_distances"]
@@ -299,11 +301,16 @@ def _centred(features: NDArray[Any], origin: NDArray[Any]) -> tuple[NDArray[np.f
     Distances do not change when both sides move; around a point among the features float32 resolves them best.
     """
     moved, squares = np.empty(features.shape, np.float32), np.empty(len(features))
-    for start in range(0, len(features), BLOCK_ROWS):
+
+    def fill(start: int) -> None:
         rows = slice(start, start + BLOCK_ROWS)
         with np.errstate(over="ignore"):
-            moved[rows] = features[rows] - origin
-        squares[rows] = np.square(moved[rows], dtype=np.float64).sum(axis=1)
+            np.subtract(features[rows], origin, out=moved[rows], casting="same_kind")
+        exact = moved[rows].astype(np.float64)
+        squares[rows] = np.einsum("nd,nd->n", exact, exact)
+
+    with ThreadPool(THREADS) as pool:  # NumPy lets go of the interpreter
+        pool.map(fill, range(0, len(features), BLOCK_ROWS))
     if not squares.max() < np.finfo(np.float32).max / 8:
         raise DgreidError(
             f"features are too long for float32 (length {squares.max() ** 0.5:.1e})", fix="scale or normalise them"
