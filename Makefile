@@ -14,8 +14,8 @@ DGREID := $(VENV)/bin/dgreid
 DATA_ROOT ?= data
 RUNS_ROOT ?= runs
 PRESET ?= paper
-DGREID_UNDER_MAKE := 1
-export DATA_ROOT RUNS_ROOT DGREID_UNDER_MAKE
+DGREID_CALLED_AS := $(DGREID)
+export DATA_ROOT RUNS_ROOT DGREID_CALLED_AS
 
 # What the user gives reaches a command through the environment, as it was typed: with quotes, >, commas and $.
 GIVEN := DATASET FILE PROTOCOL PRESET RUN LABELS ENGINE URL FORMAT SUITE MODEL Q

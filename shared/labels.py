@@ -42,7 +42,7 @@ _SHARDS = "shards"
 _STAGING = "_unfinished"
 _SHARD = re.compile(r"part-(\d+)\.parquet")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
-_FIX = "delete this shard and run the same make label command again"
+_FIX = "delete this shard and run the same dgreid label command again"
 _NOT_IN_PARTS = ("status", "reason", "size_bytes", "modified_ns")  # columns of the manifest that say nothing of a part
 
 
@@ -96,7 +96,7 @@ def check_free(labels_root: Path, label_run: str) -> None:
     """Raises ConfigError for a name that a new label run cannot have: no plain name, or taken."""
     check_name(label_run)
     if run_folder(labels_root, label_run).exists():
-        raise ConfigError(f"the label run {label_run!r} exists already", fix="name another with LABELS=<run>")
+        raise ConfigError(f"the label run {label_run!r} exists already", fix="name another with --label-run <run>")
 
 
 def run_folder(labels_root: Path, label_run: str) -> Path:
@@ -133,17 +133,19 @@ def choose_label_run(asked: str | None, datasets: Sequence[str], labels_root: Pa
     if asked is not None and runs:
         raise ConfigError(
             f"there is no label run {asked!r} of {', '.join(datasets)}{did_you_mean(asked, runs)}",
-            fix=f"choose one of LABELS={' or LABELS='.join(runs)}",
+            fix=f"choose one of --label-run {' or --label-run '.join(runs)}",
         )
     current = sorted(set(runs) - corrected_runs(labels_root, runs))
     if not current:
         raise DataError(
             f"there are no part labels of {', '.join(datasets)} yet",
             path=labels_root,
-            fix="; ".join(f"make label DATASET={name}" for name in datasets),
+            fix="; ".join(f"dgreid label {name}" for name in datasets),
         )
     if len(current) > 1:
-        raise ConfigError(f"there are several label runs: {', '.join(current)}", fix="choose one with LABELS=<run>")
+        raise ConfigError(
+            f"there are several label runs: {', '.join(current)}", fix="choose one with --label-run <run>"
+        )
     return current[0]
 
 
@@ -314,7 +316,7 @@ def connect(
     Raises DataError for a file that is damaged or of another version, and for a shard that is not where it belongs.
     """
     for path in manifests:
-        check_file(path, MANIFEST_SCHEMA, fix=f"make manifest DATASET={path.stem}")
+        check_file(path, MANIFEST_SCHEMA, fix=f"dgreid manifest {path.stem}")
     for path in labels:
         check_shard(path)
     connection = duckdb.connect()

@@ -51,7 +51,7 @@ def _existing(path: Path) -> Path:
 
 
 def _scan(path: Path) -> str:
-    return f"make manifest DATASET={path.stem}"
+    return f"dgreid manifest {path.stem}"
 
 
 def manifest_columns(path: Path, columns: Sequence[str]) -> pa.Table:

@@ -78,7 +78,7 @@ def changed_since(err: UnreadableImageError) -> DgreidError:
     """What an image that can no longer be read means for a job that knows it from a manifest."""
     return DgreidError(
         f"an image changed after the data set was scanned: {err.what} [{err.path}]",
-        fix="restore the file, or scan the data set again (make manifest DATASET=<name>) and start a new run",
+        fix="restore the file, or scan the data set again (dgreid manifest <name>) and start a new run",
     )
 
 

@@ -287,8 +287,8 @@ def coverage(rows: pa.Table, why: Sequence[tuple[str, str]], label_run: str | No
 
 
 def _fill_command(datasets: Sequence[str], label_run: str | None) -> str:
-    named = f" LABELS={label_run}" if label_run else ""
-    return "; ".join(f"make label DATASET={name}{named}" for name in sorted(set(datasets)))
+    named = f" --label-run {label_run}" if label_run else ""
+    return "; ".join(f"dgreid label {name}{named}" for name in sorted(set(datasets)))
 
 
 def _missing(message: str, command: str) -> DataError:

@@ -138,7 +138,7 @@ def evaluate_run(
     checkpoint = selected_checkpoint(run_folder, config)
     if not checkpoint.is_file():
         raise DataError(
-            "this run has no trained model yet", path=checkpoint, fix="run its make train command to the end"
+            "this run has no trained model yet", path=checkpoint, fix="run its dgreid train command to the end"
         )
     fabric = fabric or make_fabric(device or config.device, "32-true")
     models = _models(config, checkpoint, fabric)

@@ -4,7 +4,6 @@ import ast
 import json
 import re
 import shutil
-from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,10 +20,12 @@ from reid.report.write import write_report
 from reid.training.run_folder import open_run, write_image_ids
 from shared import labels as shards
 from shared.errors import DataError
+from shared.geometry import Box
 from shared.images import image_id_of
 from shared.manifest import read_manifest, write_manifest
 from shared.schemas import PARTS, Kind, LabelRow, LabelStatus, ManifestRow
 from shared.workspace import Workspace
+from tests.rows import label_row, manifest_row
 
 PEOPLE = 14
 HOSTILE = "<script>alert(1)"
@@ -50,7 +51,7 @@ def _person(path: Path, identity: int, camera: int) -> bytes:
 
 def _row(root: Path, dataset: str, split: str, path: str, identity: int | None, camera: int) -> ManifestRow:
     content = _person(root / path, identity or 0, camera)
-    return ManifestRow(
+    return manifest_row(
         dataset=dataset,
         split=split,
         path=path,
@@ -60,27 +61,12 @@ def _row(root: Path, dataset: str, split: str, path: str, identity: int | None, 
         kind=Kind.DISTRACTOR if identity is None else Kind.PERSON,
         identity=identity,
         camera=camera,
-        size_bytes=len(content),
-        modified_ns=0,
     )
 
 
 def _label(row: ManifestRow, part: str, status: LabelStatus) -> LabelRow:
-    box = {"x_min": 2.0, "y_min": 1.0, "x_max": 14.0, "y_max": 9.0} if status == LabelStatus.OK else {}
-    return LabelRow(
-        **row.model_dump(include={"dataset", "split", "path", "image_id", "width", "height"}),
-        **box,
-        label_run="first",
-        part=part,
-        status=status,
-        score=0.5,
-        space="original_pixels",
-        engine="body_prior",
-        model=HOSTILE,
-        prompt_version="v1",
-        attempts=1,
-        created_at=datetime.now(UTC),
-    )
+    box = Box(2, 1, 14, 9) if status == LabelStatus.OK else None
+    return label_row(row, part, box, status=status, score=0.5, engine="body_prior", model=HOSTILE)
 
 
 TEST = {
@@ -204,11 +190,11 @@ def test_json_holds_the_scores_the_spread_the_paper_and_what_made_them(run: Path
     assert found["per_split"]["caviar"]["trained"]["std"]["mean_ap"] == pytest.approx(8**0.5)
     assert found["paper"] == {"caviar": None}
     assert found["labels"]["made_by"] == [
-        {"engine": "body_prior", "model": HOSTILE, "prompt_version": "v1", "rows": 8 * len(PARTS)}
+        {"engine": "body_prior", "model": HOSTILE, "prompt_version": "p", "rows": 8 * len(PARTS)}
     ]
     assert found["labels"]["statuses"]["legs"] == {"absent": 1, "ok": 7}
     assert found["reproduce"]["changed_settings"] == ["stage2.epochs=3"]
-    assert "RUN='a|b<b>'" in found["reproduce"]["commands"][-1]
+    assert "--run 'a|b<b>'" in found["reproduce"]["commands"][-1]
     assert found["missing"] == []
 
 
