@@ -14,8 +14,8 @@ import reid.evaluation.evaluate
 import reid.model.checkpoint
 from pipelines.__main__ import run as command
 from reid.config import RunConfig
-from reid.data.part_masks import PatchGrid
 from reid.data.decoding import load_pixels, resized_pixels
+from reid.data.part_masks import PatchGrid
 from reid.data.transforms import TESTING, normalised
 from reid.evaluation.evaluate import evaluate_run
 from reid.evaluation.results import RANKED, STATES, read_queries, read_results
