@@ -259,11 +259,11 @@ def _boxes(
     with connect(labels=label_shards(workspace.labels, label_run=label_run)) as connection:
         connection.register("wanted", wanted)
         connection.register("parts", pa.table({"part": list(parts), "place": list(range(len(parts)))}))
-        answers = connection.execute(
+        answers = connection.sql(
             "select coalesce(status, ?) as status, x_min, y_min, x_max, y_max from wanted cross join parts "
             "left join (select * from labels where label_run = ?) using (dataset, image_id, part) "
             "order by number, place",
-            [NOT_LABELLED, label_run],
+            params=[NOT_LABELLED, label_run],
         ).to_arrow_table()
     codes = pc.dictionary_encode(answers["status"]).combine_chunks()
     status = np.array(codes.dictionary.to_pylist())[codes.indices.to_numpy()].reshape(shape)

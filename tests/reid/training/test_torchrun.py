@@ -26,7 +26,7 @@ Config = Callable[..., RunConfig]
 def command(config: RunConfig, run: Path) -> list[str]:
     preset = run.parent / "given.yaml"
     preset.write_text(config.model_dump_json())  # JSON is YAML
-    return ["-m", "pipelines", "train", config.protocol, "--preset", str(preset), "--run", str(run)]
+    return ["-m", "pipelines", "--", "train", config.protocol, "--preset", str(preset), "--run", str(run)]
 
 
 @contextmanager
