@@ -182,7 +182,8 @@ def bench_epoch(options: argparse.Namespace) -> dict[str, Any]:
 def bench_training_set(options: argparse.Namespace) -> dict[str, Any]:
     """Generates the rows in one process and reads them in another, whose peak counts."""
     with tempfile.TemporaryDirectory() as place:
-        environment = {**os.environ, "DATA_ROOT": f"{place}/data", "RUNS_ROOT": f"{place}/runs"}
+        root = str(Path(__file__).parents[2])
+        environment = {**os.environ, "DATA_ROOT": f"{place}/data", "RUNS_ROOT": f"{place}/runs", "PYTHONPATH": root}
         for step in ("generate-rows", "read-rows"):
             command = [sys.executable, __file__, step, f"--rows={options.rows}"]
             ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
