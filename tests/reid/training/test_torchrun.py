@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from reid.config import RunConfig
+from reid.evaluation.evaluate import evaluate_run
+from reid.evaluation.results import read_results
 from reid.inference.devices import started_processes
 from reid.model.checkpoint import load_checkpoint
 from shared.workspace import Workspace
@@ -98,6 +101,15 @@ def test_two_machines_compute_and_write_what_one_does_and_resume_after_a_kill(
     for stage in ("stage1", "stage2"):
         with (two / stage / "metrics.csv").open() as table:
             assert len(list(csv.DictReader(table))) == (12 if stage == "stage2" else 2)
+    alone = shutil.copytree(two, tmp_path / "alone")
+    with nodes(2, ["-m", "pipelines", "--", "eval", "--run", str(two)], workspace) as started:
+        told = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], told[0][-3000:]
+    assert "mAP" in told[0] and "mAP" not in told[1]
+    expected, found = evaluate_run(alone, workspace), read_results(two)
+    assert files(alone) == files(two)
+    for state, scores in expected.scores["gamma"].items():
+        assert found.scores["gamma"][state] == pytest.approx(scores, abs=1e-6)
 
 
 def children(process: int) -> list[str]:
