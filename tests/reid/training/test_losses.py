@@ -136,8 +136,8 @@ def test_the_text_loss_keeps_float32_under_autocast() -> None:
     generator = torch.Generator().manual_seed(0)
     features, text = (torch.randn(count, 64, generator=generator) * 4 for count in (6, 5))
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
-    expected = text_loss(features, text, labels, 0.1)
+    expected = losses.text_loss(features, text, labels, 0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(text_loss(features, text, labels, 0.1), expected)
-        rough = smoothed_cross_entropy((features @ text.T).float(), labels, 0.1)
+        assert torch.equal(losses.text_loss(features, text, labels, 0.1), expected)
+        rough = losses.smoothed_cross_entropy((features @ text.T).float(), labels, 0.1)
     assert not torch.allclose(rough, expected, rtol=1e-4)  # what half precision would have made of it
