@@ -126,6 +126,10 @@ report: install ## report.json, report.md and report.html of a run: [RUN=...] (d
 compare: install ## mean and deviation over runs that differ in the seed alone: RUNS='a b c' [ARGS="--out scores.json"]
 	@$(DGREID) compare $(RUNS) $(ARGS)
 
+.PHONY: cache
+cache: install ## list the packed images that training and evaluation read [ARGS=--clear]
+	@$(DGREID) cache $(ARGS)
+
 .PHONY: sql
 sql: install ## ask the labels: DATASET=viper Q="select ..." or Q=<canned query>; without Q lists these [ARGS="--format csv"]
 	@$(DGREID) sql "$$DATASET" $(call option,Q,query) $(ARGS)
@@ -165,6 +169,14 @@ bench-eval: install ## speed and memory of scoring, re-ranking and image loading
 .PHONY: bench-model
 bench-model: install ## our model against plain open_clip: speed and memory, alone on the machine [ARGS="--rounds 2"]
 	@$(RUN_PY) tests/benchmarks/bench_model.py $(ARGS)
+
+.PHONY: bench-data
+bench-data: install ## speed of packing and of packed batches, time around a training step, memory of a large training set
+	@$(RUN_PY) tests/benchmarks/bench_data.py $(ARGS)
+
+.PHONY: gpu-check
+gpu-check: ## what only a GPU can show: equal results, speed and memory against plain CLIP; without one a tiny CPU run
+	@$(if $(wildcard $(RUN_PY)),$(RUN_PY),$(PYTHON)) tests/gpu/gpu_check.py $(ARGS)
 
 .PHONY: bench-dg
 bench-dg: install ## the method piece by piece on unseen data sets, three seeds; resumable [ARGS="--seeds 1"]

@@ -62,6 +62,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "pipelines.compare:compare",
         "Mean and standard deviation of the scores over runs that differ in the seed alone, in percent.",
     ),
+    "cache": ("pipelines.cache:cache", "List the packed images under RUNS_ROOT/cache, or delete them with --clear."),
     "serve": (
         "labeler.__main__:serve",
         "Run the service with the LABELER_* settings until SIGINT or SIGTERM; requests in flight are finished.",

@@ -38,14 +38,22 @@ def evaluate(
 
     from reid.config import read_config
     from reid.evaluation.evaluate import evaluate_run, run_protocol  # imports torch
+    from reid.inference.devices import make_fabric
+    from reid.training.trackers import tell_trackers
 
     names = list(dict.fromkeys(chosen or run_protocol(read_config(folder), workspace).targets))
+    fabric = make_fabric(device or read_config(folder).device, "32-true")
+    fabric.launch()
     problems: dict[str, DgreidError] = {}
-    for name in names:
-        try:
-            scan(name, workspace)
-        except DgreidError as err:
-            problems[name] = err
+    if fabric.is_global_zero:  # of several processes one scans, scores and tells, the others share the embedding
+        for name in names:
+            try:
+                scan(name, workspace)
+            except DgreidError as err:
+                problems[name] = err
+                if fabric.world_size > 1:
+                    raise
+    fabric.barrier()
     scanned = [name for name in names if name not in problems]
     if not scanned:
         raise next(iter(problems.values()))
@@ -57,8 +65,12 @@ def evaluate(
         re_ranking=re_ranking,
         untrained=untrained,
         allow_source=allow_source,
+        fabric=fabric,
     )
+    if not fabric.is_global_zero:
+        return
     show_scores(found)
+    tell_trackers(folder, read_config(folder), summary=found.flat_scores())
     failed = {**{name: err.what for name, err in problems.items()}, **found.failed}
     if failed:
         told = "; ".join(f"{name}: {reason}" for name, reason in failed.items())

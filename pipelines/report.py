@@ -20,12 +20,16 @@ def report(
     workspace = Workspace.from_environment()
     folder = run_folder(workspace, run) if run else newest_run(workspace)
 
+    from reid.config import read_config
     from reid.report.write import write_report  # imports torch
+    from reid.training.trackers import tell_trackers
 
     files = write_report(folder, workspace, images=images, replace=replace)
+    written = [files.json, files.markdown, *([] if files.html_kept else [files.html])]
+    tell_trackers(folder, read_config(folder), files=written)
     for sentence in files.missing:
         say(f"not in the report: {sentence}")
-    for path in (files.json, files.markdown, *([] if files.html_kept else [files.html])):
+    for path in written:
         say(f"wrote {path}")
     if files.html_kept:
         say(f"kept {files.html} as it was: {files.html_kept}\n  fix: --replace writes the poorer page")

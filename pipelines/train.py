@@ -43,13 +43,19 @@ def train(
         locate(source, workspace.data_root)
     if config.model.parts and (config.data.label_run or config.data.missing_labels != "prior"):
         choose_label_run(config.data.label_run, parsed.sources, workspace.labels)
-    for source in parsed.sources:
-        scan(source, workspace)
-    for target in parsed.targets:
-        with suppress(DataError):  # not on this machine: training says that it was not checked
-            scan(target, workspace)
 
-    from reid.training.train import train as train_both_stages  # imports torch: after the arguments are checked
+    from reid.inference.devices import joined, told_when_another_stops  # torch: after the arguments are checked
+    from reid.training.train import train as train_both_stages
 
-    train_both_stages(parsed, config, workspace, folder)
-    say(f"trained: {folder}\nnext: dgreid eval --run {name_of(workspace, folder)}")
+    fabric = joined(config)
+    with told_when_another_stops():
+        if fabric.is_global_zero:  # of several processes one scans and tells, the others wait
+            for source in parsed.sources:
+                scan(source, workspace)
+            for target in parsed.targets:
+                with suppress(DataError):  # not on this machine: training says that it was not checked
+                    scan(target, workspace)
+        fabric.barrier()
+        train_both_stages(parsed, config, workspace, folder, fabric)
+    if fabric.is_global_zero:
+        say(f"trained: {folder}\nnext: dgreid eval --run {name_of(workspace, folder)}")

@@ -78,8 +78,13 @@ class DataConfig(Section):
     colour_jitter: float = Field(0.0, ge=0, lt=1)  # j: brightness, contrast and saturation times 1 - j .. 1 + j
     leave_out_absent_parts: bool = False  # a part visible in no patch of an image is left out of its losses
     validation_share: float = Field(0.0, ge=0, lt=1)  # of each source's identities, held out for model selection
-    workers: int = Field(2, ge=0)  # image loading processes
+    workers: int = Field(2, ge=0)  # image loading threads, for sets that are not packed
+    cache_gib: float = Field(64.0, ge=0)  # size limit of all packed images (reid/data/packing.py) together; 0 = none
     embed_batch: int = Field(256, gt=0)  # images per batch where no gradient is needed
+
+    @property
+    def cache_bytes(self) -> int:
+        return int(self.cache_gib * 2**30)
 
     @model_validator(mode="before")
     @classmethod
@@ -125,6 +130,8 @@ class Stage2Config(BatchConfig):
     memory_momentum: float = Field(0.2, ge=0, le=1)  # weight of the old memory row in an update
     fill_neck: bool = False  # the neck's running statistics are those of the training images before the first step
     losses: LossWeights = LossWeights()
+    sampled_identities: int | None = Field(None, gt=0)  # the losses over identities see those of the batch and others
+    # drawn anew in each step, so many in all (An et al. 2022, Partial FC); None = all, as in the paper
     gradient_clip: float | None = None  # maximum norm; None = off, as in the paper
     train_patch_projection: bool = False  # the paper freezes it; a random-initialised backbone must learn it
     accumulate: int = Field(1, gt=0)  # batches per optimiser step; their gradients are averaged
@@ -140,6 +147,12 @@ class EvalConfig(Section):
     batch_size: int = Field(256, gt=0)
 
 
+class LogConfig(Section):
+    wandb: bool = False  # also to Weights & Biases (the extra `wandb`); WANDB_MODE=offline without a network
+    mlflow: bool = False  # also to MLflow (the extra `mlflow`); without MLFLOW_TRACKING_URI to <runs>/mlflow
+    project: str = "dgreid"  # its name there
+
+
 class RunConfig(Section):
     preset: str = "paper"
     protocol: str = ""  # as written, see reid.protocols.protocol
@@ -148,12 +161,14 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, gt=0)  # processes, one device each, that share every batch
     compile: bool = False  # torch.compile of both encoders; pays off after minutes, not in short runs
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16-mixed on GPUs that have it
+    tf32: bool = False  # GPUs may round the factors of float32 products; faster, and no longer what a CPU computes
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     stage1: Stage1Config = Stage1Config()
     stage2: Stage2Config = Stage2Config()
     evaluation: EvalConfig = EvalConfig()
+    log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
     def _weights_are_named(self) -> "RunConfig":

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from shared.datasets import FileRecord, locate, resolve_name, scan_dataset
 from shared.errors import DataError
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
-from shared.parquet import iter_rows, to_table, write_table
+from shared.parquet import iter_rows, read_columns, to_table, write_table
 from shared.progress import Progress
 from shared.schemas import MANIFEST_SCHEMA, ImageStatus, Kind, ManifestRow
 from shared.terminal import printable
@@ -35,14 +37,33 @@ def read_manifest(path: Path) -> list[ManifestRow]:
 
 def iter_manifest(path: Path) -> Iterator[ManifestRow]:
     """The rows of one manifest, read as they are asked for. Raises what `read_manifest` raises, at the first row."""
-    scan = f"dgreid manifest {path.stem}"
-    if not path.is_file():
-        raise DataError("there is no manifest for this data set yet", path=path, fix=scan)
     try:
-        for row in iter_rows(path, MANIFEST_SCHEMA, fix=scan):
+        for row in iter_rows(_existing(path), MANIFEST_SCHEMA, fix=_scan(path)):
             yield ManifestRow.model_validate(row)
     except ValidationError as err:
-        raise DataError(f"not a row of a manifest ({err.errors()[0]['msg']})", path=path, fix=scan) from err
+        raise DataError(f"not a row of a manifest ({err.errors()[0]['msg']})", path=path, fix=_scan(path)) from err
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError("there is no manifest for this data set yet", path=path, fix=_scan(path))
+    return path
+
+
+def _scan(path: Path) -> str:
+    return f"dgreid manifest {path.stem}"
+
+
+def manifest_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Some columns of one manifest, without an object for each row. Raises as `read_manifest`."""
+    table = read_columns(_existing(path), MANIFEST_SCHEMA, columns, fix=_scan(path))
+    if {"kind", "identity"} <= set(columns):
+        nobody = pc.is_null(table["identity"])
+        wrong = table.filter(pc.equal(nobody, pc.equal(table["kind"], Kind.PERSON.value)))
+        if len(wrong):
+            reason = f"{len(wrong)} rows with a person and no identity, or the other way round"
+            raise DataError(f"not rows of a manifest ({reason})", path=path, fix=_scan(path))
+    return table
 
 
 @dataclass(frozen=True)

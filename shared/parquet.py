@@ -39,6 +39,16 @@ def read_table(path: Path, schema: pa.Schema, *, fix: str, columns: Sequence[str
         raise _damaged(err, path, fix) from err
 
 
+def read_columns(path: Path, schema: pa.Schema, columns: Sequence[str], *, fix: str) -> pa.Table:
+    """Some columns of a file as they are. Raises as `read_table`."""
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_schema(file.schema_arrow, schema, path, fix)
+            return file.read(columns=list(columns))
+    except (OSError, pa.ArrowException) as err:
+        raise _damaged(err, path, fix) from err
+
+
 def iter_rows(path: Path, schema: pa.Schema, *, fix: str) -> Iterator[dict[str, object]]:
     """The rows of a file as mappings, read as they are asked for. Raises as `read_table`, at the first row."""
     try:

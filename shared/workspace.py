@@ -5,6 +5,7 @@ RUNS_ROOT (default runs/)   everything we make:
     manifests/<dataset>.parquet
     labels/<run>/shards/<dataset>/<split>/part-*.parquet    see shared/labels.py
     train/<name>/           one training run: config, checkpoints, scores, report
+    cache/images/           images decoded once, see reid/data/packing.py; may be deleted at any time
     bench/
 """
 
@@ -33,6 +34,10 @@ class Workspace:
     @property
     def training_runs(self) -> Path:
         return self.runs_root / "train"
+
+    @property
+    def image_cache(self) -> Path:
+        return self.runs_root / "cache" / "images"
 
     def manifest(self, dataset: str) -> Path:
         return self.manifests / f"{dataset}.parquet"

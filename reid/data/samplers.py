@@ -1,7 +1,11 @@
 """Batches of P identities x K images: the plan of one epoch, the same for the same seed and epoch."""
 
 import random
+from bisect import bisect_left
 from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class IdentityBatches:
@@ -26,7 +30,7 @@ class IdentityBatches:
 
     def __init__(
         self,
-        labels: Sequence[int],
+        labels: Sequence[int] | NDArray[np.int64],
         *,
         identities_per_batch: int,
         images_per_identity: int,
@@ -35,9 +39,16 @@ class IdentityBatches:
     ) -> None:
         if not len(labels):
             raise ValueError("no images to draw batches from")
-        self._images: dict[int, list[int]] = {}
-        for index, label in enumerate(labels):
-            self._images.setdefault(int(label), []).append(index)
+        numbers = np.asarray(labels, np.int64)
+        order = np.argsort(numbers, kind="stable")
+        present, starts = np.unique(numbers[order], return_index=True)
+        # identity -> its images in order, each a stretch of one array
+        self._images: dict[int, NDArray[np.int64]] = dict(
+            zip(present.tolist(), np.split(order, starts[1:]), strict=True)
+        )
+        # an epoch's draws are made in the order in which identities first occur
+        firsts = np.array([images[0] for images in self._images.values()])
+        self._in_first_use = present[np.argsort(firsts)].tolist()
         self.identities = min(identities_per_batch, len(self._images))
         self.images_per_identity = images_per_identity
         self.note = (
@@ -48,8 +59,8 @@ class IdentityBatches:
         self._seed = seed
         self._members: dict[str, list[int]] = {}  # domain -> its identities
         if domains is not None:
-            for domain, label in sorted({(domain, int(label)) for domain, label in zip(domains, labels, strict=True)}):
-                self._members.setdefault(domain, []).append(label)
+            for label, images in self._images.items():
+                self._members.setdefault(domains[int(images[0])], []).append(label)
 
     def epoch(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch, each P * K image indices, those of one identity side by side; never empty."""
@@ -58,19 +69,20 @@ class IdentityBatches:
         return self._balanced(len(plan), rng) if self._members else plan
 
     def _plan(self, rng: random.Random) -> list[list[int]]:
-        groups = {label: self._groups(images, rng) for label, images in self._images.items()}
+        groups = {label: self._groups(self._images[label], rng) for label in self._in_first_use}
+        left = sorted(groups)
         batches = []
-        while len(groups) >= self.identities:
-            batch = []
-            for label in rng.sample(sorted(groups), self.identities):
-                batch += groups[label].pop()
+        while len(left) >= self.identities:
+            batch: list[int] = []
+            for label in rng.sample(left, self.identities):
+                batch += groups[label].pop().tolist()
                 if not groups[label]:
-                    del groups[label]
+                    del left[bisect_left(left, label)]
             batches.append(batch)
         return batches
 
     def _balanced(self, batch_count: int, rng: random.Random) -> list[list[int]]:
-        left: dict[int, list[list[int]]] = {}  # identity -> its groups
+        left: dict[int, list[NDArray[np.int64]]] = {}  # identity -> its groups
         batches = []
         for number in range(batch_count):
             batch: list[int] = []
@@ -84,7 +96,7 @@ class IdentityBatches:
                 else:
                     chosen = rng.sample(ready, count)
                 for label in chosen:
-                    batch += left[label].pop()
+                    batch += left[label].pop().tolist()
             batches.append(batch)
         return batches
 
@@ -99,9 +111,9 @@ class IdentityBatches:
                     counts[domain] += 1
         return counts
 
-    def _groups(self, images: list[int], rng: random.Random) -> list[list[int]]:
-        size = self.images_per_identity
-        if len(images) < size:
-            return [rng.choices(images, k=size)]
-        shuffled = rng.sample(images, len(images))
-        return [shuffled[start : start + size] for start in range(0, len(images) - size + 1, size)]
+    def _groups(self, images: NDArray[np.int64], rng: random.Random) -> list[NDArray[np.int64]]:
+        size, count = self.images_per_identity, len(images)
+        if count < size:
+            return [images[rng.choices(range(count), k=size)]]
+        shuffled = images[rng.sample(range(count), count)]
+        return [shuffled[start : start + size] for start in range(0, count - size + 1, size)]

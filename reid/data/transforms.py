@@ -1,10 +1,9 @@
-"""Image and part boxes through one geometry: resize, flip, normalise, and only then boxes to patches."""
+"""What images and part boxes go through together: sizes, normalisation, and at the end boxes to patches."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from reid.data.part_masks import PatchGrid, patch_masks
@@ -14,39 +13,14 @@ Interpolation = Literal["bicubic", "bilinear"]
 MEAN = STD = 0.5  # of every channel, after scaling to 0..1
 TRAINING: Interpolation = "bicubic"  # Sec. 5 of the method
 TESTING: Interpolation = "bilinear"  # also of the feature bank
+_SCALE, _SHIFT = np.float32(1 / (255 * STD)), np.float32(MEAN / STD)  # x * scale - shift, of bytes
 
 
-class Sample(NamedTuple):
-    """An image and its part boxes in that image's own pixels."""
-
-    image: Tensor  # uint8 [3, H, W]
-    boxes: Tensor  # float64 [R, 4], XYXY, maxima exclusive; a NaN row is a part without a box
-
-
-def resized(pixels: Tensor, boxes: np.ndarray, size: tuple[int, int], mode: Interpolation) -> Sample:
-    """Resize an image, uint8 [3, H, W], and its boxes [R, 4] (pixels of that image) to `size` = (height, width).
-
-    Torch's antialiased kernel for bytes is Pillow's resize with 16-bit weights: one pixel in a hundred differs by one
-    of 255 steps, and it takes a quarter of the time.
-    """
-    across, down = size[1] / pixels.shape[2], size[0] / pixels.shape[1]
-    return Sample(
-        F.interpolate(pixels[None], size, mode=mode, antialias=True)[0],
-        torch.from_numpy(np.asarray(boxes, np.float64) * (across, down, across, down)),
-    )
-
-
-def flipped(sample: Sample) -> Sample:
-    """The horizontally mirrored image with its mirrored boxes."""
-    left, top, right, bottom = sample.boxes.unbind(-1)
-    width = sample.image.shape[-1]
-    return Sample(sample.image.flip(-1), torch.stack([width - right, top, width - left, bottom], dim=-1))
-
-
-def is_flipped(chance: float, *, seed: int, epoch: int, index: int) -> bool:
-    """Whether image `index` is flipped in `epoch`: true with probability `chance`, a function of the three numbers
-    alone, so that neither the number of loading processes nor an interruption changes it."""
-    return bool(np.random.default_rng((seed, epoch, index)).random() < chance)
+def resized_boxes(boxes: np.ndarray, originals: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Boxes [B, R, 4] in pixels of images of the sizes `originals` int [B, 2] (height, width) -> float64 in pixels of
+    the images resized to `size`."""
+    down, across = (np.asarray(size) / originals).T
+    return torch.from_numpy(boxes * np.stack([across, down, across, down], axis=1)[:, None])
 
 
 def visible_patches(boxes: Tensor, grid: PatchGrid, patch_coverage: float) -> Tensor:
@@ -59,10 +33,11 @@ def visible_patches(boxes: Tensor, grid: PatchGrid, patch_coverage: float) -> Te
 
 def normalised(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] in 0..255 -> float32 in -1..1 (mean and deviation 0.5)."""
-    if images.device.type == "cpu":  # in NumPy: torch's threads would keep spinning beside the loading processes
-        values = images.numpy().astype(np.float32)
-        values *= np.float32(1 / (255 * STD))
-        values -= np.float32(MEAN / STD)
+    if images.device.type == "cpu":  # in NumPy: torch's threads would keep spinning beside the loading threads
+        values = np.empty(images.shape, np.float32)
+        for image, value in zip(images.numpy(), values, strict=True):  # one image at a time stays in the cache
+            np.multiply(image, _SCALE, out=value, dtype=np.float32)
+            np.subtract(value, _SHIFT, out=value)
         return torch.from_numpy(values)
     scaled = images.to(torch.float32)
     # (x / 255 - MEAN) / STD in a single pass over the new tensor

@@ -13,6 +13,7 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from reid.config import RunConfig, read_config
+from reid.data.packing import packed_by_first
 from reid.data.person_images import PersonImages
 from reid.data.transforms import TESTING
 from reid.evaluation.details import gains, score_details
@@ -98,6 +99,7 @@ def evaluate_run(
     re_ranking: bool | None = None,
     untrained: bool = True,
     allow_source: bool = False,
+    fabric: Fabric | None = None,
 ) -> RunResults:
     """Score a run's model, and the same model before any training, on its targets or on other data sets.
 
@@ -106,6 +108,8 @@ def evaluate_run(
     splits. Always in float32, so that the scores do not depend on the device. A target with several splits gets the
     mean over them. Scores of other targets from an earlier evaluation stay when they are of the same model and
     re-ranking setting; otherwise they are removed.
+
+    Several processes (`fabric`) share the embedding; the first one scores and writes, the others return nothing of use.
 
     A target that cannot be scored costs only its own scores: `failed` of the result names it. The untrained model is
     left out where its weights are not at hand: `untrained_missing` says why.
@@ -118,6 +122,7 @@ def evaluate_run(
         untrained: False leaves the untrained model out.
         allow_source: score data sets that were trained on, too, on the test images that were not. Such a score is
             supervised, not cross-domain, and is marked so.
+        fabric: the devices, launched, in float32; None: the one named by `device`.
     Raises:
         DataError: the run or its checkpoint is not there.
         ConfigError: the device cannot be had, or a data set was trained on and `allow_source` is False.
@@ -135,7 +140,8 @@ def evaluate_run(
         raise DataError(
             "this run has no trained model yet", path=checkpoint, fix="run its dgreid train command to the end"
         )
-    models = _models(config, checkpoint, make_fabric(device or config.device, "32-true"))
+    fabric = fabric or make_fabric(device or config.device, "32-true")
+    models = _models(config, checkpoint, fabric)
     re_ranking = config.evaluation.re_ranking if re_ranking is None else re_ranking
     results = RunResults(
         protocol="", re_ranking=re_ranking, scores={}, models={model.state: model.sha256 for model in models}
@@ -145,17 +151,26 @@ def evaluate_run(
     problems: dict[str, DgreidError] = {}
     for name in names:
         try:
-            target = _target(protocols[name], name, protocol, config, workspace, run_folder)
-            missing = _score_target(target, models if untrained else models[:1], results, config, run_folder)
+            target = _target(
+                protocols[name], name, protocol, config, workspace, run_folder, written=fabric.is_global_zero
+            )
+            chosen = models if untrained else models[:1]
+            missing = _score_target(target, chosen, results, config, workspace, run_folder)
         except DgreidError as err:
+            if fabric.world_size > 1:  # the others wait for this process
+                raise
             problems[name] = err
             log.error("%s is not scored: %s", name, err)
+            continue
+        if not fabric.is_global_zero:
             continue
         reason = missing if untrained else "left out by --no-untrained"
         line = _protocol_line(protocol, results, selected_on=selection(config))
         failed = {problem: str(error).partition("\n")[0] for problem, error in problems.items()}
         results = replace(results, protocol=line, untrained_missing=reason, failed=failed)
         write_results(run_folder, results)
+    if not fabric.is_global_zero:
+        return results
     if len(problems) == len(names):
         raise _nothing_scored(problems)
     failed = {problem: str(error).partition("\n")[0] for problem, error in problems.items()}
@@ -195,7 +210,14 @@ def _for_target(protocol: Protocol, name: str, workspace: Workspace, *, allow_so
 
 
 def _target(
-    protocol: Protocol, name: str, of_run: Protocol, config: RunConfig, workspace: Workspace, run_folder: Path
+    protocol: Protocol,
+    name: str,
+    of_run: Protocol,
+    config: RunConfig,
+    workspace: Workspace,
+    run_folder: Path,
+    *,
+    written: bool,
 ) -> Target:
     rows = read_manifest(workspace.manifest(name))
     if name in of_run.targets:
@@ -207,7 +229,8 @@ def _target(
         role = FURTHER
     drawn = evaluation_splits(protocol, name, rows, splits=config.evaluation.splits, seed=config.seed)
     splits = stored_splits(run_folder, name, rows, drawn)
-    store_splits(run_folder, name, splits, seed=config.seed)
+    if written:
+        store_splits(run_folder, name, splits, seed=config.seed)
     needed = {row.path: row for split in splits for row in [*split.query, *split.gallery]}
     return Target(
         name, role, protocol, splits, [needed[path] for path in sorted(needed)], locate(name, workspace.data_root)
@@ -251,7 +274,12 @@ def _keep_earlier(results: RunResults, earlier: RunResults, redone: Sequence[str
 
 
 def _score_target(
-    target: Target, models: Sequence[ScoredModel], results: RunResults, config: RunConfig, run_folder: Path
+    target: Target,
+    models: Sequence[ScoredModel],
+    results: RunResults,
+    config: RunConfig,
+    workspace: Workspace,
+    run_folder: Path,
 ) -> str:
     """Add the scores of one target to `results`; returns why the untrained model has none, "" when it has."""
     found: dict[str, tuple[list[Scores], dict[str, Any]]] = {}
@@ -268,8 +296,11 @@ def _score_target(
                 missing = str(err).partition("\n")[0]
                 log.warning("%s: the untrained model is not scored: %s", target.name, missing)
                 continue
-            features = _embed(network, model, target, config, run_folder)
-        found[model.state] = _scores(target, features, config, re_ranking=results.re_ranking)
+            features = _embed(network, model, target, config, workspace, run_folder)
+        if not model.fabric.is_global_zero:
+            continue
+        device = model.fabric.device if model.fabric.device.type == "cuda" else None
+        found[model.state] = _scores(target, features, config, re_ranking=results.re_ranking, device=device)
         queries = QueryResults.of(
             target.rows,
             target.splits,
@@ -279,6 +310,8 @@ def _score_target(
         )
         write_queries(run_folder, target.name, model.state, queries)
         results.seconds[f"{target.name} {model.state}"] = time.monotonic() - started
+    if not found:  # another process scores
+        return missing
     for name in BY_TARGET:
         getattr(results, name).pop(target.name, None)
     for state, (scores, details) in found.items():
@@ -301,13 +334,25 @@ def _score_target(
 
 
 def _embed(
-    network: Muva, model: ScoredModel, target: Target, config: RunConfig, run_folder: Path
+    network: Muva, model: ScoredModel, target: Target, config: RunConfig, workspace: Workspace, run_folder: Path
 ) -> dict[str, np.ndarray]:
     """Path -> feature [F]; written to the run folder, as are the trained model's masks."""
     network = network.to(model.fabric.device).eval()
-    images = PersonImages([target.folder / row.path for row in target.rows], network.grid, TESTING)
+    grid = network.grid
+    packed = packed_by_first(
+        model.fabric,
+        [target.name] * len(target.rows),
+        target.paths,
+        workspace=workspace,
+        size=(grid.image_height, grid.image_width),
+        mode=TESTING,
+        limit_bytes=config.data.cache_bytes,
+    )
+    files = [target.folder / path for path in target.paths]
+    images = PersonImages(files, grid, TESTING, image_ids=target.image_ids, packed=packed)
     paths = np.array(target.paths)
-    with Progress(f"embed {target.name} {model.state}", len(images)) as progress:
+    first = model.fabric.is_global_zero
+    with Progress(f"embed {target.name} {model.state}", len(images), shown=first) as progress:
         features, masks = features_and_masks(
             network,
             images,
@@ -316,6 +361,8 @@ def _embed(
             workers=config.data.workers,
             progress=progress,
         )
+    if not first:
+        return dict(zip(target.paths, features, strict=True))
     if model.state == "trained":
         write_arrays(run_folder / "masks" / f"{target.name}.npz", paths=paths, masks=masks)
     write_arrays(
@@ -348,7 +395,7 @@ def _stored(path: Path, model: ScoredModel, target: Target) -> dict[str, np.ndar
 
 
 def _scores(
-    target: Target, features: Mapping[str, np.ndarray], config: RunConfig, *, re_ranking: bool
+    target: Target, features: Mapping[str, np.ndarray], config: RunConfig, *, re_ranking: bool, device: Any = None
 ) -> tuple[list[Scores], dict[str, Any]]:
     """Scores of every split, and their `details` (first split) and, of several, `breakdowns` (all splits)."""
 
@@ -356,7 +403,7 @@ def _scores(
         return np.stack([features[row.path] for row in rows])
 
     rankings = [Ranking.of(split, of, re_ranking=re_ranking) for split in target.splits]
-    scores = [ranking.scores(config.evaluation.max_rank, RANKED) for ranking in rankings]
+    scores = [ranking.scores(config.evaluation.max_rank, RANKED, device) for ranking in rankings]
     parts, seed = config.model.parts, config.seed
     details = {"details": score_details(rankings[:1], scores[:1], parts, seed=seed)}
     if len(rankings) > 1:

@@ -63,10 +63,11 @@ class Ranking:
         gallery = Side.of(split.gallery, features_of(split.gallery))
         return cls(query, gallery, k_reciprocal(query.features, gallery.features) if re_ranking else None)
 
-    def scores(self, max_rank: int, ranked: int = 0) -> Scores:
+    def scores(self, max_rank: int, ranked: int = 0, device: Any = None) -> Scores:
         """Scores under the Market-1501 rule, and every query's `ranked` nearest gallery images.
 
-        Raises as reid.metrics.retrieval.evaluate.
+        device: that compares the features; None: NumPy, as always for re-ranked distances. Raises as
+        reid.metrics.retrieval.evaluate.
         """
         query, gallery = self.query, self.gallery
         queries = query.identities, query.cameras
@@ -78,7 +79,7 @@ class Ranking:
             "ranked": ranked,
         }
         if self.distances is None:
-            return evaluate(query.features, *queries, gallery.features, *candidates, **options)
+            return evaluate(query.features, *queries, gallery.features, *candidates, **options, device=device)
         return evaluate_distances(self.distances, *queries, *candidates, **options)
 
     def only(self, queries: NDArray[Any], gallery: NDArray[Any]) -> "Ranking":

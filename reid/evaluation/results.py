@@ -124,6 +124,15 @@ class RunResults:
             "standard_error": {name: one.standard_error for name, one in found.items()},
         }
 
+    def flat_scores(self) -> dict[str, float]:
+        """`scores/<target>/<state>/<name>` -> its value in percent."""
+        return {
+            f"scores/{target}/{state}/{name}": value
+            for target, states in self.scores.items()
+            for state, values in states.items()
+            for name, value in values.items()
+        }
+
     def notes(self) -> list[str]:
         """Sentences that belong beside the scores: queries without a match, duplicates, what was not scored."""
         sentences = []

@@ -15,6 +15,9 @@ from reid.inference.devices import gathered, padded_share
 from reid.model.muva import Muva, part_slices
 from shared.progress import Progress
 
+PINNED_BYTES = 2 * 2**30  # of features on their way from the device
+SENT_ROWS = 32_768  # features sent from process to process at a time
+
 
 def bank_features(
     model: Muva,
@@ -114,17 +117,42 @@ def _in_batches(
     """
     was_training = model.training
     model.eval()
-    share, rows = padded_share(len(images), fabric), []
+    share, done = padded_share(len(images), fabric), 0
     plan = [[share[place] for place in places] for places in in_order(len(share), batch_size)]
+    if fabric.device.type == "cuda" and len(plan) > 1:  # one batch size: a compiled model is compiled once
+        plan[-1] += [share[-1]] * (batch_size - len(plan[-1]))
+    found = torch.empty(0)
     try:
         with fabric.autocast():
-            for batch in load_batches(images, plan, workers):
-                rows.append(compute(Batch(*fabric.to_device(tuple(batch)))).float().cpu())
+            for batch in load_batches(images, plan, workers, fabric.device):
+                rows = compute(batch).float()
+                if not done:
+                    found = _host_rows(len(share), rows)
+                rows = rows[: len(share) - done]
+                found[done : done + len(rows)].copy_(rows, non_blocking=True)
+                done += len(rows)
                 if progress:
-                    progress.advance(len(batch.indices))
+                    progress.advance(len(rows))
+        if found.is_pinned():
+            torch.cuda.synchronize(fabric.device)
     finally:
         model.train(was_training)
-    found = torch.cat(rows)
-    if fabric.world_size > 1:  # sent from the device, where every backend can
-        found = gathered(fabric.to_device(found)).cpu()
+    if fabric.world_size > 1:
+        found = _of_all_processes(found, fabric)
     return found[: len(images)]
+
+
+def _host_rows(count: int, like: Tensor) -> Tensor:
+    """[count, F] on the CPU; in pinned memory, if that is not much of it, so that copies to it need no waiting."""
+    pin = like.is_cuda and count * like.shape[1] * like.element_size() <= PINNED_BYTES
+    return torch.empty(count, like.shape[1], dtype=like.dtype, pin_memory=pin)
+
+
+def _of_all_processes(rows: Tensor, fabric: Fabric) -> Tensor:
+    """The rows of all processes, each having equally many; sent in blocks, from the device, where every backend can."""
+    everyones = torch.empty(fabric.world_size, *rows.shape, dtype=rows.dtype)
+    for start in range(0, len(rows), SENT_ROWS):
+        block = rows[start : start + SENT_ROWS]
+        sent = gathered(fabric.to_device(block)).cpu()
+        everyones[:, start : start + len(block)] = sent.view(fabric.world_size, *block.shape)
+    return everyones.flatten(0, 1)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from reid.data.person_images import load_pixels
-from reid.data.transforms import TESTING, normalised, resized
+from reid.data.decoding import load_pixels, resized_pixels
+from reid.data.transforms import TESTING, normalised
 from reid.inference.devices import make_fabric
 from reid.inference.trained import read_trained_run
 from reid.model.muva import Muva
@@ -144,7 +144,7 @@ class PersonEncoder:
         """One image, resized as test images are: uint8 [3, height, width]."""
         grid = self._model.grid
         pixels = _pixels(image)
-        return resized(pixels, np.empty((0, 4)), (grid.image_height, grid.image_width), TESTING).image
+        return resized_pixels(pixels, (grid.image_height, grid.image_width), TESTING)
 
     @torch.inference_mode()
     def _forward(self, images: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

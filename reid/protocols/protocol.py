@@ -13,6 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reid.protocols.splits import EvaluationSplit, Folds, make_splits, read_folds
 from shared.datasets import known_datasets, listed, locate, name_key, names_by_key
 from shared.errors import ConfigError, UsageError, did_you_mean
@@ -188,13 +191,26 @@ def training_rows(protocol: Protocol, source: str, rows: Sequence[ManifestRow]) 
 
     Raises ConfigError when the source is a target too and has no train split to keep apart from the test images.
     """
-    train = [row for row in rows if row.split == "train"]
-    if not train and any(_same_people(source, target) for target in protocol.targets):
+    train = np.array([row.split == "train" for row in rows], bool)
+    people = np.array([row.kind == Kind.PERSON for row in rows], bool)
+    trained = trained_on(protocol, source, train, people)
+    return [row for row, wanted in zip(rows, trained.tolist(), strict=True) if wanted]
+
+
+def trained_on(
+    protocol: Protocol, source: str, train: NDArray[np.bool_], people: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """`training_rows` in columns: which of a source's images are trained on, bool [N]. Raises as it.
+
+    train: bool [N], the image is of the train split. people: bool [N], it shows somebody with an identity.
+    """
+    if not train.any() and any(_same_people(source, target) for target in protocol.targets):
         raise ConfigError(
             f"{source} has no train split of its own, so its test images would be trained on",
             fix="use it as a target of other sources",
         )
-    return [row for row in (rows if protocol.all_images else train or rows) if row.kind == Kind.PERSON]
+    found: NDArray[np.bool_] = people & (train | (protocol.all_images or not train.any()))
+    return found
 
 
 def evaluation_splits(

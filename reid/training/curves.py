@@ -6,13 +6,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor
 
+from reid.training.trackers import Tracker
 from shared.errors import DgreidError
 from shared.files import atomic_path, write_text
+
+LOOK_EVERY = 16  # steps on an accelerator between two looks at their losses
 
 
 class Curves:
@@ -22,11 +26,19 @@ class Curves:
         folder: of the stage, inside the run folder.
         history: the rows of the epochs before an interruption; later ones of the interrupted process are dropped.
         written: False in all but one of several processes that train together: nothing is written.
+        trackers: who is told every row, too.
     """
 
-    def __init__(self, folder: Path, history: Sequence[Mapping[str, float]] = (), *, written: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        history: Sequence[Mapping[str, float]] = (),
+        *,
+        written: bool = True,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
         self.history = [dict(row) for row in history]
-        self._folder, self._written = folder, written
+        self._folder, self._written, self._trackers = folder, written, trackers
         self._board = TensorBoardLogger(
             folder, name="", version="", purge_step=len(self.history) + 1 if self.history else None
         )
@@ -42,9 +54,49 @@ class Curves:
         table.writeheader()
         table.writerows(self.history)
         write_text(self._folder / "metrics.csv", text.getvalue())
+        for tracker in self._trackers:
+            tracker.curves(self._folder.name, row)
 
     def close(self) -> None:
         self._board.finalize("success")
+
+
+class Watch:
+    """What the steps of an epoch measured, kept on the device: their means, and every few steps a look at them all.
+
+    A look waits for the device, so on an accelerator it is taken every LOOK_EVERY steps and after the last one; until
+    then whatever a step was computed from is kept.
+
+    Args:
+        names: of the values of a step.
+        device: that the values are on.
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self._names, self._every = tuple(names), 1 if device.type == "cpu" else LOOK_EVERY
+        self._mean, self._steps = torch.zeros(len(self._names), device=device), 0
+        self._waiting: list[tuple[Tensor, Any]] = []
+        self.means: dict[str, float] = {}  # over all steps, as of the last look
+
+    def add(self, values: Tensor, kept: Any) -> None:
+        """The values [names] of the next step, and what they were computed from."""
+        self._steps += 1
+        self._mean += (values - self._mean) / self._steps
+        self._waiting.append((values, kept))
+
+    def looked_at(self, *, last: bool) -> list[tuple[int, dict[str, float], Any]]:
+        """If it is time for a look: number (from 1), values and what was kept of every step since the last one."""
+        if len(self._waiting) < self._every and not last:
+            return []
+        *rows, mean = torch.stack([*(values for values, _ in self._waiting), self._mean]).tolist()
+        self.means = dict(zip(self._names, mean, strict=True))
+        first = self._steps - len(rows) + 1
+        found = [
+            (first + place, dict(zip(self._names, row, strict=True)), kept)
+            for place, (row, (_, kept)) in enumerate(zip(rows, self._waiting, strict=True))
+        ]
+        self._waiting = []
+        return found
 
 
 def require_finite(

@@ -1,6 +1,7 @@
 """What both training stages use: configuration, training images, device, run folder."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +11,17 @@ from torch import Tensor, nn
 
 from reid.config import BatchConfig, RunConfig
 from reid.data.augment import Augmentation
+from reid.data.packing import packed_by_first
 from reid.data.part_masks import PatchGrid
 from reid.data.person_images import PersonImages
 from reid.data.samplers import IdentityBatches
 from reid.data.training_set import TrainingSet
-from reid.data.transforms import TESTING, TRAINING
-from reid.inference.devices import make_fabric
+from reid.data.transforms import TESTING, TRAINING, Interpolation
+from reid.inference.devices import joined
+from reid.training.trackers import Tracker
 from reid.training.validation import HeldOut
 from shared.errors import ConfigError
+from shared.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ class Job:
     augmented: PersonImages  # the same images with augmentation
     held_out: HeldOut | None  # identities that the checkpoint is selected on
     held_out_images: PersonImages | None
+    trackers: Sequence[Tracker] = ()  # in the process that writes
 
     @property
     def labels(self) -> Tensor:
@@ -40,7 +45,7 @@ class Job:
 
     def batches(self, config: BatchConfig) -> IdentityBatches:
         found = IdentityBatches(
-            self.data.labels.tolist(),
+            self.data.labels,
             identities_per_batch=config.identities_per_batch,
             images_per_identity=config.images_per_identity,
             seed=self.config.seed,
@@ -59,36 +64,51 @@ class Job:
 def make_job(
     config: RunConfig,
     data: TrainingSet,
-    data_root: Path,
+    workspace: Workspace,
     folder: Path,
     grid: PatchGrid,
     held_out: HeldOut | None = None,
+    fabric: Fabric | None = None,
 ) -> Job:
-    """With several devices this starts the other processes and joins them, once.
+    """Images are packed where there is room.
 
-    Raises ConfigError when a device or precision is unavailable, DataError when a data set is gone.
+    Args:
+        fabric: the devices; None: those of the configuration, joined now.
+
+    Raises ConfigError when a device or precision is unavailable, DataError when a data set is gone, DgreidError when
+    an image has changed since it was scanned.
     """
-    files, coverage = data.files(data_root), config.data.patch_coverage
-    fabric = make_fabric(config.device, config.precision, config.devices)
-    fabric.launch()
-    if not fabric.is_global_zero:
-        logging.disable(logging.INFO)  # one process logs
+    fabric = fabric or joined(config)
+
+    def images(chosen: TrainingSet, mode: Interpolation, *, parts: bool, augmented: bool = False) -> PersonImages:
+        return PersonImages(
+            chosen.files(workspace.data_root),
+            grid,
+            mode,
+            boxes=chosen.boxes if parts else None,
+            patch_coverage=config.data.patch_coverage,
+            augmentation=Augmentation.of(config.data, config.seed) if augmented else None,
+            image_ids=chosen.image_ids,
+            packed=packed_by_first(
+                fabric,
+                chosen.datasets,
+                chosen.paths,
+                workspace=workspace,
+                size=(grid.image_height, grid.image_width),
+                mode=mode,
+                limit_bytes=config.data.cache_bytes,
+            ),
+        )
+
     return Job(
         config=config,
         data=data,
         folder=folder,
         fabric=fabric,
-        bank=PersonImages(files, grid, TESTING, boxes=data.boxes, patch_coverage=coverage),
-        augmented=PersonImages(
-            files,
-            grid,
-            TRAINING,
-            boxes=data.boxes,
-            patch_coverage=coverage,
-            augmentation=Augmentation.of(config.data, config.seed),
-        ),
+        bank=images(data, TESTING, parts=True),
+        augmented=images(data, TRAINING, parts=True, augmented=True),
         held_out=held_out,
-        held_out_images=PersonImages(held_out.data.files(data_root), grid, TESTING) if held_out else None,
+        held_out_images=images(held_out.data, TESTING, parts=False) if held_out else None,
     )
 
 

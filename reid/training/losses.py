@@ -40,7 +40,9 @@ def text_loss(
         text_prototypes: (K, F), one row per identity.
         labels: (B,) int64 in 0..K-1.
     """
-    return smoothed_cross_entropy(features @ text_prototypes.T / temperature, labels, smoothing)
+    with torch.autocast(features.device.type, enabled=False):  # logits near 100 have steps of 0.5 in bfloat16
+        logits = features.float() @ text_prototypes.float().T / temperature
+        return smoothed_cross_entropy(logits, labels, smoothing)
 
 
 def prompt_loss(text: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:
@@ -109,7 +111,13 @@ class IdentityMemory(nn.Module):
         self.momentum = momentum
         self.register_buffer("rows", prototypes.detach().float().clone())
 
-    def forward(self, features: Tensor, labels: Tensor, visible_slices: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        visible_slices: Tensor | None = None,
+        among: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Cross-entropy of features . rows^T / temperature against the labels.
 
         The update happens in the backward pass of the result, so evaluating without gradients changes nothing.
@@ -118,30 +126,42 @@ class IdentityMemory(nn.Module):
             features: (B, F) L2-normalised.
             labels: (B,) int64 in 0..K-1.
             visible_slices: (B, F) 0 in the slices of absent parts, where the features are 0 too, else 1; None: all 1.
+            among: the identities (S,) int64 that the features are contrasted with, and the places (B,) of the labels
+                among them; None: all K.
         """
+        chosen, targets = among or (None, labels)
         with torch.autocast(features.device.type, enabled=False):  # at temperature 0.01 half precision is too coarse
-            similarity = _UpdatingProduct.apply(features.float(), labels, self.rows, self.momentum, visible_slices)
-            return smoothed_cross_entropy(similarity / self.temperature, labels, smoothing=0.0)
+            similarity = _UpdatingProduct.apply(
+                features.float(), labels, self.rows, self.momentum, visible_slices, chosen
+            )
+            return smoothed_cross_entropy(similarity / self.temperature, targets, smoothing=0.0)
 
 
 class _UpdatingProduct(torch.autograd.Function):
-    """features (B, F) @ rows^T (F, K), whose backward updates `rows` in place after using them."""
+    """features (B, F) @ rows^T (F, K), or those of the `chosen` (S,) rows, whose backward updates `rows` in place after
+    using them."""
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, labels: Tensor, rows: Tensor, momentum: float, visible_slices: Tensor | None
+        ctx: Any,
+        features: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        momentum: float,
+        visible_slices: Tensor | None,
+        chosen: Tensor | None,
     ) -> Tensor:
         # autograd refuses rows that changed before the backward pass
-        ctx.save_for_backward(features, labels, rows, visible_slices)
+        ctx.save_for_backward(features, labels, rows, visible_slices, chosen)
         ctx.momentum = momentum
-        return features @ rows.T
+        return features @ (rows if chosen is None else rows[chosen]).T
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        features, labels, rows, visible_slices = ctx.saved_tensors
-        feature_gradient = gradients[0] @ rows
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        features, labels, rows, visible_slices, chosen = ctx.saved_tensors
+        feature_gradient = gradients[0] @ (rows if chosen is None else rows[chosen])
         update_with_hardest(rows, features, labels, ctx.momentum, visible_slices)
-        return feature_gradient, None, None, None, None
+        return feature_gradient, None, None, None, None, None
 
 
 @torch.no_grad()

@@ -43,10 +43,12 @@ def prompt_optimizer(model: Muva, config: Stage1Config) -> torch.optim.Adam:
     return torch.optim.Adam([group], lr=stage1_lr(config, 1), weight_decay=config.weight_decay)
 
 
-def image_optimizer(model: Muva, config: Stage2Config) -> torch.optim.Adam:
+def image_optimizer(model: Muva, config: Stage2Config, *, fused: bool = False) -> torch.optim.Adam:
     """Freeze for stage 2 and return Adam with coupled weight decay over what trains.
 
-    The mask predictors are a group of their own: `mask_lr_factor` times the rate, no weight decay.
+    The mask predictors are a group of their own: `mask_lr_factor` times the rate, no weight decay. fused: one kernel
+    for all parameters, on GPUs; under a gradient scaler it also unscales, without waiting, and then gradients cannot be
+    clipped.
     """
     freeze_for_stage2(model, config)
     predictors = list(model.image_encoder.mask_predictors.parameters())
@@ -55,7 +57,7 @@ def image_optimizer(model: Muva, config: Stage2Config) -> torch.optim.Adam:
     groups = [{"params": others, "weight_decay": config.weight_decay, "lr_factor": 1.0}]
     if predictors:
         groups.append({"params": predictors, "weight_decay": 0.0, "lr_factor": config.mask_lr_factor})
-    optimizer = torch.optim.Adam(groups)
+    optimizer = torch.optim.Adam(groups, fused=fused or None)
     set_learning_rate(optimizer, stage2_lr(config, 1))
     return optimizer
 

@@ -5,42 +5,45 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from reid.data.training_set import TrainingSet
 from reid.inference.devices import mean_over_processes, share_of
 from reid.inference.embed import bank_features, identity_means
 from reid.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from reid.model.muva import Muva
-from reid.training.curves import Curves, require_finite
+from reid.training.curves import Curves, Watch, require_finite
 from reid.training.job import Job, describe_training
-from reid.training.losses import prompt_loss
 from reid.training.optimizer import prompt_optimizer, set_learning_rate, stage1_lr
 from reid.training.snapshots import require_same
+from reid.training.steps import PromptStep
 from shared.progress import Progress
 
 PROMPTS = "prompts.safetensors"
+SMALL_BYTES = 64 * 2**20  # a state of this size is written after every epoch
+WRITING_SHARE = 0.05  # of the time that writing larger ones may take
 
 
-class PromptStep(nn.Module):
-    """The loss of one batch of labels; what Fabric wraps.
+class SparingWrites:
+    """When to write a state: a small one every time, a large one so that writing takes at most a share of the time.
 
-    Args:
-        model: with trainable prompts.
-        prototypes: [K, F], L2-normalised.
+    Use it as a context manager around a write. size_bytes: of the state.
     """
 
-    prototypes: Tensor
+    def __init__(self, size_bytes: int) -> None:
+        self._small = size_bytes <= SMALL_BYTES
+        self._took, self._ended, self._began = 0.0, time.monotonic(), 0.0
 
-    def __init__(self, model: Muva, prototypes: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("prototypes", prototypes)
+    def is_due(self, last: bool) -> bool:
+        """last: there is no later occasion."""
+        return self._small or last or time.monotonic() - self._ended >= self._took / WRITING_SHARE
 
-    def forward(self, labels: Tensor) -> Tensor:
-        """labels long [B] -> loss; every identity's prompts are encoded once, however often it occurs."""
-        identities, positions = torch.unique(labels, return_inverse=True)
-        text = self.model.encode_text(identities)[positions]
-        return prompt_loss(text, self.prototypes, labels)
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = time.monotonic()
+        self._took = self._ended - self._began
 
 
 def learn_prompts(model: Muva, job: Job) -> Path:
@@ -53,15 +56,23 @@ def learn_prompts(model: Muva, job: Job) -> Path:
     """
     folder = job.folder / "stage1"
     path, latest = folder / PROMPTS, folder / "latest.pt"
-    if not path.is_file():
+    learned = path.is_file()
+    job.fabric.barrier()  # all have looked before the first one writes it
+    if not learned:
         _train(model, job, folder, latest)
-        contexts = model.prompts.contexts.detach().cpu()
-        marks = {"sha256": tensor_sha256(contexts), "identities_sha256": job.data.identities_sha256}
         if job.fabric.is_global_zero:
-            save_tensors(path, {"contexts": contexts}, marks)
+            save_prompts(model, path, job.data)
     job.fabric.barrier()
-    latest.unlink(missing_ok=True)
+    if job.fabric.is_global_zero:
+        latest.unlink(missing_ok=True)
     return path
+
+
+def save_prompts(model: Muva, path: Path, data: TrainingSet) -> None:
+    """Write the model's prompts, with their SHA-256 and that of the identities they are made for."""
+    contexts = model.prompts.contexts.detach().cpu()
+    marks = {"sha256": tensor_sha256(contexts), "identities_sha256": data.identities_sha256}
+    save_tensors(path, {"contexts": contexts}, marks)
 
 
 def load_prompts(model: Muva, path: Path, identities_sha256: str) -> str:
@@ -107,30 +118,35 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
         model.prompts.load_state_dict(state["prompts"])
         optimizer.load_state_dict(state["optimizer"])
         history = meta["history"]
-    curves, batches = Curves(folder, history, written=first), job.batches(config)
+    curves, batches = Curves(folder, history, written=first, trackers=job.trackers), job.batches(config)
+    digest, writes = data.sha256, SparingWrites(3 * model.prompts.contexts.nbytes)  # with two moments of Adam
     with Progress("stage 1 prompts", config.epochs - len(history), unit="epochs", shown=first) as progress:
         for epoch in range(len(history) + 1, config.epochs + 1):
-            started, losses = time.monotonic(), []
+            started, losses, watch = time.monotonic(), [], Watch(("loss",), fabric.device)
             set_learning_rate(optimizer, stage1_lr(config, epoch))
-            for number, batch in enumerate(batches.epoch(epoch), start=1):
+            plan = batches.epoch(epoch)
+            for number, batch in enumerate(plan, start=1):
                 labels = job.labels[share_of(batch, fabric)]
                 loss = module(fabric.to_device(labels))
-                losses.append(mean_over_processes(loss).item())
-                require_finite(
-                    {"loss": losses[-1]},
-                    folder=folder,
-                    epoch=epoch,
-                    step=number,
-                    batch={"labels": labels},
-                    rank=fabric.global_rank,
-                )
+                watch.add(mean_over_processes(loss)[None], labels)
+                for step_number, values, looked_at in watch.looked_at(last=number == len(plan)):
+                    losses.append(values["loss"])
+                    require_finite(
+                        values,
+                        folder=folder,
+                        epoch=epoch,
+                        step=step_number,
+                        batch={"labels": looked_at},
+                        rank=fabric.global_rank,
+                    )
                 fabric.backward(loss)
                 fabric_optimizer.step()
                 fabric_optimizer.zero_grad()
             row = {"epoch": epoch, "loss": sum(losses) / len(losses), "lr": stage1_lr(config, epoch)}
             curves.add({**row, "seconds": time.monotonic() - started})
-            state = {"prompts": model.prompts.state_dict(), "optimizer": optimizer.state_dict()}
-            if first:
-                save_checkpoint(latest, state, {"training_set_sha256": data.sha256, "history": curves.history})
+            if first and writes.is_due(epoch == config.epochs):
+                state = {"prompts": model.prompts.state_dict(), "optimizer": optimizer.state_dict()}
+                with writes:
+                    save_checkpoint(latest, state, {"training_set_sha256": digest, "history": curves.history})
             progress.advance(note=f"loss {row['loss']:.3f}")
     curves.close()

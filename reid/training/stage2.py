@@ -2,97 +2,30 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from reid.config import Stage2Config
 from reid.data.person_images import Batch, load_batches
 from reid.data.samplers import IdentityBatches
-from reid.data.transforms import normalised
-from reid.inference.devices import gathered, mean_over_processes, processes, share_of
+from reid.inference.devices import mean_over_processes, share_of
 from reid.inference.embed import bank_features, identity_means, retrieval_features
 from reid.inference.trained import LATEST
-from reid.model.muva import Muva, part_slices
-from reid.training.curves import Curves, require_finite
+from reid.model.muva import Muva
+from reid.training.curves import Curves, Watch, require_finite
 from reid.training.job import Job, describe_training
-from reid.training.losses import IdentityMemory, identity_loss, mask_bce_loss, mask_dice_loss, text_loss
 from reid.training.optimizer import image_optimizer, set_learning_rate, stage2_lr
 from reid.training.snapshots import VALIDATED, Snapshots
 from reid.training.stage1 import load_prompts
+from reid.training.steps import ImageStep
 from shared.progress import Progress
 
 log = logging.getLogger(__name__)
-
-
-class ImageStep(nn.Module):
-    """The losses of one batch; what Fabric wraps.
-
-    Args:
-        model: with a trainable image side.
-        text: [K, F] text prototypes, constant.
-        config: weights and settings of the losses.
-        leave_out_absent_parts: a part that is visible in no patch of an image adds nothing to the image's losses. Its
-            masks are left out of both means, and its slice of the feature is 0 for classifier, text and memory.
-    """
-
-    text: Tensor
-
-    def __init__(
-        self, model: Muva, text: Tensor, config: Stage2Config, *, leave_out_absent_parts: bool = False
-    ) -> None:
-        super().__init__()
-        self.model, self.config = model, config
-        self.leave_out_absent_parts = leave_out_absent_parts
-        self.memory = IdentityMemory(torch.zeros_like(text), config.memory_temperature, config.memory_momentum)
-        self.register_buffer("text", text)
-
-    def forward(self, images: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """images uint8 [B, 3, H, W], labels long [B], visible bool [B, R, L] -> the weighted sum of the losses, and
-        the values named by `measures`, without gradient. The attention runs on predicted masks only.
-
-        With several processes B is a share of the batch: losses over identities are those of the whole batch, mask
-        losses those of the share, and the mean over the processes is the whole batch's."""
-        config, weights, visible_slices = self.config, None, None
-        features, mask_logits = self.model.encode_images(normalised(images))
-        features, labels = gathered(features), gathered(labels)
-        necked = self.model.neck(features)
-        if self.leave_out_absent_parts:
-            present = visible.any(dim=-1)  # (B, R)
-            all_present = gathered(present)
-            weights = present * processes() / all_present.sum().clamp_min(1)
-            visible_slices = part_slices(all_present, features.shape[1])
-            features, necked = features * visible_slices, necked * visible_slices
-        logits = self.model.classify(necked)
-        losses = {
-            "identity": identity_loss(logits, labels, config.label_smoothing),
-            "memory": self.memory(F.normalize(necked, dim=1), labels, visible_slices),
-            "text": text_loss(features, self.text, labels, config.label_smoothing, config.text_temperature),
-        }
-        diagnostics = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
-        if mask_logits is not None:
-            encoder = self.model.image_encoder
-            losses["mask_bce"] = mask_bce_loss(mask_logits, visible, weights)
-            losses["mask_dice"] = mask_dice_loss(mask_logits, visible, encoder.mask_temperature, weights)
-            predicted = encoder.visible_patches(mask_logits[-1])
-            both = gathered(torch.stack([(predicted & visible).sum(), (predicted | visible).sum()])[None]).sum(dim=0)
-            diagnostics["mask_iou"] = both[0] / both[1].clamp_min(1)
-        factors = config.losses.model_dump()
-        total = torch.stack([factors[name] * loss for name, loss in losses.items()]).sum()
-        values = {"loss": total, **losses, **diagnostics}
-        return total, torch.stack([values[name].detach().float() for name in self.measures])
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """Names of the values that `forward` returns; without parts there are no masks to measure."""
-        masks = ("mask_bce", "mask_dice", "mask_iou") if self.model.num_parts else ()
-        return ("loss", "identity", "memory", "text", *masks, "accuracy")
 
 
 def train_images(model: Muva, job: Job, prompts: Path) -> Path:
@@ -108,7 +41,9 @@ def train_images(model: Muva, job: Job, prompts: Path) -> Path:
     prompts_sha256 = load_prompts(model, prompts, job.data.identities_sha256)
     log.info("stage 2 uses the prompts %s, sha256 %s", prompts, prompts_sha256[:16])
     marks = {"training_set_sha256": job.data.sha256, "prompts_sha256": prompts_sha256}
-    optimizer = image_optimizer(model, config)
+    scaled = isinstance(getattr(fabric.strategy.precision, "scaler", None), torch.amp.GradScaler)
+    fused = fabric.device.type == "cuda" and not (scaled and config.gradient_clip is not None)
+    optimizer = image_optimizer(model, config, fused=fused)
     describe_training(model, "stage 2")
     text = text_prototypes(model, job.config.data.embed_batch)
     step = ImageStep(model, text, config, leave_out_absent_parts=job.config.data.leave_out_absent_parts)
@@ -118,11 +53,12 @@ def train_images(model: Muva, job: Job, prompts: Path) -> Path:
     averaged = averaged_model(model, config.ema_decay) if config.ema_decay else None
     snapshots = Snapshots(folder, marks, model, optimizer, fabric, averaged)
     history = snapshots.restore()
-    curves, batches = Curves(folder, history, written=fabric.is_global_zero), job.batches(config)
+    curves = Curves(folder, history, written=fabric.is_global_zero, trackers=job.trackers)
+    batches = job.batches(config)
     for epoch in range(len(history) + 1, config.epochs + 1):
         row = _epoch(step, module, fabric_optimizer, averaged, batches, job, epoch)
         curves.add({**row, **_validate(cast(Muva, averaged.module) if averaged else model, job)})
-        if epoch == len(history) + 1:
+        if epoch == len(history) + 1 + job.config.compile and epoch < config.epochs:  # the first one compiles
             left = row["seconds"] * (config.epochs - epoch) / 60
             log.info("stage 2: %.1f s per epoch as measured, about %.1f min left", row["seconds"], left)
         snapshots.save(curves.history, job.config)
@@ -179,19 +115,21 @@ def _epoch(
     step.memory.rows.copy_(_memory_rows(model, job))
     model.train()
     job.augmented.epoch = epoch
-    plan, means = batches.epoch(epoch), torch.zeros(len(step.measures))
+    step.draws.manual_seed(job.config.seed * 1_000_003 + epoch)
+    plan, watch = batches.epoch(epoch), Watch(step.measures, fabric.device)
     images = sum(len(batch) for batch in plan)
-    loaded = load_batches(job.augmented, [share_of(batch, fabric) for batch in plan], job.config.data.workers)
+    shares = [share_of(batch, fabric) for batch in plan]
+    loaded = load_batches(job.augmented, shares, job.config.data.workers, fabric.device)
+    every_label = fabric.to_device(job.labels)
     with Progress(f"stage 2 epoch {epoch}/{config.epochs}", images, shown=fabric.is_global_zero) as progress:
         for number, batch in enumerate(loaded, start=1):
             group = min(config.accumulate, len(plan) - (number - 1) // config.accumulate * config.accumulate)
             steps = number % config.accumulate == 0 or number == len(plan)
             with fabric.no_backward_sync(module, enabled=not steps):
-                labels = job.labels[batch.indices]
-                total, measured = module(*fabric.to_device((batch.images, labels, batch.visible)))
-                values = mean_over_processes(measured).cpu()
-                named = dict(zip(step.measures, values.tolist(), strict=True))
-                _require_finite(named, job, epoch, number, plan[number - 1], batch)
+                total, measured = module(batch.images, every_label[batch.indices], batch.visible)
+                watch.add(mean_over_processes(measured), batch)
+                for step_number, values, looked_at in watch.looked_at(last=number == len(plan)):
+                    _require_finite(values, job, epoch, step_number, plan[step_number - 1], looked_at)
                 fabric.backward(total / group)
             if steps:
                 if config.gradient_clip is not None:
@@ -200,17 +138,16 @@ def _epoch(
                 optimizer.zero_grad()
                 if averaged:
                     averaged.update_parameters(model)
-            means += (values - means) / number
-            progress.advance(len(plan[number - 1]), note=_note(dict(zip(step.measures, means.tolist(), strict=True))))
+            progress.advance(len(plan[number - 1]), note=_note(watch.means))
     size = torch.stack([parameter.detach().norm() for parameter in model.parameters()]).norm().item()
     _require_finite({"norm of the weights": size}, job, epoch, len(plan), plan[-1], batch)  # before they are saved
     seconds = time.monotonic() - started
-    row = {"epoch": epoch, **dict(zip(step.measures, means.tolist(), strict=True))}
+    row = {"epoch": epoch, **watch.means}
     return {**row, "lr": stage2_lr(config, epoch), "seconds": seconds, "images_per_s": images / seconds}
 
 
 def _require_finite(
-    values: dict[str, float], job: Job, epoch: int, step: int, indices: Sequence[int], batch: Batch
+    values: Mapping[str, float], job: Job, epoch: int, step: int, indices: Sequence[int], batch: Batch
 ) -> None:
     """indices: of the whole batch, of which `batch` is this process's share."""
     require_finite(
@@ -218,7 +155,7 @@ def _require_finite(
         folder=job.folder / "stage2",
         epoch=epoch,
         step=step,
-        batch={"images": batch.images, "labels": job.labels[batch.indices], "visible": batch.visible},
+        batch={"images": batch.images, "labels": job.labels[batch.indices.cpu()], "visible": batch.visible},
         images=[f"{job.data.datasets[index]}/{job.data.paths[index]}" for index in indices],
         rank=job.fabric.global_rank,
     )
@@ -258,5 +195,5 @@ def _source_features(model: Muva, job: Job, *, after_neck: bool) -> Tensor:
     )
 
 
-def _note(values: dict[str, float]) -> str:
+def _note(values: Mapping[str, float]) -> str:
     return " ".join(f"{name} {value:.3f}" for name, value in values.items())

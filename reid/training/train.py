@@ -2,11 +2,15 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric import Fabric
+
 from reid.config import RunConfig, parse_config
 from reid.data.training_set import TrainingSet, build_training_set
+from reid.inference.devices import joined
 from reid.model.muva import build_model
 from reid.protocols.protocol import Protocol, evaluation_splits, shared_images
 from reid.protocols.splits import has_valid_query
@@ -14,6 +18,7 @@ from reid.training.job import make_job
 from reid.training.run_folder import check_run, open_run, write_image_ids
 from reid.training.stage1 import learn_prompts
 from reid.training.stage2 import train_images
+from reid.training.trackers import check_trackers, open_trackers
 from reid.training.validation import hold_out
 from shared.errors import ConfigError, DataError
 from shared.files import write_text
@@ -24,13 +29,16 @@ from shared.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
-def train(protocol: Protocol, config: RunConfig, workspace: Workspace, run_folder: Path) -> None:
+def train(
+    protocol: Protocol, config: RunConfig, workspace: Workspace, run_folder: Path, fabric: Fabric | None = None
+) -> None:
     """Train both stages in `run_folder`, or resume an interrupted run there.
 
     On the CPU an interrupted and resumed run gives the same bits as an uninterrupted one.
 
     Args:
         protocol: the one that `config.protocol` is the text of.
+        fabric: the devices, of all processes that train; None: those of the configuration.
     Raises:
         ConfigError: the device or label run is unavailable, the folder holds a run of another configuration, or images
             of a target would be trained on.
@@ -42,8 +50,11 @@ def train(protocol: Protocol, config: RunConfig, workspace: Workspace, run_folde
             f"the configuration is for protocol {config.protocol!r}, not {protocol.name!r}",
             fix="load_config(..., protocol=protocol.name)",
         )
+    check_trackers(config.log)
+    fabric = fabric or joined(config)
     data, held_out = build_training_set(protocol, config.data, config.model.parts, workspace), None
-    check_targets(protocol, data, workspace)
+    if fabric.is_global_zero:
+        check_targets(protocol, data, workspace)
     image_ids = data.image_ids
     if config.data.validation_share:
         data, held_out = hold_out(data, config.data.validation_share, config.seed)
@@ -56,17 +67,23 @@ def train(protocol: Protocol, config: RunConfig, workspace: Workspace, run_folde
         )
     datasets = [name for name, _ in data.identities]
     model = build_model(config.model, len(datasets), seed=config.seed, datasets=datasets)
-    job = make_job(config, data, workspace.data_root, run_folder, model.grid, held_out)
-    if job.fabric.is_global_zero:  # nothing is written before everything that training needs is there
+    job = make_job(config, data, workspace, run_folder, model.grid, held_out, fabric)
+    if fabric.is_global_zero:  # nothing is written before everything that training needs is there
         open_run(run_folder, config.model_dump(mode="json"), upgraded=_upgraded)
         write_image_ids(run_folder, image_ids)
         record = {**data.record(), "held_out_identities": len(held_out.data.identities) if held_out else 0}
         write_text(run_folder / "training_set.json", json.dumps(record, indent=2) + "\n")
-    model.to(job.fabric.device)
+        job = replace(job, trackers=open_trackers(run_folder, config))
+    fabric.barrier()
+    model.to(fabric.device)
     if config.compile:
-        model.image_encoder.compile()
+        model.image_encoder.compile(dynamic=False)  # a batch has one size in training and one in the feature bank
         model.text_encoder.compile()
-    train_images(model, job, learn_prompts(model, job))
+    try:
+        train_images(model, job, learn_prompts(model, job))
+    finally:
+        for tracker in job.trackers:
+            tracker.close()
 
 
 def check_targets(protocol: Protocol, data: TrainingSet, workspace: Workspace) -> None:

@@ -1,7 +1,8 @@
 """Held-out identities of the sources, for model selection; targets are never looked at."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,9 +21,10 @@ class HeldOut:
 
     def mean_ap(self, features: np.ndarray) -> float:
         """Features [N, F] of the images -> mean average precision in percent, the mean over the sources."""
-        scores, cameras = [], as_numbers(self.data.cameras)
-        for source in sorted(set(self.data.datasets)):
-            here = np.array(self.data.datasets) == source
+        scores, cameras = [], as_numbers(list(self.data.cameras))
+        datasets = np.array(list(self.data.datasets))
+        for source in sorted(set(datasets.tolist())):
+            here = datasets == source
             sides = [
                 column[here & side]
                 for side in (self.is_query, ~self.is_query)
@@ -44,9 +46,11 @@ def hold_out(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, H
     """
     generator = np.random.default_rng((seed, len(data)))
     is_query, chosen = np.zeros(len(data), dtype=bool), set()
+    of_label = np.split(np.argsort(data.labels, kind="stable"), np.cumsum(np.bincount(data.labels))[:-1])
+    cameras = list(data.cameras)
     for source in data.sources:
         own = [label for label, (name, _) in enumerate(data.identities) if name == source]
-        findable = {label: _findable(data, label) for label in own}
+        findable = {label: _findable(of_label[label], cameras) for label in own}
         candidates = [label for label in own if len(findable[label])]
         for place in generator.permutation(len(candidates))[: max(round(share * len(own)), 1)]:
             chosen.add(candidates[place])
@@ -57,28 +61,12 @@ def hold_out(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, H
             f"{len(chosen)} of {len(data.identities)} identities can be held out for validation",
             fix="set data.validation_share=0, or add sources with several cameras and more identities",
         )
-    return _subset(data, ~held), HeldOut(_subset(data, held), is_query[held])
+    return data.only(~held), HeldOut(data.only(held), is_query[held])
 
 
-def _findable(data: TrainingSet, label: int) -> np.ndarray:
-    """Indices of an identity's images that have a match after those of the same camera are removed."""
-    indices = np.flatnonzero(data.labels == label)
-    cameras = [data.cameras[index] for index in indices]
-    own_camera = Counter(cameras)
-    others = [len(cameras) - (1 if camera is None else own_camera[camera]) for camera in cameras]
+def _findable(indices: np.ndarray, cameras: Sequence[int | None]) -> np.ndarray:
+    """Those of an identity's images that have a match after those of the same camera are removed."""
+    own = [cameras[index] for index in indices.tolist()]
+    own_camera = Counter(own)
+    others = [len(own) - (1 if camera is None else own_camera[camera]) for camera in own]
     return indices[np.array(others) > 0]
-
-
-def _subset(data: TrainingSet, chosen: np.ndarray) -> TrainingSet:
-    indices = np.flatnonzero(chosen)
-    labels, renumbered = np.unique(data.labels[indices], return_inverse=True)
-    return replace(
-        data,
-        datasets=tuple(data.datasets[index] for index in indices),
-        paths=tuple(data.paths[index] for index in indices),
-        image_ids=tuple(data.image_ids[index] for index in indices),
-        labels=renumbered.astype(np.int64),
-        cameras=tuple(data.cameras[index] for index in indices),
-        boxes=data.boxes[indices],
-        identities=tuple(data.identities[label] for label in labels),
-    )

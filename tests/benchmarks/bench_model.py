@@ -32,8 +32,7 @@ from torch import Tensor, nn
 from reid.config import ModelConfig, Stage1Config, Stage2Config
 from reid.model.muva import Muva, build_model
 from reid.training.optimizer import image_optimizer, prompt_optimizer
-from reid.training.stage1 import PromptStep
-from reid.training.stage2 import ImageStep
+from reid.training.steps import ImageStep, PromptStep
 from shared.files import write_text
 from shared.workspace import Workspace
 

@@ -116,7 +116,7 @@ def start(workspace: Workspace, sources: None) -> Callable[[RunConfig, Path], tu
         protocol = parse_protocol(config.protocol, workspace.data_root)
         data = build_training_set(protocol, config.data, config.model.parts, workspace)
         model = build_model(config.model, len(data.identities), seed=config.seed)
-        return model, make_job(config, data, workspace.data_root, folder, model.grid)
+        return model, make_job(config, data, workspace, folder, model.grid)
 
     return make
 

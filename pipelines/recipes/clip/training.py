@@ -92,21 +92,22 @@ def train_clip(config: ClipTraining, model: ModelConfig, workspace: Workspace, f
     open_run(folder, {"training": config.model_dump(mode="json"), "architecture": model.architecture})
     clip = fresh_clip(model, config.seed)
     optimizer = torch.optim.AdamW(_parameter_groups(clip, config.weight_decay), lr=config.lr, betas=(0.9, 0.98))
-    latest, history = folder / "latest.pt", []
+    latest, history, state = folder / "latest.pt", [], None
     if latest.is_file():
         state, meta = load_checkpoint(latest)
         clip.load_state_dict(state["clip"])
-        optimizer.load_state_dict(state["optimizer"])
         history = meta["history"]
     if len(history) < config.rounds:
         groups = _groups(config, workspace, folder)
         clip.visual.patch_dropout = PatchDropout(config.patch_dropout)
         module, fabric_optimizer = fabric.setup(ContrastiveStep(clip), optimizer)
+        if state is not None:  # not before the parameters are where they stay: their moments go there, too
+            optimizer.load_state_dict(state["optimizer"])
         curves = Curves(folder, history)
         for number in range(len(history) + 1, config.rounds + 1):
             curves.add(_round(module, fabric_optimizer, fabric, groups, config, clip.context_length, number, folder))
-            state = {"clip": clip.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(latest, state, {"history": curves.history})
+            written = {"clip": clip.state_dict(), "optimizer": optimizer.state_dict()}
+            save_checkpoint(latest, written, {"history": curves.history})
         curves.close()
         clip.visual.patch_dropout = nn.Identity()
     return clip.cpu().eval()

@@ -1,5 +1,6 @@
 import io
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-import reid.data.person_images
 from reid.data.augment import Augmentation
+from reid.data.decoding import _is_bare_jpeg, load_pixels, load_scanned_pixels
 from reid.data.part_masks import PatchGrid
-from reid.data.person_images import Batch, PersonImages, in_order, load_batches, load_pixels
+from reid.data.person_images import Batch, PersonImages, in_order, load_batches
 from reid.data.transforms import TESTING
 from shared.errors import DgreidError
-from shared.images import MAX_PIXELS, UnreadableImageError, load_image
+from shared.images import MAX_PIXELS, UnreadableImageError, image_id_of, load_image
 
 GRID = PatchGrid(32, 16, 8, 8)
 
@@ -57,28 +58,38 @@ def test_flipped_images_carry_flipped_patches(files: list[Path]) -> None:
     assert torch.equal(mirrored.visible.view(5, 1, 4, 2), straight.visible.view(5, 1, 4, 2).flip(-1))
 
 
-def test_cache_and_worker_processes_change_nothing(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    cached = make(files)
-    first, second = epoch_of(cached, 1), epoch_of(cached, 2)
+def test_threads_change_nothing(files: list[Path]) -> None:
+    images = make(files)
+    first, second = epoch_of(images, 1), epoch_of(images, 2)
     assert not torch.equal(first.images, second.images)  # another epoch flips others
-    assert same(epoch_of(cached, 1), first)  # now from the cache
-    monkeypatch.setattr(reid.data.person_images, "CACHE_BYTES", 0)
-    plain = make(files)
-    assert cached.cached and not plain.cached
-    assert same(epoch_of(plain, 1), first)
-    assert same(epoch_of(plain, 2, workers=2), second)
+    assert same(epoch_of(images, 1), first)
+    assert same(epoch_of(images, 2, workers=3), second)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_file_that_broke_is_named_in_one_sentence(
-    files: list[Path], workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reid.data.person_images, "CACHE_BYTES", 0)
+def test_a_file_that_broke_is_named_in_one_sentence(files: list[Path], workers: int) -> None:
     files[3].write_bytes(b"no image")
     with pytest.raises(DgreidError) as caught:
         epoch_of(make(files), 1, workers)
     assert str(files[3]) in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def test_a_file_that_changed_since_it_was_scanned_is_refused(files: list[Path]) -> None:
+    ids = [image_id_of(path.read_bytes()) for path in files]
+    checked = PersonImages(files, GRID, TESTING, image_ids=ids)
+    assert same(epoch_of(checked, 1), epoch_of(PersonImages(files, GRID, TESTING), 1))
+    files[3].write_bytes(files[2].read_bytes())
+    with pytest.raises(DgreidError, match=r"not those that were scanned .*3\.png"):
+        epoch_of(checked, 1)
+
+
+def test_batches_that_nobody_takes_leave_no_thread(files: list[Path]) -> None:
+    loaded = load_batches(make(files), in_order(5, 1), 2)
+    next(loaded)
+    assert [thread for thread in threading.enumerate() if thread.name == "batches"]
+    loaded.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
 
 
 def test_loading_leaves_the_global_random_state_alone(files: list[Path]) -> None:
@@ -124,7 +135,27 @@ def turned() -> Image.Exif:
 def test_pixels_are_pillows(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(content)
-    assert np.array_equal(load_pixels(path).permute(1, 2, 0).numpy(), np.asarray(load_image(path)))
+    expected = np.asarray(load_image(path))
+    assert np.array_equal(load_pixels(path).permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(load_scanned_pixels(path, image_id_of(content)).permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "bare"),
+    [
+        (photograph("JPEG"), True),
+        (photograph("JPEG", progressive=True, comment=b"of a camera"), True),
+        (photograph("JPEG", exif=turned()), False),
+        (photograph("JPEG", "L"), False),
+        (photograph("JPEG", "CMYK"), False),
+        (photograph("PNG"), False),
+        (photograph("JPEG")[:40], False),
+        (b"\xff\xd8" + b"\xff\xfe\x00\x00" * 3, False),
+        (b"", False),
+    ],
+)
+def test_which_files_need_no_look_at_their_header(content: bytes, bare: bool) -> None:
+    assert _is_bare_jpeg(content) is bare
 
 
 JPEG = photograph("JPEG")

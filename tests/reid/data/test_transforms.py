@@ -6,17 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from reid.data.augment import mirrored_boxes
+from reid.data.decoding import resized_pixels
 from reid.data.part_masks import PatchGrid
-from reid.data.transforms import (
-    TESTING,
-    TRAINING,
-    Interpolation,
-    flipped,
-    is_flipped,
-    normalised,
-    resized,
-    visible_patches,
-)
+from reid.data.transforms import TESTING, TRAINING, Interpolation, normalised, resized_boxes, visible_patches
 
 GRID = PatchGrid(32, 16, 8, 8)
 BOXES = np.array([[2.0, 0.0, 9.0, 7.5], [1.0, 8.0, 12.0, 30.0], [math.nan] * 4])
@@ -38,27 +31,33 @@ def test_resize_is_pillows_to_a_rounding_step(
     mode: Interpolation, pillow: Image.Resampling, width: int, height: int
 ) -> None:
     """On noise, the hardest there is: on photographs 99 of 100 values are equal."""
-    sample = resized(pixels(picture(width, height)), np.empty((0, 4)), (256, 128), mode)
+    found = resized_pixels(pixels(picture(width, height)), (256, 128), mode)
     expected = np.asarray(picture(width, height).resize((128, 256), pillow)).transpose(2, 0, 1)
-    difference = np.abs(sample.image.numpy().astype(int) - expected)
+    difference = np.abs(found.numpy().astype(int) - expected)
     assert difference.mean() < 0.05 and np.mean(difference > 1) < 1e-3
     assert difference.max() <= (8 if mode == TRAINING else 1)
 
 
+def moved(boxes: np.ndarray, width: int, height: int, size: tuple[int, int] = (32, 16)) -> Tensor:
+    """Boxes [R, 4] of one image, resized with it."""
+    return resized_boxes(boxes[None], np.array([[height, width]]), size)[0]
+
+
 def test_boxes_move_with_the_image() -> None:
-    sample = resized(pixels(picture(12, 40)), BOXES, (32, 16), TESTING)
+    found = resized_boxes(np.stack([BOXES, BOXES]), np.array([[40, 12], [32, 16]]), (32, 16))
     expected = BOXES * np.array([16 / 12, 32 / 40, 16 / 12, 32 / 40])
-    assert np.allclose(sample.boxes.numpy(), expected, atol=1e-9, equal_nan=True)
-    assert sample.boxes.dtype == torch.float64
+    assert np.allclose(found[0].numpy(), expected, atol=1e-9, equal_nan=True)
+    assert np.array_equal(found[1].numpy(), BOXES, equal_nan=True) and found.dtype == torch.float64
 
 
 def test_a_painted_box_is_where_its_box_says_after_resize_and_flip() -> None:
     white = torch.zeros(3, 40, 24, dtype=torch.uint8)
     white[:, 10:30, 2:8] = 255
-    sample = flipped(resized(white, np.array([[2.0, 10, 8, 30]]), (80, 48), TESTING))
-    bright = np.argwhere(sample.image[0].numpy() > 127)
+    image = resized_pixels(white, (80, 48), TESTING).flip(-1)
+    box = mirrored_boxes(moved(np.array([[2.0, 10, 8, 30]]), 24, 40, (80, 48)), 48)
+    bright = np.argwhere(image[0].numpy() > 127)
     (top, left), (bottom, right) = bright.min(axis=0), bright.max(axis=0) + 1
-    assert sample.boxes[0].tolist() == [left, top, right, bottom] == [32, 20, 44, 60]
+    assert box[0].tolist() == [left, top, right, bottom] == [32, 20, 44, 60]
 
 
 def test_flipping_boxes_equals_flipping_the_mask() -> None:
@@ -66,32 +65,23 @@ def test_flipping_boxes_equals_flipping_the_mask() -> None:
     for _ in range(200):
         width, height = rng.integers(5, 60, 2)
         corners = rng.uniform(-5, 65, (3, 2, 2))
-        boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-        sample = resized(pixels(picture(int(width), int(height))), boxes, (32, 16), TESTING)
-        straight = visible_patches(sample.boxes, GRID, 0.5).view(3, GRID.rows, GRID.columns)
-        mirrored = visible_patches(flipped(sample).boxes, GRID, 0.5).view(3, GRID.rows, GRID.columns)
+        boxes = moved(np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1), int(width), int(height))
+        straight = visible_patches(boxes, GRID, 0.5).view(3, GRID.rows, GRID.columns)
+        mirrored = visible_patches(mirrored_boxes(boxes, 16), GRID, 0.5).view(3, GRID.rows, GRID.columns)
         assert torch.equal(mirrored, straight.flip(-1))
 
 
 def test_flip_exactly_at_the_threshold_and_without_a_box() -> None:
-    sample = resized(pixels(picture(16, 32)), np.array([[4.0, 0, 12, 32], [math.nan] * 4]), (32, 16), TESTING)
-    visible = visible_patches(flipped(sample).boxes, GRID, 0.5)  # the box covers exactly half of both columns
+    boxes = moved(np.array([[4.0, 0, 12, 32], [math.nan] * 4]), 16, 32)
+    visible = visible_patches(mirrored_boxes(boxes, 16), GRID, 0.5)  # the box covers exactly half of both columns
     assert visible[0].all() and not visible[1].any()
-
-
-def test_the_flip_depends_on_seed_epoch_and_index_alone_and_has_its_chance() -> None:
-    draws = np.array(
-        [[is_flipped(0.3, seed=1, epoch=epoch, index=index) for index in range(500)] for epoch in (1, 2, 3, 4)]
-    )
-    assert abs(draws.mean() - 0.3) < 0.04
-    assert (draws[0] != draws[1]).any()
-    assert is_flipped(0.3, seed=1, epoch=2, index=7) == draws[1, 7]
-    assert any(is_flipped(0.3, seed=2, epoch=1, index=index) != draws[0, index] for index in range(50))
-    assert not any(is_flipped(0.0, seed=0, epoch=1, index=index) for index in range(50))
-    assert all(is_flipped(1.0, seed=0, epoch=1, index=index) for index in range(50))
 
 
 def test_normalised_is_the_definition() -> None:
     images: Tensor = torch.arange(256, dtype=torch.uint8).expand(2, 3, 4, 256)
     expected = (images.double() / 255 - 0.5) / 0.5
     assert torch.allclose(normalised(images).double(), expected, atol=1e-6)
+    values = images.numpy().astype(np.float32)  # in this order, whatever the size of a batch
+    values *= np.float32(1 / 127.5)
+    values -= np.float32(1)
+    assert np.array_equal(normalised(images).numpy(), values)

@@ -14,9 +14,9 @@ import reid.evaluation.evaluate
 import reid.model.checkpoint
 from pipelines.__main__ import run as command
 from reid.config import RunConfig
+from reid.data.decoding import load_pixels, resized_pixels
 from reid.data.part_masks import PatchGrid
-from reid.data.person_images import load_pixels
-from reid.data.transforms import TESTING, normalised, resized
+from reid.data.transforms import TESTING, normalised
 from reid.evaluation.evaluate import evaluate_run
 from reid.evaluation.results import RANKED, STATES, read_queries, read_results
 from reid.metrics.rerank import k_reciprocal
@@ -84,9 +84,9 @@ def test_scores_are_those_of_the_checkpoint_and_of_the_model_before_training(
         features = {}
         for row in rows:  # one image at a time
             pixels = load_pixels(workspace.data_root / "gamma" / row.path)
-            sample = resized(pixels, np.empty((0, 4)), config.model.image_size, TESTING)
+            image = resized_pixels(pixels, config.model.image_size, TESTING)
             with torch.no_grad():
-                features[row.path] = one.retrieval_features(normalised(sample.image[None]))[0].numpy()
+                features[row.path] = one.retrieval_features(normalised(image[None]))[0].numpy()
         stored = read(trained / "embeddings" / f"gamma.{state}.npz")
         assert stored["features"].dtype == np.float32
         assert stored["image_ids"].tolist() == [row.image_id for row in sorted(rows, key=lambda row: row.path)]
@@ -110,11 +110,10 @@ def test_predicted_masks_are_the_last_layers_gate(trained: Path, workspace: Work
     model.load_state_dict(load_checkpoint(trained / "stage2" / "latest.pt")[0]["model"])
     grid: PatchGrid = model.grid
     assert stored["masks"].shape == (16, 3, grid.rows, grid.columns) and stored["masks"].dtype == bool
-    sample = resized(
-        load_pixels(workspace.data_root / "gamma" / str(stored["paths"][3])), np.empty((0, 4)), (48, 24), TESTING
-    )
+    pixels = load_pixels(workspace.data_root / "gamma" / str(stored["paths"][3]))
+    image = resized_pixels(pixels, (48, 24), TESTING)
     with torch.no_grad():
-        logits = model.encode_images(normalised(sample.image[None])).mask_logits
+        logits = model.encode_images(normalised(image[None])).mask_logits
     assert logits is not None
     assert np.array_equal(stored["masks"][3].reshape(3, -1), (logits[-1, 0].sigmoid() > 0.5).numpy())
 

@@ -380,3 +380,27 @@ def test_spread_is_mean_and_sample_deviation(values: list[float]) -> None:
     else:
         assert found.std == pytest.approx(statistics.stdev(values))
         assert found.standard_error == pytest.approx(statistics.stdev(values) / len(values) ** 0.5)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_ranking_on_a_device_is_that_of_numpy(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ranges = (3, 60), (5, 600), (2, 30), (1, 40)
+    queries, gallery, people, dimensions = (int(rng.integers(low, high)) for low, high in ranges)
+    centres = rng.standard_normal((people, dimensions))
+    sides = []
+    for count in (queries, gallery):
+        identities = rng.integers(0, people, count)
+        features = (centres[identities] + rng.standard_normal((count, dimensions))).astype(np.float32)
+        sides += [np.round(features) if seed % 3 == 0 else features, identities, rng.integers(0, 3, count)]
+    if gallery > 40:
+        sides[3][5:15] = sides[3][20:30]  # copies: the lower index comes first
+    sides[4][-1], sides[5][-1], sides[1][0], sides[2][0] = 0, 1, 0, 2  # at least one query is valid
+    junk = rng.random(gallery) < 0.1
+    junk[-1] = False
+    options = {"ranked": seed % 7, "gallery_junk": junk, "chunk": 16}
+    expected, found = evaluate(*sides, **options), evaluate(*sides, **options, device="cpu")
+    for name in ("cmc", "per_query_ap", "per_query_inp", "per_query_rank"):
+        assert np.array_equal(getattr(expected, name), getattr(found, name), equal_nan=True), name
+    for one, other in zip(expected.ranked, found.ranked, strict=True):
+        assert np.array_equal(one, other)

@@ -130,3 +130,14 @@ def test_nothing_to_average_gives_zero_with_a_gradient_path():
     ):
         value.backward()
         assert value.item() == 0.0
+
+
+def test_the_text_loss_keeps_float32_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, text = (torch.randn(count, 64, generator=generator) * 4 for count in (6, 5))
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    expected = losses.text_loss(features, text, labels, 0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(losses.text_loss(features, text, labels, 0.1), expected)
+        rough = losses.smoothed_cross_entropy((features @ text.T).float(), labels, 0.1)
+    assert not torch.allclose(rough, expected, rtol=1e-4)  # what half precision would have made of it

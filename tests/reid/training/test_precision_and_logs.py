@@ -21,7 +21,8 @@ from reid.model.muva import Muva
 from reid.training.job import Job
 from reid.training.optimizer import image_optimizer
 from reid.training.stage1 import learn_prompts
-from reid.training.stage2 import ImageStep, text_prototypes, train_images
+from reid.training.stage2 import text_prototypes, train_images
+from reid.training.steps import ImageStep
 
 Start = Callable[[RunConfig, Path], tuple[Muva, Job]]
 Config = Callable[..., RunConfig]
@@ -32,7 +33,7 @@ TrainUntil = Callable[[RunConfig, Path, int], None]
 def fabric_in_half_precision(scale: float) -> Callable[..., Fabric]:
     """`16-mixed` is refused without a GPU because it is slow there; the same plugin and scaler work on the CPU."""
 
-    def make(*_: Any) -> Fabric:
+    def make(*_: Any, **__: Any) -> Fabric:
         scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=3)
         return Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
 

@@ -15,8 +15,9 @@ from reid.inference.embed import bank_features, identity_means
 from reid.model.checkpoint import load_checkpoint, load_tensors
 from reid.model.muva import Muva
 from reid.training.job import Job
-from reid.training.stage1 import PromptStep, learn_prompts, load_prompts
+from reid.training.stage1 import SMALL_BYTES, SparingWrites, learn_prompts, load_prompts
 from reid.training.stage2 import train_images
+from reid.training.steps import PromptStep
 from shared.errors import DgreidError
 
 Start = Callable[[RunConfig, Path], tuple[Muva, Job]]
@@ -114,3 +115,20 @@ def test_prompts_of_other_identities_are_refused(start: Start, run_config: Confi
         train_images(fewer, other, path)
     assert str(path) in str(caught.value)
     assert not (tmp_path / "other" / "stage2").exists()
+
+
+def test_a_large_state_is_written_so_rarely_that_it_costs_a_twentieth_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("reid.training.stage1.time.monotonic", lambda: now[0])
+    small, large = SparingWrites(1000), SparingWrites(10 * SMALL_BYTES)
+    written = []
+    for epoch in range(1, 101):
+        now[0] += 1.0  # an epoch's second
+        assert small.is_due(False)
+        if large.is_due(epoch == 100):
+            with large:
+                now[0] += 0.5
+            written.append(epoch)
+    assert written[0] == 1 and written[-1] == 100 and 9 <= len(written) <= 12

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import reid.training.stage2
+import reid.training.steps
 from reid.config import RunConfig
 from reid.data.person_images import load_batches
 from reid.data.transforms import normalised
@@ -16,7 +17,8 @@ from reid.model.muva import Muva
 from reid.training.job import Job
 from reid.training.losses import identity_loss, mask_bce_loss, mask_dice_loss, smoothed_cross_entropy, text_loss
 from reid.training.stage1 import learn_prompts
-from reid.training.stage2 import ImageStep, text_prototypes, train_images
+from reid.training.stage2 import text_prototypes, train_images
+from reid.training.steps import ImageStep
 from shared.errors import DgreidError
 
 Start = Callable[[RunConfig, Path], tuple[Muva, Job]]
@@ -36,8 +38,7 @@ def test_a_step_is_the_five_losses_of_the_method(start: Start, run_config: Confi
     step = ImageStep(model, text_prototypes(model, 3), job.config.stage2)
     rows = F.normalize(torch.randn(8, model.feature_dim, generator=torch.Generator().manual_seed(0)), dim=1)
     step.memory.rows.copy_(rows)
-    batch = job.bank.__getitems__([0, 1, 4, 5, 30, 31])
-    assert not isinstance(batch, str)
+    batch = job.bank.batch([0, 1, 4, 5, 30, 31])
     labels = job.labels[batch.indices]
     total, measured = step(batch.images, labels, batch.visible)
 
@@ -135,7 +136,7 @@ def test_without_parts_there_are_no_masks_to_learn(start: Start, run_config: Con
 def test_a_non_finite_loss_stops_and_names_the_batch(
     start: Start, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reid.training.stage2, "text_loss", lambda features, *_: features.sum() * torch.nan)
+    monkeypatch.setattr(reid.training.steps, "text_loss", lambda features, *_: features.sum() * torch.nan)
     with pytest.raises(DgreidError, match="non-finite loss, text in epoch 1, step 1"):
         run(start, run_config(), tmp_path)
     folder = tmp_path / "stage2"
@@ -147,8 +148,7 @@ def test_a_non_finite_loss_stops_and_names_the_batch(
     model, job = start(run_config(), tmp_path)  # the same flips, since they follow from seed, epoch and image
     job.augmented.epoch = 1
     plan = job.batches(job.config.stage2).epoch(1)[0]
-    expected = job.augmented.__getitems__(plan)
-    assert not isinstance(expected, str)
+    expected = job.augmented.batch(plan)
     saved = torch.load(folder / "not_finite.pt", weights_only=True)
     assert saved.keys() == {"images", "labels", "visible"}
     assert torch.equal(saved["images"], expected.images) and torch.equal(saved["visible"], expected.visible)

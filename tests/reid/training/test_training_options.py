@@ -21,7 +21,8 @@ from reid.model.muva import Muva
 from reid.training.job import Job
 from reid.training.losses import IdentityMemory, identity_loss, mask_bce_loss, mask_dice_loss, text_loss
 from reid.training.stage1 import learn_prompts
-from reid.training.stage2 import ImageStep, fill_neck, text_prototypes, train_images
+from reid.training.stage2 import fill_neck, text_prototypes, train_images
+from reid.training.steps import ImageStep
 from shared.errors import ConfigError
 from shared.schemas import LabelStatus
 from shared.workspace import Workspace
@@ -74,8 +75,7 @@ def test_absent_parts_are_left_out_of_every_loss_of_a_step(
     step = ImageStep(model, text_prototypes(model, 3), job.config.stage2, leave_out_absent_parts=True)
     rows = F.normalize(torch.randn(8, model.feature_dim, generator=torch.Generator().manual_seed(0)), dim=1)
     step.memory.rows.copy_(rows)
-    batch = job.bank.__getitems__([0, 1, 4, 5, 20, 21])
-    assert not isinstance(batch, str)
+    batch = job.bank.batch([0, 1, 4, 5, 20, 21])
     present = batch.visible.any(-1)
     assert not present.all() and present[:, 1:].all()
     labels = job.labels[batch.indices]
@@ -166,8 +166,7 @@ def test_accumulated_gradients_are_the_mean_of_their_batches(
     each = []
     plan = job.batches(config.stage2).epoch(1)
     for indices in plan:
-        batch = job.augmented.__getitems__(indices)
-        assert not isinstance(batch, str)
+        batch = job.augmented.batch(indices)
         total, _ = step(batch.images, job.labels[batch.indices], batch.visible)
         model.zero_grad()
         total.backward()
@@ -238,7 +237,7 @@ def test_compiled_encoders_train_alike(
     train_run(run_config("stage2.epochs=1"), tmp_path / "plain")
     compiled: list[str] = []
 
-    def traced(module: nn.Module) -> None:  # what is traced is what would be compiled; compiling takes a minute
+    def traced(module: nn.Module, **_: object) -> None:  # what is traced would be compiled
         compiled.append(type(module).__name__)
         compile_module(module, backend="eager")
 
@@ -247,3 +246,52 @@ def test_compiled_encoders_train_alike(
     train_run(run_config("stage2.epochs=1", "compile=true"), tmp_path / "compiled")
     assert compiled == ["MaskedEncoder", "TextEncoder"]
     assert losses_of(tmp_path / "compiled") == pytest.approx(losses_of(tmp_path / "plain"), rel=1e-3)
+
+
+def test_sampled_identities_hold_those_of_the_batch_and_their_losses_are_the_definitions(
+    start: Start, run_config: Config, tmp_path: Path
+) -> None:
+    model, job = start(run_config("stage2.sampled_identities=7"), tmp_path)
+    step = ImageStep(model, text_prototypes(model, 3), job.config.stage2)
+    rows = F.normalize(torch.randn(8, model.feature_dim, generator=torch.Generator().manual_seed(0)), dim=1)
+    step.memory.rows.copy_(rows)
+    batch = job.bank.batch([0, 1, 4, 5])
+    labels = job.labels[batch.indices]
+    step.draws.manual_seed(5)
+    total, measured = step(batch.images, labels, batch.visible)
+    found = dict(zip(step.measures, measured.tolist(), strict=True))
+    step.draws.manual_seed(5)
+    drawn = step._drawn(labels)
+    assert drawn is not None
+    chosen, places = drawn
+    assert len(chosen) == 7 == len(chosen.unique()) and torch.equal(chosen[places], labels)
+    features, _ = model.encode_images(normalised(batch.images))
+    necked = model.neck(features)
+    logits = (necked @ model.classifier.weight.T)[:, chosen]
+    similarity = (F.normalize(necked, dim=1) @ rows.T)[:, chosen] / 0.01
+    expected = {
+        "identity": F.cross_entropy(logits, places, label_smoothing=0.1),
+        "memory": F.cross_entropy(similarity, places),
+        "text": F.cross_entropy((features @ step.text.T)[:, chosen], places, label_smoothing=0.1),
+    }
+    for name, loss in expected.items():
+        assert found[name] == pytest.approx(loss.item(), rel=1e-4), name
+    total.backward()
+    moved = (step.memory.rows != rows).any(dim=1)
+    assert moved.nonzero()[:, 0].tolist() == labels.unique().tolist()
+    gradient = model.classifier.weight.grad
+    assert gradient is not None and set((gradient != 0).any(dim=1).nonzero()[:, 0].tolist()) == set(chosen.tolist())
+    everybody = ImageStep(model, step.text, job.config.stage2.model_copy(update={"sampled_identities": 8}))
+    assert everybody._drawn(labels) is None
+
+
+@pytest.mark.usefixtures("sources")
+def test_a_run_with_sampled_identities_resumes_bit_for_bit(
+    train_run: TrainRun, run_config: Config, tmp_path: Path, train_until: Callable[..., None]
+) -> None:
+    config = run_config("stage2.sampled_identities=7", "stage2.epochs=3")
+    train_run(config, tmp_path / "whole")
+    train_until(config, tmp_path / "cut", 3)
+    train_run(config, tmp_path / "cut")
+    whole, cut = (load_checkpoint(tmp_path / name / "stage2" / "latest.pt")[0] for name in ("whole", "cut"))
+    assert all(torch.equal(cut["model"][name], tensor) for name, tensor in whole["model"].items())

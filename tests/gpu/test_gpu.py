@@ -1,0 +1,50 @@
+"""The checks of gpu_check.py: on a GPU where there is one, and the whole script at a tiny size on the CPU."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+_SCRIPT = importlib.util.spec_from_file_location("gpu_check", Path(__file__).with_name("gpu_check.py"))
+assert _SCRIPT and _SCRIPT.loader
+gpu_check: Any = importlib.util.module_from_spec(_SCRIPT)
+_SCRIPT.loader.exec_module(gpu_check)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", gpu_check.CHECKS)
+def test_on_the_gpu(name: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("this machine has no GPU")
+    gpu_check.CHECKS[name](gpu_check.Setting("cuda", 10))
+
+
+def test_the_script_runs_at_a_tiny_size_without_a_gpu(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, gpu_check.__file__, "--device", "cpu", "--out", str(out)]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = json.loads(out.read_text())
+    assert found["gpu"] is False and "nothing is measured" in ended.stdout
+    assert found["equal"].keys() == gpu_check.CHECKS.keys()
+    assert {"speed", "ratios", "loader", "retrieval", "masks"} <= found.keys()
+    assert not [figures for figures in found["equal"].values() if "failed" in figures or "not_run" in figures]
+    assert found["loader"]["waiting"]["share_of_time"] >= 0
+    assert found["retrieval"]["ranking market"]["mean_ap"] > 0
+
+
+def test_a_check_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(setting: Any) -> dict[str, float]:
+        gpu_check.require(1 > 2, "the numbers differ")
+        return {}
+
+    monkeypatch.setattr(gpu_check, "CHECKS", {"broken": broken, "batches equal": gpu_check.check_batches})
+    out = tmp_path / "gpu.json"
+    assert gpu_check.main(["--device", "cpu", "--only", "equal", "--out", str(out)]) == 1
+    found = json.loads(out.read_text())["equal"]
+    assert "the numbers differ" in found["broken"]["failed"] and "failed" not in found["batches equal"]
