@@ -58,6 +58,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "pipelines.compare:compare",
         "Mean and standard deviation of the scores over runs that differ in the seed alone, in percent.",
     ),
+    "embed": (
+        "pipelines.embed:embed",
+        "Features of all images of a folder, data set or video. Resumable: images that are there already are not read.",
+    ),
     "serve": (
         "labeler.__main__:serve",
         "Run the service with the LABELER_* settings until SIGINT or SIGTERM; requests in flight are finished.",

@@ -93,6 +93,7 @@ FLOORS = {
         {"inference"},
         {"training"},
         {"evaluation"},
+        {"retrieval"},
         {"report"},
         {"__init__"},
     ),

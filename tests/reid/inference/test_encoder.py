@@ -85,11 +85,6 @@ def test_a_model_without_parts_sees_none(model_config: Callable[..., object]) ->
     assert found.visibility.shape == (2, 0)
 
 
-@pytest.fixture
-def small_encoder(model_config: Callable[..., object]) -> PersonEncoder:
-    return PersonEncoder(build_model(model_config(), 3, seed=0), ("head", "upper_body", "legs"))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     "content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"\xff\xd8\xff\xe0" + b"\0" * 40]
 )
