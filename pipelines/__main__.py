@@ -62,6 +62,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "pipelines.embed:embed",
         "Features of all images of a folder, data set or video. Resumable: images that are there already are not read.",
     ),
+    "index": (
+        "pipelines.search:index",
+        "Add, replace and remove images of a gallery, and build the index for galleries beyond a million images.",
+    ),
+    "search": (
+        "pipelines.search:search",
+        "Find the person of a crop in a gallery: the nearest images, with probabilities where the run is calibrated.",
+    ),
+    "calibrate": (
+        "pipelines.calibrate:calibrate",
+        "Fit and store the probability that two images show one person, and thresholds for false accept rates.",
+    ),
     "serve": (
         "labeler.__main__:serve",
         "Run the service with the LABELER_* settings until SIGINT or SIGTERM; requests in flight are finished.",

@@ -58,7 +58,7 @@ class PersonEncoder:
         """model: as `load` builds it. parts: names of its parts."""
         self.device = torch.device(device)
         self.parts = tuple(parts)
-        self._model = model.to(self.device).float().eval().requires_grad_(False)
+        self.model = model.to(self.device).float().eval().requires_grad_(False)
 
     @classmethod
     def load(cls, run: str | Path, *, device: str = "auto") -> "PersonEncoder":
@@ -81,17 +81,17 @@ class PersonEncoder:
     @property
     def feature_dim(self) -> int:
         """F, the length of a feature."""
-        return int(self._model.feature_dim)
+        return int(self.model.feature_dim)
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels that images are resized to."""
-        return self._model.grid.image_height, self._model.grid.image_width
+        return self.model.grid.image_height, self.model.grid.image_width
 
     @cached_property
     def model_hash(self) -> str:
         """Names the function from images to features: features of different hashes must not be compared."""
-        return model_hash(self._model)
+        return model_hash(self.model)
 
     def __call__(self, images: Images, *, batch_size: int = 64) -> NDArray[np.float32]:
         """Features float32 [N, F], L2-normalised; N is 1 for a single image. Arguments and errors as for `embed`."""
@@ -162,7 +162,7 @@ class PersonEncoder:
 
     def part_masks(self, images: Images, *, batch_size: int = 64) -> NDArray[np.bool_]:
         """Which patches show which part: bool [N, R, rows, columns]. Arguments and errors as for `embed`."""
-        grid, given = self._model.grid, _listed(images)
+        grid, given = self.model.grid, _listed(images)
         found = [np.zeros((0, len(self.parts), grid.count), bool)]
         for start in range(0, len(given), batch_size):
             batch = torch.stack([self.preprocessed(one) for one in given[start : start + batch_size]])
@@ -173,10 +173,10 @@ class PersonEncoder:
     @torch.inference_mode()
     def _forward(self, images: Tensor) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """uint8 [B, 3, height, width] -> features [B, F], visible patches bool [B, R, L]."""
-        features, mask_logits = self._model.embed(normalised(images.to(self.device)))
+        features, mask_logits = self.model.embed(normalised(images.to(self.device)))
         if mask_logits is None:
-            return features.cpu().numpy(), np.zeros((len(images), 0, self._model.grid.count), bool)
-        visible = self._model.image_encoder.visible_patches(mask_logits[-1])  # (B, R, L)
+            return features.cpu().numpy(), np.zeros((len(images), 0, self.model.grid.count), bool)
+        visible = self.model.image_encoder.visible_patches(mask_logits[-1])  # (B, R, L)
         return features.cpu().numpy(), visible.cpu().numpy()
 
 

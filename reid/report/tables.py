@@ -127,6 +127,23 @@ def interval_note(summary: dict[str, Any]) -> str:
     )
 
 
+OPEN_SET_NOTE = (
+    "Half of the people are taken out of the gallery, so that their queries show unknown people. Identified: queries "
+    "of known people whose nearest image is the right person and near enough; false alarms: queries of unknown people "
+    "that are near enough, too. AUROC: how well the distance to the nearest image tells known from unknown people."
+)
+
+
+def open_set_table(details: dict[str, Any]) -> Table:
+    """Open-set identification; without rows where an evaluation has none."""
+    found = details.get("open_set") or {}
+    rows = [
+        (f"identified at {rate} % false alarms", "too few unknown queries" if share is None else f"{share:.1f}")
+        for rate, share in found.get("rates", {}).items()
+    ]
+    return ("open set", "%"), rows + ([("AUROC", f"{found['auroc']:.1f}")] if found else [])
+
+
 def camera_table(details: dict[str, Any]) -> Table:
     """The camera pairs of one model on one target, lowest mAP first."""
     pairs = sorted(details.get("camera_pairs") or [], key=lambda pair: pair["mean_ap"])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.inference.embeddings import EmbeddingStore
-from reid.retrieval.similarity import Comparison, Side, exact_similarities, similarities
+from reid.inference.similarity import Comparison, Side, exact_similarities, similarities
 from shared.errors import UsageError
 from shared.progress import Progress
 

@@ -1,5 +1,7 @@
 """embed, index, search and what follows from them, as a user meets them."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from pipelines.__main__ import run
 from reid import PersonEncoder
 from reid.inference.embeddings import EmbeddingStore
 from shared.workspace import Workspace
+from tests.pipelines.conftest import write_people
 from tests.pipelines.test_commands import refused
 
 
@@ -54,3 +57,65 @@ def test_embed_refuses_what_is_not_there(
         "this is a file",
         capfd=capfd,
     )
+
+
+def test_search_finds_the_query_itself_first_and_tells_it_in_every_form(
+    workspace: Workspace, pocket_run: Path, embedded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    query = workspace.data_root / "CAVIAR4REID" / "query" / "0052_c1s1_000001_00.jpg"
+    command = ["search", "--run", str(pocket_run), "--gallery", str(embedded), "--query", str(query), "--exact"]
+    page = tmp_path / "page.html"
+    capfd.readouterr()
+    assert run([*command, "--top", "3", "--format", "json", "--html", str(page)]) == 0
+    (found,) = json.loads(capfd.readouterr().out)["queries"]
+    assert found["found"][0]["path"] == "query/0052_c1s1_000001_00.jpg"
+    assert found["found"][0]["similarity"] == pytest.approx(1, abs=1e-3)
+    assert len(found["found"]) == 3 and "probability" not in found["found"][0]
+    html = page.read_text()
+    assert html.count("<image") == 4 and "<script" not in html
+    assert run([*command, "--camera", "2", "--where", "identity <> '52'", "--format", "json"]) == 0
+    (found,) = json.loads(capfd.readouterr().out)["queries"]
+    assert {(one["camera"], one["identity"]) for one in found["found"]} == {("2", "50"), ("2", "51"), ("2", "53")}
+    assert run([*command, "--part", "whole"]) == 0
+    assert "whole alone" in capfd.readouterr().out
+    refused([*command, "--part", "hat"], 2, "no part 'hat'", "upper_body", capfd=capfd)
+    refused([*command, "--where", "nonsense("], 2, "cannot use the condition", capfd=capfd)
+    refused([*command[:-1], "--approximate"], 2, "no approximate index", capfd=capfd)
+
+
+def test_index_adds_replaces_and_removes(
+    workspace: Workspace, pocket_run: Path, embedded: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = workspace.data_root / "CAVIAR4REID" / "query"
+    first = sorted(folder.iterdir())[0]
+    assert run(["index", str(embedded), "--remove", "camera = '2'"]) == 0
+    assert "8 images removed" in capfd.readouterr().out
+    assert run(["index", str(embedded), "--run", str(pocket_run), "--images", "caviar"]) == 0
+    assert len(EmbeddingStore(embedded)) == 16
+    first.unlink()
+    assert run(["index", str(embedded), "--prune"]) == 0
+    assert "1 images removed" in capfd.readouterr().out and len(EmbeddingStore(embedded)) == 15
+    refused(["index", str(embedded), "--approximate"], 2, "too few for an approximate index", capfd=capfd)
+
+
+def test_calibrate_needs_people_that_were_not_trained_on(
+    workspace: Workspace, pocket_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_people(tmp_path / "data" / "VIPeR2", identities=30, first=100, seed=3)
+    (tmp_path / "data" / "VIPeR2" / "dataset.yaml").write_text("layout: market1501\nname: own\n")
+    folder = workspace.training_runs / "mine"
+    shutil.copytree(pocket_run, folder)
+    command = ["calibrate", "--run", "mine"]
+    refused(command, 2, "does not say which images", capfd=capfd)
+    assert run([*command, "--data", "own", "--test", "caviar"]) == 0
+    out = capfd.readouterr().out
+    assert "fitted on 30 people" in out and "too few pairs to know" in out and "caviar" in out
+    gallery = str(tmp_path / "gallery")
+    assert run(["embed", "--run", "mine", "--images", "own", "--out", gallery]) == 0
+    query = next((tmp_path / "data" / "VIPeR2" / "query").iterdir())
+    search = ["search", "--run", "mine", "--gallery", gallery, "--query", str(query), "--false-accepts", "1e-2"]
+    capfd.readouterr()
+    assert run([*search, "--format", "json"]) == 0
+    (found,) = json.loads(capfd.readouterr().out)["queries"]
+    assert found["unknown"] is False and found["found"][0]["probability"] > 0.9
+    refused([*search[:-1], "1e-4"], 2, "1e-4 is not known", capfd=capfd)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 import reid.retrieval.search
 from reid.inference.embeddings import EmbeddingStore, Kind, writing
+from reid.inference.similarity import FULLY_VISIBLE, Comparison, Side, similarities
 from reid.retrieval.search import exact_search
-from reid.retrieval.similarity import FULLY_VISIBLE, Comparison, Side, similarities
 from shared.errors import UsageError
 from shared.schemas import PARTS
 
