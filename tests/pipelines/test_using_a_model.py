@@ -1,13 +1,16 @@
 """embed, index, search and what follows from them, as a user meets them."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines.__main__ import run
+from pipelines.synthetic.clip import render_clip
 from reid import PersonEncoder
 from reid.inference.embeddings import EmbeddingStore
 from shared.workspace import Workspace
@@ -119,3 +122,62 @@ def test_calibrate_needs_people_that_were_not_trained_on(
     (found,) = json.loads(capfd.readouterr().out)["queries"]
     assert found["unknown"] is False and found["found"][0]["probability"] > 0.9
     refused([*search[:-1], "1e-4"], 2, "1e-4 is not known", capfd=capfd)
+
+
+def test_duplicates_finds_a_person_with_two_names_and_a_wrong_label(
+    workspace: Workspace, pocket_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_people(tmp_path / "data" / "own", identities=8, first=1, seed=5)
+    folder = tmp_path / "data" / "own"
+    (folder / "dataset.yaml").write_text("layout: market1501\n")
+    for path in folder.rglob("0002_c2*"):  # half of person 2 under another number
+        path.rename(path.with_name(path.name.replace("0002_", "0099_")))
+    wrong = next(folder.rglob("0006_c1s1_000001_00.jpg"))
+    shutil.copy(next(folder.rglob("0007_c1s1_000002_00.jpg")), wrong)
+    gallery = str(tmp_path / "gallery")
+    assert run(["embed", "--run", str(pocket_run), "--images", "own", "--out", gallery]) == 0
+    refused(["duplicates", gallery, "--run", str(pocket_run)], 2, "not calibrated", capfd=capfd)
+    assert run(["duplicates", gallery, "--threshold", "0.97", "--format", "json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert {found["identities"][0]["first"], found["identities"][0]["second"]} == {"2", "99"}
+    assert [(Path(one["path"]).name, one["nearer"]) for one in found["images"]][0] == (wrong.name, "7")
+    assert run(["duplicates", gallery, "--threshold", "0.97"]) == 0
+    assert "probably mislabelled" in capfd.readouterr().out
+
+
+def test_link_joins_the_tracklets_of_two_cameras(
+    workspace: Workspace, pocket_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    galleries = []
+    for camera in (1, 2):
+        frames = tmp_path / f"camera{camera}"
+        frames.mkdir()
+        lines = []
+        for frame in render_clip("plaza", camera, identities=3, frames=24, seed=4):
+            Image.fromarray(frame.pixels).save(frames / f"{frame.number:06d}.png")
+            for identity, box in frame.boxes.items():
+                if 60 < box.x_min < 380:
+                    place = f"{box.x_min},{box.y_min},{box.width},{box.height}"
+                    lines.append(f"{frame.number},{10 * camera + identity},{place}\n")
+        (tmp_path / f"{camera}.txt").write_text("".join(lines))
+        galleries.append(str(tmp_path / f"gallery{camera}"))
+        command = ["embed", "--run", str(pocket_run), "--images", str(frames), "--out", galleries[-1], "--fps", "10"]
+        assert run([*command, "--detections", str(tmp_path / f"{camera}.txt"), "--camera", f"c{camera}"]) == 0
+    out = tmp_path / "people.csv"
+    assert run(["link", *galleries, "--out", str(out), "--threshold", "-1"]) == 0
+    rows = list(csv.DictReader(out.open()))
+    assert {(row["camera"], int(row["track"]) % 10) for row in rows} == {
+        (f"c{c}", n) for c in (1, 2) for n in (1, 2, 3)
+    }
+    for camera in ("c1", "c2"):  # people seen at one time in one camera stay apart, however low the threshold
+        mine = [row for row in rows if row["camera"] == camera]
+        for one in mine:
+            for other in mine:
+                together = max(float(one["first_s"]), float(other["first_s"])) <= min(
+                    float(one["last_s"]), float(other["last_s"])
+                )
+                assert one is other or not together or one["person"] != other["person"]
+    assert run(["link", *galleries, "--out", str(out), "--threshold", "1.1"]) == 0
+    assert len({row["person"] for row in csv.DictReader(out.open())}) == len(rows)
+    refused(["link", *galleries, "--out", str(out), "--travel", "c1=3"], 2, "camera:camera=seconds", capfd=capfd)
+    refused(["link", *galleries, "--out", str(out), "--run", str(pocket_run)], 2, "not calibrated", capfd=capfd)

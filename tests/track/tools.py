@@ -10,6 +10,7 @@ CLIP.npz as `features` [M, F], one for each detection.
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,7 +107,10 @@ def scores(truth, found, frames):
         sides = [side[side[:, 0] == number] for side in (truth, found)]
         similarity = overlap(sides[0][:, 2:], sides[1][:, 2:])
         accumulator.update(sides[0][:, 1], sides[1][:, 1], np.where(similarity >= 0.5, 1 - similarity, np.nan))
-        ids = [np.array([known.index(int(one)) for one in side[:, 1]], int) for side, known in zip(sides, numbers)]
+        ids = [
+            np.array([known.index(int(one)) for one in side[:, 1]], int)
+            for side, known in zip(sides, numbers, strict=True)
+        ]
         data["gt_ids"].append(ids[0])
         data["tracker_ids"].append(ids[1])
         data["similarity_scores"].append(similarity)
@@ -130,8 +134,7 @@ def main(job, tool, model, given, out):
         return
     rows = [(n, i, *box) for n, i, box in TRACKS[tool](None if model == "none" else model, content)]
     found = np.array(rows, float).reshape(-1, 6)
-    with open(out, "w") as file:
-        json.dump(scores(content.truth, found, len(content.frames)), file)
+    Path(out).write_text(json.dumps(scores(content.truth, found, len(content.frames))))
 
 
 if __name__ == "__main__":
