@@ -61,6 +61,23 @@ def test_features_equal_ours(
     np.testing.assert_allclose(theirs, encoder.get_features(boxes, frame), atol=1e-3)
 
 
+def test_roboflows_package_runs_the_torch_program(
+    reid_python: Path,
+    workspace: Workspace,
+    pocket_run: Path,
+    encoder: FrameEncoder,
+    tmp_path: Path,  # noqa: F811
+) -> None:
+    """In an environment without ours, whose import name it has."""
+    out = tmp_path / "torch"
+    assert run(["export", "--run", str(pocket_run), "--format", "torch", "--out", str(out)]) == 0
+    frame = next(iter(render_clip("plaza", 1, identities=6, frames=12, seed=1))).pixels[..., ::-1].copy()
+    boxes = np.array([[x, y, x + 64, y + 128] for x in range(0, 400, 50) for y in (0, 60)], np.float64)
+    np.savez(tmp_path / "in.npz", frame=frame, boxes=boxes)
+    used(reid_python, "features", "roboflow", out / "person_imagenet.pt2", tmp_path / "in.npz", tmp_path / "out.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), encoder.get_features(boxes, frame), atol=1e-3)
+
+
 @pytest.fixture
 def clip(encoder: FrameEncoder, tmp_path: Path) -> Path:
     """People who cross, leave and come back; boxes off by some pixels, one in twenty missing."""

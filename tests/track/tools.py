@@ -4,7 +4,7 @@
     python tools.py track TOOL MODEL|none CLIP.npz OUT.json     IDF1 and HOTA of a clip, with or without the model
 
 IN.npz: frame BGR uint8 [H, W, 3], boxes float [N, 4]. CLIP.npz: frames [T, H, W, 3], detections and truth, each float
-[M, 6]: frame from 1, id, x_min, y_min, x_max, y_max. MODEL is an ONNX file; deep-sort-realtime takes features, in
+[M, 6]: frame from 1, id, x_min, y_min, x_max, y_max. MODEL is an ONNX file, for roboflow a torch.export program; deep-sort-realtime takes features, in
 CLIP.npz as `features` [M, F], one for each detection.
 """
 
@@ -28,6 +28,23 @@ def features_ultralytics(model, frame, boxes):
     encoder = ReID(model, device="cpu")
     encoder._crop_detections = lambda img, dets: [img[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes.astype(int)]
     return np.stack(encoder(frame, boxes))  # its own enlargement of the boxes left out: the same crops are compared
+
+
+def features_roboflow(model, frame, boxes):
+    import supervision
+    import torch
+    from reid.model import ReIDModel, ReIDPreprocessing
+
+    class Program(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.program = [torch.export.load(model).module()]  # in a list: eval() of a program is an error
+
+        def forward(self, images):
+            return self.program[0](images)
+
+    found = ReIDModel(Program(), torch.device("cpu"), ReIDPreprocessing(input_size=(128, 64)))
+    return found.extract_embeddings(supervision.Detections(xyxy=boxes), frame)
 
 
 def tracks_boxmot(name):
@@ -77,7 +94,7 @@ def tracks_ultralytics(model, clip):
             yield number, int(row[4]), row[:4]
 
 
-FEATURES = {"boxmot": features_boxmot, "ultralytics": features_ultralytics}
+FEATURES = {"boxmot": features_boxmot, "ultralytics": features_ultralytics, "roboflow": features_roboflow}
 TRACKS = {
     "boxmot-botsort": tracks_boxmot("BotSort"),
     "boxmot-strongsort": tracks_boxmot("StrongSort"),
