@@ -110,7 +110,7 @@ def test_what_cannot_be_answered_is_said(client: TestClient, workspace: Workspac
         == 403
     )
     unreadable = client.post("/v1/embed", content=as_json(bomb(), noise(9, 9, "PNG", 0)), headers=JSON).json()["images"]
-    assert "pixels" in unreadable[0]["error"] and unreadable[1]["feature"]
+    assert "bomb" in unreadable[0]["error"] and unreadable[1]["feature"]
 
 
 def test_hostile_requests_break_nothing(client: TestClient) -> None:

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipelines.conftest import pocket_run, workspace
+
+__all__ = ["pocket_run", "workspace"]  # fixtures
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE.parents[1] / ".venv-track"
 

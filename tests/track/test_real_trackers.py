@@ -17,7 +17,6 @@ from pipelines.synthetic.clip import render_clip
 from reid import PersonEncoder
 from reid.inference.tracking import FrameEncoder
 from shared.workspace import Workspace
-from tests.pipelines.conftest import pocket_run, workspace  # noqa: F401  (fixtures)
 
 TOOLS = Path(__file__).parent / "tools.py"
 PREPROCESS = {
@@ -29,12 +28,12 @@ PREPROCESS = {
 
 
 @pytest.fixture
-def encoder(pocket_run: Path) -> FrameEncoder:  # noqa: F811
+def encoder(pocket_run: Path) -> FrameEncoder:
     return FrameEncoder(PersonEncoder.load(pocket_run, device="cpu"))
 
 
 @pytest.fixture
-def exported(workspace: Workspace, pocket_run: Path, tmp_path: Path) -> dict[str, Path]:  # noqa: F811
+def exported(workspace: Workspace, pocket_run: Path, tmp_path: Path) -> dict[str, Path]:
     found = {}
     for preprocess in ("imagenet", "unit"):
         out = tmp_path / preprocess
@@ -66,7 +65,7 @@ def test_roboflows_package_runs_the_torch_program(
     workspace: Workspace,
     pocket_run: Path,
     encoder: FrameEncoder,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     """In an environment without ours, whose import name it has."""
     out = tmp_path / "torch"

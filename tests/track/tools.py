@@ -4,8 +4,9 @@
     python tools.py track TOOL MODEL|none CLIP.npz OUT.json     IDF1 and HOTA of a clip, with or without the model
 
 IN.npz: frame BGR uint8 [H, W, 3], boxes float [N, 4]. CLIP.npz: frames [T, H, W, 3], detections and truth, each float
-[M, 6]: frame from 1, id, x_min, y_min, x_max, y_max. MODEL is an ONNX file, for roboflow a torch.export program; deep-sort-realtime takes features, in
-CLIP.npz as `features` [M, F], one for each detection.
+[M, 6]: frame from 1, id, x_min, y_min, x_max, y_max. MODEL is an ONNX
+file, for roboflow a torch.export program; deep-sort-realtime takes features, in CLIP.npz as `features` [M, F], one for
+each detection.
 """
 
 import json
@@ -33,6 +34,7 @@ def features_ultralytics(model, frame, boxes):
 def features_roboflow(model, frame, boxes):
     import supervision
     import torch
+
     from reid.model import ReIDModel, ReIDPreprocessing
 
     class Program(torch.nn.Module):
