@@ -21,7 +21,7 @@ from shared.files import read_limited
 from shared.geometry import Box, clipped
 from shared.images import MAX_PIXELS, UnreadableImageError, load_image
 
-MAX_DETECTION_BYTES = 512 * 2**20
+MAX_DETECTION_BYTES = 64 * 2**20
 MAX_LINE_NUMBER = 2**40  # of frames and tracks; beyond is damage
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
@@ -151,7 +151,6 @@ def _frames_of_video(path: Path, wanted: Mapping[int, object]) -> Iterator[Frame
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             done: set[int] = set()
-            last = max(wanted)
             for packet in container.demux(stream):
                 try:
                     frames = packet.decode()
@@ -167,7 +166,7 @@ def _frames_of_video(path: Path, wanted: Mapping[int, object]) -> Iterator[Frame
                         yield number, "the frame is damaged", seconds
                     else:
                         yield number, frame.to_ndarray(format="rgb24"), seconds
-                if len(done) == len(wanted) or (done and max(done) > last):
+                if len(done) == len(wanted):
                     break
             for number in sorted((wanted.keys() - done) & set(times.values())):
                 yield number, "the frame cannot be decoded", None

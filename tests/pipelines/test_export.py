@@ -47,10 +47,19 @@ def test_onnx_equals_the_model_for_any_number_of_images(
     assert record["check"]["max_difference"] <= 1e-4 and record["model_hash"] == encoder.model_hash
     card = (out / "README.md").read_text()
     assert "3dpes" in card and "128 x 64" in card and encoder.model_hash in card and str(tmp_path) not in card
+
+
+def test_a_fixed_batch_and_a_folder_that_is_replaced(
+    workspace: Workspace, pocket_run: Path, tmp_path: Path, crops: torch.Tensor
+) -> None:
+    out, encoder = tmp_path / "out", PersonEncoder.load(pocket_run, device="cpu")
+    out.mkdir()
+    (out / "export.json").write_text("{}")
     (out / "left over").touch()
-    assert run([*command, "--batch", "4"]) == 0
+    assert run(["export", "--run", str(pocket_run), "--out", str(out), "--batch", "4"]) == 0
     assert not (out / "left over").exists()
-    np.testing.assert_allclose(run_onnx(path, images, 4), expected, atol=1e-4)
+    found = run_onnx(out / "person_imagenet.onnx", tool_input(crops, "imagenet"), 4)
+    np.testing.assert_allclose(found, encoder.encode(crops)[0], atol=1e-4)
 
 
 def test_the_hubs_form_needs_no_run(
