@@ -54,7 +54,7 @@ def split_names(text: str, workspace: Workspace) -> list[str]:
     """Canonical names of `a+b`. Raises ConfigError for an unknown or missing name."""
     if not text.strip():
         known = ", ".join(sorted(known_datasets(workspace.data_root)))
-        raise ConfigError("no data set was named", fix=f"DATASET=<name>; known: {known}")
+        raise ConfigError("no data set was named", fix=f"name one of: {known}")
     return [resolve_name(part.strip(), workspace.data_root) for part in text.split("+")]
 
 

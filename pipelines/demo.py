@@ -28,6 +28,9 @@ TRAINING = (
     "stage2.text_temperature=25",
     "stage2.memory_temperature=0.05",
     "stage2.fill_neck=true",
+    "stage1.epochs=30",  # half of the preset's, and two epochs less of stage 2: the same mAP, a minute earlier
+    "stage2.epochs=10",
+    "stage2.milestones=[8,9]",
 )
 
 
@@ -106,7 +109,7 @@ def demo(
     show_scores(evaluate_run(folder, workspace))
     paths = write_report(folder, workspace)
     _step(STEPS, f"done: open {paths.html} in a browser (also {paths.markdown.name}, {paths.json.name})")
-    say(f"next: make sql DATASET={sources[0]} Q=status_counts; make report RUN={wanted.run}; make datasets")
+    say(f"next: dgreid sql {sources[0]} --query status_counts; dgreid report --run {wanted.run}; dgreid datasets")
 
 
 def _step(number: int, what: str) -> None:

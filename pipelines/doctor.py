@@ -86,7 +86,7 @@ def _labels(workspace: Workspace) -> str:
         for run in label_runs(workspace.labels)
         if (shards := label_shards(workspace.labels, label_run=run))
     ]
-    return ", ".join(names) or "none yet: make label DATASET=<name>"
+    return ", ".join(names) or "none yet: dgreid label <name>"
 
 
 CHECKS: dict[str, Callable[[Workspace], str]] = {

@@ -66,7 +66,7 @@ def evaluate(
             f"{len(failed)} of {len(names)} targets could not be scored ({told})",
             fix=f"see what each of them lacks; the other scores are in {folder / 'scores.json'}",
         )
-    say(f"next: make report RUN={name_of(workspace, folder)}")
+    say(f"next: dgreid report --run {name_of(workspace, folder)}")
 
 
 def show_scores(found: "RunResults") -> None:

@@ -58,7 +58,7 @@ def import_masks(
     _tell(f"file names belong to several images of {name} (no labels written)", list(found.collisions))
     _tell(f"file names belong to no image of {name}", found.without_image)
     _tell("images have no mask", found.without_mask)
-    say(f"next: make train PROTOCOL={name}2<target> LABELS={found.label_run}")
+    say(f"next: dgreid train {name}2<target> --label-run {found.label_run}")
 
 
 def export_labels(
@@ -85,7 +85,7 @@ def export_labels(
         content = to_fiftyone(entries)
     write_text(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     say(f"wrote {file}: {len(entries):,} images of {name}, {sum(len(e.boxes) for e in entries):,} boxes of {run}")
-    say(f"next: python -m pipelines import-labels <corrected file> {name} --format {form} --corrects {run}")
+    say(f"next: dgreid import-labels <corrected file> {name} --format {form} --corrects {run}")
 
 
 def import_labels(

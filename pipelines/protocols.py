@@ -29,4 +29,4 @@ def protocols(
     ]
     print_table(("suite", "protocol", "paper mAP / Rank-1", "data sets"), rows, title="published protocols")
     ready = next((entry.protocol.name for entry in entries if not entry.missing), None)
-    say(f"next: make train PROTOCOL={ready}" if ready else "next: make datasets (says where to put data sets)")
+    say(f"next: dgreid train {ready}" if ready else "next: dgreid datasets (says where to put data sets)")

@@ -7,7 +7,7 @@ from reid.training.run_folder import trained_at
 from shared.errors import ConfigError, DataError, did_you_mean
 from shared.workspace import Workspace
 
-TRAIN = "make train PROTOCOL=<sources>2<targets> PRESET=tiny"
+TRAIN = "dgreid train <sources>2<targets> --preset tiny"
 
 
 def run_folder(workspace: Workspace, name: str, *, must_exist: bool = True) -> Path:
@@ -20,7 +20,7 @@ def run_folder(workspace: Workspace, name: str, *, must_exist: bool = True) -> P
         raise DataError(
             f"there is no such training run{did_you_mean(folder.name, names)}",
             path=folder,
-            fix=f"RUN=<one of {', '.join(names)}>" if names else TRAIN,
+            fix=f"--run <one of {', '.join(names)}>" if names else TRAIN,
         )
     return folder
 

@@ -50,12 +50,12 @@ def sql(
     workspace = Workspace.from_environment()
     names = split_names(dataset or "", workspace) if dataset or query else []
     if not query:
-        title = 'canned queries: make sql DATASET=<name> Q=<query>, or Q="select ..."'
+        title = 'canned queries: dgreid sql <name> --query <query>, or --query "select ..."'
         print_table(("query", "what it tells"), list(list_queries().items()), title=title)
         return
     shards = [shard for name in names for shard in label_shards(workspace.labels, dataset=name)]
     if not shards:
-        raise DataError(f"{dataset} has no labels yet", path=workspace.labels, fix=f"make label DATASET={dataset}")
+        raise DataError(f"{dataset} has no labels yet", path=workspace.labels, fix=f"dgreid label {dataset}")
     manifests = [path for path in map(workspace.manifest, names) if path.is_file()]
     for run in sorted(corrected_runs(workspace.labels, label_runs(workspace.labels, names))):
         say(f"label run {run} has been corrected: training uses the run that corrects it", err=True)

@@ -10,32 +10,14 @@ import typer
 
 from shared.terminal import printable
 
-_UNDER_MAKE = "DGREID_UNDER_MAKE"  # set by the Makefile
-_POSITIONAL = ("DATASET", "PROTOCOL", "FILE", "SUITE", "RUNS", "ARGS")
-_OPTIONS = {"LABELS": "--label-run", "RUN": "--run", "PRESET": "--preset", "ENGINE": "--engine", "URL": "--url"}
-_OPTIONS |= {"FORMAT": "--format", "Q": "--query"}
-_VALUE = r"""('[^']*'|"[^"]*"|<[^>]*>|[^\s;,)]+)"""
-_SETTING = re.compile(rf"\b({'|'.join((*_POSITIONAL, *_OPTIONS))})={_VALUE}")
-
-_COMMAND = re.compile(
-    r"\bmake (bench-dg|compare|datasets|demo|doctor|eval|export-labels|import-labels|import-masks|label|manifest|"
-    r"protocols|report|serve|sql|train-clip|train-grounder|train)\b"
-)
+_CALLED_AS = "DGREID_CALLED_AS"  # set by the Makefile, whose users have no `dgreid` on their PATH
+_COMMAND = re.compile(r"(?<![\w./-])dgreid (?=[a-z])")
 
 
 def as_called(text: str) -> str:
-    """Texts name commands as make targets (`make label DATASET=viper`); without make they read `dgreid label viper`."""
-    if os.environ.get(_UNDER_MAKE):
-        return text
-    text = re.sub(rf"(make import-labels [^;\n]*?)LABELS={_VALUE}", r"\1--corrects \2", text)
-    text = _SETTING.sub(lambda found: _argument(found[1], found[2]), text)
-    return _COMMAND.sub(r"dgreid \1", text)
-
-
-def _argument(variable: str, value: str) -> str:
-    if variable in ("ARGS", "RUNS"):
-        return value.strip("'\"")
-    return value if variable in _POSITIONAL else f"{_OPTIONS[variable]} {value}"
+    """Text whose commands (`dgreid label viper`) can be run as they are printed: under make, by the installed path."""
+    called_as = os.environ.get(_CALLED_AS)
+    return _COMMAND.sub(lambda _: f"{called_as} ", text) if called_as else text
 
 
 def say(text: str, *, err: bool = False) -> None:

@@ -52,4 +52,4 @@ def train(
     from reid.training.train import train as train_both_stages  # imports torch: after the arguments are checked
 
     train_both_stages(parsed, config, workspace, folder)
-    say(f"trained: {folder}\nnext: make eval RUN={name_of(workspace, folder)}")
+    say(f"trained: {folder}\nnext: dgreid eval --run {name_of(workspace, folder)}")

@@ -214,13 +214,13 @@ def read_config(run_folder: Path) -> RunConfig:
     """The frozen configuration of a run. Raises DataError when there is no such run, ConfigError when it is damaged."""
     path = run_folder / "config.yaml"
     if not path.is_file():
-        raise DataError("there is no such run", path=path, fix="make train PROTOCOL=<sources>2<target>")
+        raise DataError("there is no such run", path=path, fix="dgreid train <sources>2<target>")
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as err:
         raise _not_yaml(path, err) from err
     if not isinstance(given, dict):
-        raise ConfigError("not a configuration", path=path, fix="restore the file, or train again with another RUN=")
+        raise ConfigError("not a configuration", path=path, fix="restore the file, or train again with another --run")
     return parse_config(given, where=str(path))
 
 

@@ -35,7 +35,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
 
 def iter_manifest(path: Path) -> Iterator[ManifestRow]:
     """The rows of one manifest, read as they are asked for. Raises what `read_manifest` raises, at the first row."""
-    scan = f"make manifest DATASET={path.stem}"
+    scan = f"dgreid manifest {path.stem}"
     if not path.is_file():
         raise DataError("there is no manifest for this data set yet", path=path, fix=scan)
     try:

@@ -114,14 +114,18 @@ class LabelRow(BaseModel):
 
 RAW_TEXT_LIMIT = 2000
 
+_IMAGE_FIELDS = [  # in both: they join labels with the manifest
+    pa.field("dataset", pa.string(), nullable=False),
+    pa.field("split", pa.string(), nullable=False),
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("width", pa.int32(), nullable=False),
+    pa.field("height", pa.int32(), nullable=False),
+]
+
 MANIFEST_SCHEMA = pa.schema(
     [
-        pa.field("dataset", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
+        *_IMAGE_FIELDS,
         pa.field("kind", pa.string(), nullable=False),
         pa.field("identity", pa.int64()),
         pa.field("camera", pa.int32()),
@@ -138,12 +142,7 @@ MANIFEST_SCHEMA = pa.schema(
 LABEL_SCHEMA = pa.schema(
     [
         pa.field("label_run", pa.string(), nullable=False),
-        pa.field("dataset", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
+        *_IMAGE_FIELDS,
         pa.field("part", pa.string(), nullable=False),
         pa.field("x_min", pa.float64()),
         pa.field("y_min", pa.float64()),

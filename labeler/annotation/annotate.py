@@ -315,7 +315,7 @@ class _Job:
         raise DgreidError(
             f"{summary.failed_share:.0%} of {summary.asked} images failed ({kinds}); "
             f"the limit is {self._options.failed_share_limit:.0%}",
-            fix="see raw_text of the failed rows (make sql Q=failures), fix the cause, then retry with --retry-failed",
+            fix="see the answers (dgreid sql <data set> --query failures), remove the cause, retry with --retry-failed",
         )
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 import httpx
 from pydantic import SecretStr, ValidationError
 
+from labeler.engines.bounded_http import MOST_BYTES, NOTHING_PACKED, BoundedHttp
 from labeler.grounding.answers import BOUND_TO, ImageAnswer, ServiceInfo
 from labeler.grounding.engine import Engine, EngineAwayError, EngineError, EngineUnfitError
 from labeler.grounding.ground import failed_answer
@@ -34,6 +35,10 @@ WAIT_LINE_S = 10.0  # between two lines about what is waited for
 LONGEST_BUSY_S = 900.0  # of a service that has no place for a request, before its images count as failed
 REJECTED_CODES = (400, 413, 422)  # this request was refused; others may still be answered
 SHOWN = 300  # characters of a response in an error
+INFO_ANSWER_S = 60.0  # to say who answers
+ANSWER_S = 600.0  # for a whole batch
+# Bytes of a response: of any, more for each image, and for each of its parts, whose raw text alone may take 12,000.
+MOST, MOST_PER_IMAGE, MOST_PER_PART = 64 * 1024, 4 * 1024, 16 * 1024
 
 
 class ServiceError(DgreidError):
@@ -226,7 +231,7 @@ class HttpClient(GroundingClient):
     Args:
         url: root of the service.
         api_key: sent as `Authorization: Bearer <key>`.
-        connections: also the size of the connection pool.
+        connections: `ground` calls in flight, each of which has its own.
         transport: replaces the network in tests.
 
     Raises ConfigError for an invalid HTTP URL.
@@ -248,11 +253,9 @@ class HttpClient(GroundingClient):
         self._shown_url = str(checked.copy_with(userinfo=b"", query=None))
         self._http = httpx.AsyncClient(
             base_url=checked,
-            headers={"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {},
-            # Callers keep at most `connections` requests in flight, so a PoolTimeout is a bug, not load.
-            timeout=httpx.Timeout(connect=5, write=60, read=600, pool=30),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            transport=transport,
+            headers=NOTHING_PACKED | ({"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}),
+            timeout=httpx.Timeout(ANSWER_S, connect=5),
+            transport=transport or BoundedHttp(),
             trust_env=False,  # images must never pass through a proxy that the environment names
         )
 
@@ -265,7 +268,7 @@ class HttpClient(GroundingClient):
 
     async def _info(self) -> ServiceInfo:
         try:
-            return ModelList.model_validate_json(await self._get("/v1/models")).data[0]
+            return ModelList.model_validate_json(await self._get("/v1/models", INFO_ANSWER_S)).data[0]
         except (ValidationError, IndexError) as err:
             raise self._unusable("its /v1/models is not that of a labelling service", ServiceUnfitError) from err
 
@@ -278,17 +281,17 @@ class HttpClient(GroundingClient):
     async def _once(self, images: Sequence[bytes], parts: Sequence[str]) -> _Received:
         request = {"images": [base64.b64encode(image).decode() for image in images], "parts": list(parts)}
         try:
-            response = await self._http.post("/v1/ground", json=request)
+            most = MOST + len(images) * (MOST_PER_IMAGE + len(parts) * MOST_PER_PART)
+            response = await self._http.post("/v1/ground", json=request, extensions={MOST_BYTES: most})
         except httpx.HTTPError as err:
             what = f"{type(err).__name__}: {err}"
             if not transport_retryable(err):
                 raise self._unusable(what) from err
             return _Received(_all_failed(images, parts, what, retryable=True))
         if response.status_code == httpx.codes.OK:
-            return _Received(
-                self._answers(response, images) or _all_failed(images, parts, "a damaged response", retryable=True)
-            )
-        what = _problem(response) or f"HTTP {response.status_code}: {response.text[:SHOWN]}"
+            answers = self._answers(response, images, parts)
+            return _Received(answers or _all_failed(images, parts, "a damaged response", retryable=True))
+        what = _problem(response) or f"HTTP {response.status_code}: {_shown(response)}"
         if transport_retryable(response.status_code):
             return _Received(
                 _all_failed(images, parts, what, retryable=True),
@@ -311,17 +314,19 @@ class HttpClient(GroundingClient):
             [one.answers[0] for one in alone], max(asked, default=None), busy=any(one.busy for one in alone)
         )
 
-    async def _get(self, path: str) -> bytes:
+    async def _get(self, path: str, timeout_s: float = ANSWER_S) -> bytes:
         try:
-            response = await self._http.get(path)
+            response = await self._http.get(path, timeout=timeout_s, extensions={MOST_BYTES: MOST})
         except httpx.HTTPError as err:
             raise self._unusable(f"{type(err).__name__}: {err}") from err
         if response.status_code != httpx.codes.OK:
             raise self._refused(response)
         return response.content
 
-    def _answers(self, response: httpx.Response, images: Sequence[bytes]) -> list[ImageAnswer] | None:
-        """The answers, if there is exactly one for each image that was sent.
+    def _answers(
+        self, response: httpx.Response, images: Sequence[bytes], parts: Sequence[str]
+    ) -> list[ImageAnswer] | None:
+        """The answers, if there is exactly one for each image that was sent, about exactly the parts asked for.
 
         Raises ServiceUnfitError when they come from another engine, model or prompt than `info` said.
         """
@@ -331,11 +336,13 @@ class HttpClient(GroundingClient):
             return None
         self._demand_same(told)
         fits = [answer.image_id for answer in told.images] == [image_id_of(image) for image in images]
-        return list(told.images) if fits else None
+        asked = sorted(set(parts))
+        whole = all(sorted(part.part for part in answer.parts) == asked for answer in told.images)
+        return list(told.images) if fits and whole else None
 
     def _refused(self, response: httpx.Response) -> ServiceError:
         kind = ServiceUnfitError if response.status_code == UNFIT_CODE else ServiceError
-        return self._unusable(f"HTTP {response.status_code}: {_problem(response) or response.text[:SHOWN]}", kind)
+        return self._unusable(f"HTTP {response.status_code}: {_problem(response) or _shown(response)}", kind)
 
     def _unusable(self, what: str, kind: type[ServiceError] = ServiceError) -> ServiceError:
         fix = "see the service's log and GET /readyz; for a wrong key set LABELER_API_KEY"
@@ -380,6 +387,11 @@ def _all_failed(images: Sequence[bytes], parts: Sequence[str], what: str, *, ret
         failed_answer(image_id_of(image), parts, LabelStatus.ENGINE_ERROR, what, retryable=retryable)
         for image in images
     ]
+
+
+def _shown(response: httpx.Response) -> str:
+    """The start of a response; never decoded as its header says, which may name anything."""
+    return response.content[: SHOWN * 4].decode(errors="replace")[:SHOWN]
 
 
 def _problem(response: httpx.Response) -> str:

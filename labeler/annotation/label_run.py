@@ -2,6 +2,10 @@
 
 import json
 import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -57,13 +61,50 @@ def finished_parts(labels_root: Path, label_run: str, dataset: str, *, final_onl
     )
     query = f"select image_id, list(distinct part order by part) from labels where {status} group by image_id"
     shared_sets: dict[tuple[str, ...], frozenset[str]] = {}  # nearly all images have the same parts
+    with _shards_of(labels_root, label_run), connect(labels=shards) as connection:
+        rows = connection.execute(query).fetchall()
+    return {image_id: shared_sets.setdefault(tuple(parts), frozenset(parts)) for image_id, parts in rows}
+
+
+@dataclass(frozen=True)
+class StandingFailures:
+    """What has no final answer in a label run, whenever it was asked; identical files are one image."""
+
+    images: int
+    parts: Counter[str]  # (image, part) pairs by status
+
+    def __str__(self) -> str:
+        total = self.parts.total()
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.parts.most_common())
+        images = f"{self.images:,} image{'s' if self.images != 1 else ''}"
+        return f"{images} ({total:,} part{'s' if total != 1 else ''}: {kinds})"
+
+
+def standing_failures(labels_root: Path, label_run: str, dataset: str, manifest: Path) -> StandingFailures:
+    """The failures that are the newest answers about the images of a manifest file.
+
+    Raises DataError for a damaged shard or manifest.
+    """
+    finals = ", ".join(repr(str(status)) for status in sorted(FINAL_STATUSES))
+    query = (
+        f"with failed as (select image_id, status from labels where status not in ({finals}) "
+        "and image_id in (select image_id from manifest)) "
+        "select status, count(*), (select count(distinct image_id) from failed) from failed group by status"
+    )
+    shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
+    with _shards_of(labels_root, label_run), connect(manifests=[manifest], labels=shards) as connection:
+        rows = connection.execute(query).fetchall()
+    return StandingFailures(rows[0][2] if rows else 0, Counter({status: count for status, count, _ in rows}))
+
+
+@contextmanager
+def _shards_of(labels_root: Path, label_run: str) -> Iterator[None]:
+    """Raises DataError for what DuckDB cannot read."""
     try:
-        with connect(labels=shards) as connection:
-            rows = connection.execute(query).fetchall()
+        yield
     except duckdb.Error as err:
         raise DataError(
             f"a shard of this label run cannot be read ({str(err).splitlines()[0][:200]})",
             path=run_folder(labels_root, label_run),
-            fix="delete the damaged shard and run the same make label command again",
+            fix="delete the damaged shard and run the same dgreid label command again",
         ) from err
-    return {image_id: shared_sets.setdefault(tuple(parts), frozenset(parts)) for image_id, parts in rows}

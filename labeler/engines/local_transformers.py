@@ -6,11 +6,12 @@ text, and a model that does not keep to the requested form is better served by v
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Self
 
 from PIL import Image
 
-from labeler.engines.answers import outcomes
+from labeler.engines.answers import LONG_ANSWER, outcomes
 from labeler.engines.local_transformers_model import LocalModel, LocalQuestion, LocalReply
 from labeler.engines.micro_batches import MicroBatches
 from labeler.grounding.coordinates import prepare
@@ -52,7 +53,10 @@ class LocalTransformers:
         )
         found: dict[str, PartOutcome] = {}
         for question, reply in zip(asked, replies, strict=True):
-            found |= outcomes(question, reply.text, reply.finish_reason, reply.logprobs, sent, self._prompts.vocabulary)
+            read = partial(
+                outcomes, question, reply.text, reply.finish_reason, reply.logprobs, sent, self._prompts.vocabulary
+            )
+            found |= await asyncio.to_thread(read) if len(reply.text) > LONG_ANSWER else read()
         return EngineAnswer(
             found,
             sent.name,

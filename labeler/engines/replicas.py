@@ -10,13 +10,13 @@ import base64
 import logging
 import random
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
-import aiohttp
 import httpx
 from pydantic_core import from_json, to_json
 
+from labeler.engines.bounded_http import BoundedHttp
 from labeler.grounding.engine import (
     EngineAwayError,
     EngineDownError,
@@ -36,66 +36,17 @@ FIRST_OUT_S = 0.5
 LONGEST_OUT_S = 15.0
 SHOWN = 300  # characters of a server's answer in an error
 SCANNED = 64 * 1024  # bytes of it that are looked through for what must not be shown
-MAX_REPLY = 4 * 2**20  # bytes; an answer of a thousand tokens with their probabilities has a tenth
 SMALL_REPLY = 256 * 1024  # bytes that are parsed in a millisecond
 # Codes that can be about the question itself; with every other error code the server answers nobody as we ask it.
 ABOUT_QUESTION = frozenset({400, 413, 422})
 FIX = "see the log of the vLLM server, and LABELER_UPSTREAM_URL, LABELER_MODEL"
 _IMAGE = re.compile(r"base64,[A-Za-z0-9+/=]+")
 
+Shape = Callable[[dict[str, Any]], str]  # what is wrong with the object of a response; "" for nothing
 
-class UpstreamHttp(httpx.AsyncBaseTransport):
-    """aiohttp as a transport of httpx, at a fourth of the processor time of httpx's own, which is written in Python.
 
-    What is in front of a busy model runs on the cores that the model's own front end needs, so the difference is
-    throughput. Unlimited connections; no redirects, cookies, or proxies of the environment, nothing is unpacked.
-    Requests raise httpx's TimeoutException after the limits in their `timeout` extension, of which `read` is that of
-    the whole response, NetworkError when there is no response, and RemoteProtocolError for an encoded one and one of
-    more than MAX_REPLY bytes.
-    """
-
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None  # created inside the event loop
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        limits = request.extensions["timeout"]
-        whole_s = limits["read"] and limits["read"] + (limits["connect"] or 0)
-        try:
-            async with self._open().request(
-                request.method,
-                str(request.url),
-                data=request.content or None,
-                headers=request.headers.multi_items(),
-                timeout=aiohttp.ClientTimeout(total=whole_s, sock_connect=limits["connect"], sock_read=limits["read"]),
-                allow_redirects=False,
-            ) as response:
-                encoding = response.headers.get("Content-Encoding", "identity")
-                if encoding.strip().lower() not in ("", "identity"):
-                    raise httpx.RemoteProtocolError(f"an encoded response ({encoding[:20]!r})", request=request)
-                content = bytearray()
-                async for chunk in response.content.iter_any():
-                    content += chunk
-                    if len(content) > MAX_REPLY:
-                        raise httpx.RemoteProtocolError(f"a response of over {MAX_REPLY} bytes", request=request)
-                return httpx.Response(response.status, headers=response.raw_headers, content=bytes(content))
-        except TimeoutError as err:
-            raise httpx.ReadTimeout(str(err), request=request) from err
-        except (aiohttp.ClientError, OSError) as err:
-            raise httpx.NetworkError(f"{type(err).__name__}: {err}", request=request) from err
-
-    async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=httpx.create_ssl_context(trust_env=False)),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # a kilobyte can be a gigabyte
-                skip_auto_headers=("Accept-Encoding", "User-Agent"),
-            )
-        return self._session
+def any_object(_: dict[str, Any]) -> str:
+    return ""
 
 
 class Replica:
@@ -125,7 +76,13 @@ class Replica:
         return self.coming_back is None
 
     async def ask(
-        self, method: str, path: str, payload: dict[str, Any] | None = None, *, timeout_s: float | None = None
+        self,
+        method: str,
+        path: str,
+        payload: dict[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
+        shape: Shape = any_object,
     ) -> dict[str, Any]:
         """The JSON object of the response. Raises EngineError, EngineAwayError when a retry may help."""
         self.asked += 1
@@ -140,8 +97,8 @@ class Replica:
         finally:
             self.in_flight -= 1
         if len(response.content) > SMALL_REPLY:
-            return await asyncio.to_thread(self._object, response)
-        return self._object(response)
+            return await asyncio.to_thread(self._object, response, shape)
+        return self._object(response, shape)
 
     async def check(self, model: str, timeout_s: float) -> None:
         """Raises EngineError unless it lists `model` now."""
@@ -150,7 +107,8 @@ class Replica:
             [str(entry.get("id")) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
         )
         if model not in names:
-            raise EngineError(f"the server does not list {model!r} but {names}", path=self.name, fix=FIX)
+            listing = str(names)[:SHOWN]
+            raise EngineError(f"the server does not list {model!r} but {listing}", path=self.name, fix=FIX)
 
     def _request(
         self, method: str, path: str, payload: dict[str, Any] | None, timeout_s: float | None
@@ -165,7 +123,7 @@ class Replica:
         extensions = {"timeout": timeout.as_dict()}
         return httpx.Request(method, self._root + path, headers=headers, content=content, extensions=extensions)
 
-    def _object(self, response: httpx.Response) -> dict[str, Any]:
+    def _object(self, response: httpx.Response, shape: Shape) -> dict[str, Any]:
         if response.status_code != httpx.codes.OK:
             what = f"the server answered {response.status_code}: {self._shown(response)}"
             if response.status_code in ABOUT_QUESTION:
@@ -179,6 +137,9 @@ class Replica:
             reply = None
         if not isinstance(reply, dict):
             what = f"the response is not a JSON object: {self._shown(response)!r}"
+            raise EngineDownError(what, path=self.name, fix=FIX)
+        if fault := shape(reply):
+            what = f"the response is no answer ({fault}): {self._shown(response)!r}"
             raise EngineDownError(what, path=self.name, fix=FIX)
         return reply
 
@@ -218,14 +179,16 @@ class Replicas:
                 "LABELER_UPSTREAM_URL names no model server",
                 fix="set LABELER_UPSTREAM_URL=http://host:port[,http://...]",
             )
-        transport = transport or UpstreamHttp()
+        transport = transport or BoundedHttp()
         timeout = httpx.Timeout(settings.answer_timeout_s, connect=settings.connect_timeout_s)
         found = map(_checked, dict.fromkeys(settings.upstream_urls))
         servers = [Replica(url, transport, _authorization(settings, url), timeout) for url in found]
         return cls(servers, settings.model, transport, probe_timeout_s=settings.probe_timeout_s)
 
-    async def ask(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
+    async def ask(self, path: str, payload: dict[str, Any], shape: Shape = any_object) -> dict[str, Any]:
         """The JSON object that the least busy server responds with.
+
+        shape: says what is wrong with an object that is no answer; a server that sends one cannot answer now.
 
         A server that refuses the question is no judge of it: the others are asked, too, before the refusal counts. It
         is taken out of use where it refuses everybody (a key, an address), or what another one answers; who refuses at
@@ -237,7 +200,7 @@ class Replicas:
         refusals: dict[Replica, EngineError] = {}
         while server := self._least_busy(refusals):
             try:
-                reply = await server.ask("POST", path, payload)
+                reply = await server.ask("POST", path, payload, shape=shape)
             except EngineAwayError as err:
                 self._take_out(server, err)
                 raise

@@ -71,9 +71,11 @@ def _tokens(logprobs: Any) -> list[tuple[str, float]]:
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
         return []
-    pairs = [(item.get("token"), item.get("logprob")) for item in content if isinstance(item, dict)]
-    return [
-        (token, min(0.0, float(logprob)))
-        for token, logprob in pairs
-        if isinstance(token, str) and isinstance(logprob, int | float) and not math.isnan(logprob)
-    ]
+    pairs = [(item.get("token"), _log(item.get("logprob"))) for item in content if isinstance(item, dict)]
+    return [(token, logprob) for token, logprob in pairs if isinstance(token, str) and logprob is not None]
+
+
+def _log(value: Any) -> float | None:
+    """The logarithm of a probability; None for what is none, as an integer of hundreds of digits."""
+    is_one = (isinstance(value, float) and not math.isnan(value)) or (type(value) is int and abs(value) < 2**53)
+    return min(0.0, float(value)) if is_one else None

@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,8 +17,9 @@ from typing import Any, Literal, Self
 import httpx
 from PIL import Image
 
-from labeler.engines.answers import only_reasoned, outcomes, refused
-from labeler.engines.replicas import MAX_REPLY, Replicas
+from labeler.engines.answers import LONG_ANSWER, only_reasoned, outcomes, refused
+from labeler.engines.bounded_http import bounded_json
+from labeler.engines.replicas import Replicas
 from labeler.engines.token_check import TokenCheck
 from labeler.grounding.coordinates import ModelFamily, Sent, family_of, prepare
 from labeler.grounding.engine import (
@@ -42,7 +42,6 @@ JPEG_QUALITY = 95
 HALF_CHROMA_FROM = (
     2.0  # enlarged that many times colours are smooth: 4:2:0 moves real crops by 0.05 of 255 more than 4:4:4
 )
-LONG_ANSWER = 2000  # characters; the answers asked for have a tenth, one of 20,000 takes half a second to read
 MAX_TOKENS = 2**31  # a count from there on is none
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 4.0
@@ -161,7 +160,7 @@ class VllmServer:
         """The reply, after repeated requests where the server cannot answer now."""
         for failures in range(1, self._transport_attempts):
             try:
-                return await self._servers.ask("/v1/chat/completions", payload)
+                return await self._servers.ask("/v1/chat/completions", payload, chat_fault)
             except EngineAwayError as err:
                 pause = pause_s(
                     failures,
@@ -171,7 +170,7 @@ class VllmServer:
                     asked_s=err.retry_after_s,
                 )
                 await asyncio.sleep(pause)
-        return await self._servers.ask("/v1/chat/completions", payload)
+        return await self._servers.ask("/v1/chat/completions", payload, chat_fault)
 
 
 def family_of_served(settings: Settings, transport: httpx.BaseTransport | None = None) -> ModelFamily:
@@ -215,25 +214,11 @@ def _roots(settings: Settings, transport: httpx.BaseTransport | None) -> list[st
             transport=transport,
             trust_env=False,
         ) as http:
-            listed = _bounded_json(http, f"{settings.upstream_urls[0]}/v1/models", settings.probe_timeout_s)["data"]
+            listed = bounded_json(http, f"{settings.upstream_urls[0]}/v1/models", settings.probe_timeout_s)["data"]
         roots = [str(entry["root"]) for entry in listed if entry.get("id") == settings.model and entry.get("root")]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return []  # not up, or not vLLM
     return [*map(_configured_as, roots), *roots]
-
-
-def _bounded_json(http: httpx.Client, url: str, timeout_s: float) -> Any:
-    """The JSON of a response. Raises ValueError for one that is encoded, over MAX_REPLY bytes or not there in time."""
-    until = time.monotonic() + timeout_s
-    content = bytearray()
-    with http.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response:
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise ValueError("an encoded response")
-        for chunk in response.iter_bytes():
-            content += chunk
-            if len(content) > MAX_REPLY or time.monotonic() > until:
-                raise ValueError("too large, or too slow")
-    return json.loads(content)
 
 
 def _prepared(image: Image.Image, family: ModelFamily) -> tuple[str, Sent]:
@@ -250,17 +235,27 @@ def _data_url(image: Image.Image, *, enlarged: float) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _outcomes(question: Question, reply: dict[str, Any], sent: Sent, vocabulary: Vocabulary) -> dict[str, PartOutcome]:
-    """Outcomes of one reply of any shape."""
-    choice = _choice(reply)
+def chat_fault(reply: dict[str, Any]) -> str:
+    """Why an object is no chat completion; "" when it is one, whatever its text says."""
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return "it has no choices"
+    choice = choices[0]
     message = choice.get("message")
-    message = message if isinstance(message, dict) else {}
+    if not isinstance(message, dict):
+        return "its choice has no message"
+    told = {"content": message.get("content"), "finish_reason": choice.get("finish_reason")}
+    odd = [f"{name} is {type(value).__name__}" for name, value in told.items() if not isinstance(value, str | None)]
+    return " and ".join(odd)
+
+
+def _outcomes(question: Question, reply: dict[str, Any], sent: Sent, vocabulary: Vocabulary) -> dict[str, PartOutcome]:
+    """Outcomes of one chat completion."""
+    choice = reply["choices"][0]
+    message = choice["message"]
     if isinstance(refusal := message.get("refusal"), str) and refusal:
         return refused(question, refusal)
-    text = message.get("content")
-    text = text if isinstance(text, str) else None
-    finish = choice.get("finish_reason")
-    finish = finish if isinstance(finish, str) else None
+    text, finish = message.get("content"), choice.get("finish_reason")
     if not (text and text.strip()) and (reasoning := _reasoning(message)):
         log.warning(
             "the answer is empty, its text stands in reasoning_content: ask a model or a chat template that does not "
@@ -283,16 +278,10 @@ def _tokens(reply: dict[str, Any], kind: Literal["prompt_tokens", "completion_to
     return count if type(count) is int and 0 < count < MAX_TOKENS else None
 
 
-def _choice(reply: dict[str, Any]) -> dict[str, Any]:
-    """The first choice of a reply of any shape; empty where there is none."""
-    choices = reply.get("choices")
-    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-
-
 def _length(reply: dict[str, Any]) -> int:
     """Characters, or tokens with their probabilities, that are read as an answer; whichever is more."""
-    choice = _choice(reply)
-    texts = choice["message"].values() if isinstance(choice.get("message"), dict) else ()
+    choice = reply["choices"][0]
+    texts = choice["message"].values()
     logprobs = choice.get("logprobs")
     tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
     return max([len(one) for one in (*texts, tokens) if isinstance(one, str | list)], default=0)

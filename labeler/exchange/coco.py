@@ -1,7 +1,7 @@
 """COCO detection JSON: `images`, `categories`, `annotations` with `bbox` [x, y, width, height] in pixels."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 from labeler.exchange.foreign_json import (
     Entry,
@@ -56,6 +56,9 @@ class _Category(Entry):
     name: str
 
 
+_Named = TypeVar("_Named", _Image, _Category)
+
+
 class _Annotation(Entry):
     image_id: Identifier
     category_id: Identifier
@@ -73,20 +76,8 @@ def from_coco(content: Any, problems: Problems) -> ImportedLabels:
     `segmentation` and `area` are ignored where there is a bbox: a polygon counts with its bounding box. A width or
     height of 0 means, like null, that the size is unknown (Datumaro writes it so).
     """
-    images: dict[Identifier, _Image] = {}
-    for place, raw in enumerate(content["images"], start=1):
-        with problems.entry(f"image {_id_or_place(raw, place)}"):
-            image = _Image.model_validate(raw)
-            if image.id in images:
-                raise NotUnderstoodError("this image id is there twice")
-            images[image.id] = image
-    categories: dict[Identifier, str] = {}
-    for place, raw in enumerate(content["categories"], start=1):
-        with problems.entry(f"category {_id_or_place(raw, place)}"):
-            category = _Category.model_validate(raw)
-            if category.id in categories:
-                raise NotUnderstoodError("this category id is there twice")
-            categories[category.id] = category.name
+    images = _by_id(_Image, "image", content["images"], problems)
+    categories = _by_id(_Category, "category", content["categories"], problems)
     boxes: dict[Identifier, dict[str, Box]] = {number: {} for number in images}
     for place, raw in enumerate(content["annotations"], start=1):
         with problems.entry(_annotation_name(raw, place, images)):
@@ -102,12 +93,14 @@ def from_coco(content: Any, problems: Problems) -> ImportedLabels:
     )
 
 
-def _add(annotation: _Annotation, categories: dict[Identifier, str], boxes: dict[Identifier, dict[str, Box]]) -> None:
+def _add(
+    annotation: _Annotation, categories: dict[Identifier, _Category], boxes: dict[Identifier, dict[str, Box]]
+) -> None:
     if annotation.image_id not in boxes:
         raise NotUnderstoodError(f"there is no image {annotation.image_id!r} in `images`")
     if annotation.category_id not in categories:
         raise NotUnderstoodError(f"there is no category {annotation.category_id!r} in `categories`")
-    part = categories[annotation.category_id]
+    part = categories[annotation.category_id].name
     if not annotation.bbox:
         shape = "a segmentation" if annotation.segmentation else "an annotation"
         raise NotUnderstoodError(f"{shape} of {part!r} without bbox; draw rectangles")
@@ -122,6 +115,17 @@ def _add(annotation: _Annotation, categories: dict[Identifier, str], boxes: dict
         raise NotUnderstoodError(f"the box of {part!r} is rotated")
     x, y, width, height = annotation.bbox
     add_box(boxes[annotation.image_id], part, x, y, width, height)
+
+
+def _by_id(kind: type[_Named], word: str, entries: Iterable[Any], problems: Problems) -> dict[Identifier, _Named]:
+    found: dict[Identifier, _Named] = {}
+    for place, raw in enumerate(entries, start=1):
+        with problems.entry(f"{word} {_id_or_place(raw, place)}"):
+            entry = kind.model_validate(raw)
+            if entry.id in found:
+                raise NotUnderstoodError(f"this {word} id is there twice")
+            found[entry.id] = entry
+    return found
 
 
 def _id_or_place(raw: Any, place: int) -> str:

@@ -26,7 +26,7 @@ def newest_rows(labels_root: Path, label_run: str, dataset: str) -> dict[tuple[s
     shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
     if not shards:
         raise DataError(
-            f"label run {label_run!r} has no labels of {dataset}", path=labels_root, fix=f"make label DATASET={dataset}"
+            f"label run {label_run!r} has no labels of {dataset}", path=labels_root, fix=f"dgreid label {dataset}"
         )
     rows = [LabelRow(**row) for row in newest_labels(labels_root, label_run, dataset).to_pylist()]
     return {(row.image_id, row.part): row for row in rows}

@@ -1,9 +1,14 @@
-"""What grounding one image returns, and who returned it."""
+"""What grounding one image returns, and who returned it. All of it may come from a service that is not ours."""
 
-from pydantic import BaseModel, ConfigDict, Field
+import math
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from shared.geometry import Box
 from shared.schemas import FINAL_STATUSES, LabelStatus
+
+Count = Annotated[int, Field(ge=0, lt=2**31)]  # what a column of a label row holds
 
 
 class Frozen(BaseModel):
@@ -23,21 +28,31 @@ class PartAnswer(Frozen):
     flags: tuple[str, ...] = ()
     raw_box: tuple[float, ...] | None = None  # as the engine answered, in the image's `space`
     raw_text: str | None = None  # the answer, when it gave no box
-    attempts: int = Field(default=0, ge=0)
+    attempts: Count = 0
+
+    @model_validator(mode="after")
+    def _a_box_exactly_with_ok(self) -> Self:
+        if (self.box is not None) != (self.status == LabelStatus.OK):
+            raise ValueError(f"status {self.status} {'without' if self.box is None else 'with'} a box")
+        if self.box is not None:
+            x_min, y_min, x_max, y_max = self.box
+            if not (all(map(math.isfinite, self.box)) and x_min < x_max and y_min < y_max):
+                raise ValueError(f"{self.box} is no box")
+        return self
 
 
 class ImageAnswer(Frozen):
     """All parts of one image; `image_id` = first 16 hex digits of the SHA-256 of its bytes."""
 
     image_id: str
-    width: int = 0  # pixels; 0 when no image could be decoded
-    height: int = 0
+    width: Count = 0  # pixels; 0 when no image could be decoded
+    height: Count = 0
     space: str = "none"  # coordinate space of the raw boxes
-    parts: tuple[PartAnswer, ...]
+    parts: Annotated[tuple[PartAnswer, ...], FailFast()]
     error: str = ""  # why there are no answers
     retryable: bool = False  # whether the same request may succeed later
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int = Field(default=0, ge=0, lt=2**40)
+    completion_tokens: int = Field(default=0, ge=0, lt=2**40)
 
     @property
     def boxes(self) -> dict[str, Box]:
@@ -65,9 +80,9 @@ class ServiceInfo(Frozen):
     engine: str
     model: str
     prompt_version: str
-    parts: tuple[str, ...]
+    parts: tuple[str, ...] = Field(min_length=1)
     missing_parts: str = "absent"
     second_look: bool = False
-    max_images: int
-    max_body_bytes: int
-    max_requests: int
+    max_images: int = Field(ge=1)
+    max_body_bytes: int = Field(ge=1)
+    max_requests: int = Field(ge=1)

@@ -57,8 +57,17 @@ def plain(name: str) -> str:
 
 def any_of(names: Iterable[str]) -> str:
     """A regular expression for one of the plain names as a whole word, longer ones first, in any of their spellings."""
+    return rf"\b({_spellings(names)})\b"
+
+
+def any_of_numbered(names: Iterable[str]) -> str:
+    """`any_of` with a number behind the name that belongs to a key or a label: `head_2:`, `"head 2"`."""
+    return rf"\b({_spellings(names)})[\s_#-]{{0,2}}(\d{{1,2}})(?:[\"'\u2019\u201d]|\s?[:=])"
+
+
+def _spellings(names: Iterable[str]) -> str:
     longest_first = sorted(names, key=len, reverse=True)
-    return r"\b(" + "|".join(re.escape(name).replace(r"\ ", r"[\s_-]+") for name in longest_first) + r")\b"
+    return "|".join(re.escape(name).replace(r"\ ", r"[\s_-]+") for name in longest_first)
 
 
 def places(text: str, names: Mapping[str, str]) -> list[tuple[int, int, str]]:

@@ -4,7 +4,7 @@ import base64
 import binascii
 from typing import Annotated, Any
 
-from pydantic import EncodedBytes, EncoderProtocol, Field, StringConstraints
+from pydantic import EncodedBytes, EncoderProtocol, FailFast, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from labeler.grounding.answers import Frozen, ImageAnswer, ServiceInfo
@@ -49,7 +49,7 @@ class GroundResponse(Frozen):
     prompt_version: str
     missing_parts: str = "absent"
     second_look: bool = False
-    images: tuple[ImageAnswer, ...]
+    images: Annotated[tuple[ImageAnswer, ...], FailFast()]
 
 
 class Problem(Frozen):
@@ -68,11 +68,11 @@ class Ready(Frozen):
     """`calibration_iou`: mean IoU in 0..1 of the answer about a drawn person with known boxes."""
 
     status: str = "ready"
-    calibration_iou: float
+    calibration_iou: float = Field(ge=0, le=1)
 
 
 class ModelList(Frozen):
-    data: tuple[ServiceInfo, ...]
+    data: Annotated[tuple[ServiceInfo, ...], FailFast()]
 
 
 _GREY_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAQCAAAAAAO4WGhAAAAEUlEQVR42mNsYIAAJoZBwQAAURAAoGlIcOMAAAAASUVORK5CYII="

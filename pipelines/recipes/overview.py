@@ -29,7 +29,7 @@ RIGHT, WRONG = "#1a9850", "#d73027"
 
 
 def draw_overview(workspace: Workspace, out: Path) -> None:
-    """Write the picture. Raises DataError when the demo has not been run in this workspace (make demo)."""
+    """Write the picture. Raises DataError when the demo has not been run in this workspace (dgreid demo)."""
     run = workspace.training_runs / RUN
     queries = read_queries(run, read_results(run), TARGET, "trained")
     paths, masks = read_masks(run, TARGET)

@@ -117,7 +117,7 @@ def load_batches(images: PersonImages, batches: Sequence[Sequence[int]], workers
         if isinstance(batch, str):
             raise DgreidError(
                 f"an image changed after the data set was scanned: {batch}",
-                fix="restore the file, or scan the data set again (make manifest DATASET=<name>) and start a new run",
+                fix="restore the file, or scan the data set again (dgreid manifest <name>) and start a new run",
             )
         yield batch
 

@@ -186,7 +186,7 @@ def coverage(rows: Sequence[ManifestRow], why: Sequence[str], label_run: str | N
 
 def _fill_command(rows: Sequence[ManifestRow], why: Sequence[str], label_run: str | None) -> str:
     names = sorted({row.dataset for row, reason in zip(rows, why, strict=True) if reason})
-    return "; ".join(f"make label DATASET={name}" + (f" LABELS={label_run}" if label_run else "") for name in names)
+    return "; ".join(f"dgreid label {name}" + (f" --label-run {label_run}" if label_run else "") for name in names)
 
 
 def _missing(message: str, command: str) -> DataError:

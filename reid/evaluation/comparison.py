@@ -37,7 +37,7 @@ def compare_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
     for run in map(_read, folders):
         groups.setdefault(_settings(run), []).append(run)
     if not groups:
-        raise ConfigError("no run was named", fix="RUNS='<run> <run> ...'")
+        raise ConfigError("no run was named", fix="name runs: dgreid compare <run> <run> ...")
     names = sorted({name for key in groups for name, _ in key})
     differing = [name for name in names if len({dict(key).get(name, "null") for key in groups}) > 1]
     return [

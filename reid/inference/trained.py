@@ -49,7 +49,7 @@ def read_trained_run(run_folder: Path) -> TrainedRun:
     checkpoint = selected_checkpoint(run_folder, config)
     if not checkpoint.is_file():
         raise DataError(
-            "this run has no trained model yet", path=checkpoint, fix="run its make train command to the end"
+            "this run has no trained model yet", path=checkpoint, fix="run its dgreid train command to the end"
         )
     state, meta = load_checkpoint(checkpoint)
     return TrainedRun(config, checkpoint, int(meta["epoch"]), int(meta["num_identities"]), state)

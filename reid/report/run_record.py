@@ -45,11 +45,11 @@ def read_run(folder: Path) -> RunRecord:
     """Read a run folder. Raises DataError when it is not there, has not been evaluated or holds a damaged file."""
     folder = folder.absolute()
     if not folder.is_dir():
-        raise DataError("there is no such run", path=folder, fix="make train PROTOCOL=<sources>2<target>")
+        raise DataError("there is no such run", path=folder, fix="dgreid train <sources>2<target>")
     return RunRecord(
         folder=folder,
         results=read_results(folder),
-        training_set=_read_json(folder / "training_set.json", "run the same make train command again"),
+        training_set=_read_json(folder / "training_set.json", "run the same dgreid train command again"),
         config=_read_config(folder / "config.yaml"),
         versions=_read_json(folder / "versions.json", "delete it and write the report again"),
         stage1=_read_metrics(folder / "stage1" / "metrics.csv"),

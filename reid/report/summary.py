@@ -37,6 +37,7 @@ def summarise(record: RunRecord, labels: LabelFacts, missing: Sequence[str]) -> 
         "tests": results.tests,
         "notes": results.notes(),
         "scores": results.scores,
+        "gains": {results.label(target): found for target, found in results.gains.items()},
         "per_split": _by_target(spreads),
         "re_ranking": results.re_ranking,
         "details": _by_target(details),
@@ -92,16 +93,14 @@ def joined(names: Sequence[str]) -> str:
 
 def commands(record: RunRecord, labels: LabelFacts) -> list[str]:
     """The commands that make this run again from the data sets, in order."""
-    run = _make_argument("RUN", record.name)
-    chosen = _make_argument("LABELS", record.label_run) if record.label_run else ""
-    engine = _make_argument("ENGINE", labels.made_by[0]["engine"]) if labels.made_by else ""
-    protocol = _make_argument("PROTOCOL", record.config.get("protocol") or "<protocol>")
-    preset = _make_argument("PRESET", record.config.get("preset") or "paper")
-    changed = changed_settings(record.config)
-    settings = _make_argument("ARGS", " ".join(changed)) if changed else ""
-    label = [f"make label {_make_argument('DATASET', source)} {engine} {chosen}" for source in record.sources]
-    steps = [*(label if record.label_run else []), f"make train {protocol} {preset} {chosen} {settings} {run}"]
-    return [" ".join(step.split()) for step in [*steps, f"make eval {run}", f"make report {run}"]]
+    run = ["--run", record.name]
+    labelled = ["--label-run", record.label_run] if record.label_run else []
+    engine = ["--engine", labels.made_by[0]["engine"]] if labels.made_by else []
+    label = [["label", source, *engine, *labelled] for source in record.sources] if labelled else []
+    protocol = str(record.config.get("protocol") or "<protocol>")
+    preset = ["--preset", str(record.config.get("preset") or "paper")]
+    train = ["train", protocol, *(changed_settings(record.config) or []), *preset, *labelled, *run]
+    return [shlex.join(["dgreid", *step]) for step in (*label, train, ["eval", *run], ["report", *run])]
 
 
 def changed_settings(config: dict[str, Any]) -> list[str] | None:
@@ -118,10 +117,6 @@ def changed_settings(config: dict[str, Any]) -> list[str] | None:
         for key, value in different_settings(preset, config).items()
         if key not in named_elsewhere
     ]
-
-
-def _make_argument(name: str, value: Any) -> str:
-    return f"{name}={shlex.quote(str(value))}"
 
 
 def _paper(record: RunRecord, target: str) -> dict[str, float] | None:

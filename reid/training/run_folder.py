@@ -51,7 +51,7 @@ def check_run(folder: Path, config: dict[str, Any], *, upgraded: Upgrade = dict)
         raise ConfigError(
             f"this run was started with another configuration ({', '.join(differing)} differ)",
             path=folder,
-            fix="repeat the first command to continue it, delete the folder, or name another with RUN=<name>",
+            fix="repeat the first command to continue it, delete the folder, or name another with --run <name>",
         )
 
 

@@ -96,5 +96,5 @@ def require_same(found: dict[str, Any], expected: dict[str, str], path: Path) ->
         raise DgreidError(
             f"the file belongs to another training: {', '.join(differing)} differ",
             path=path,
-            fix="restore the manifests and labels this run was started with, or start a new run with RUN=<name>",
+            fix="restore the manifests and labels this run was started with, or start a new run with --run <name>",
         )

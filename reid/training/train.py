@@ -81,7 +81,7 @@ def check_targets(protocol: Protocol, data: TrainingSet, workspace: Workspace) -
     for target in protocol.targets:
         manifest = workspace.manifest(target)
         if not manifest.is_file():
-            log.warning("target %s is not checked: no manifest yet (make manifest DATASET=%s)", target, target)
+            log.warning("target %s is not checked: no manifest yet (dgreid manifest %s)", target, target)
             continue
         rows = read_manifest(manifest)
         _check_overlap(protocol, target, shared_images(trained_on, rows))

@@ -160,7 +160,7 @@ def scan_dataset(name: str, data_root: Path) -> Scan:
     if described and described.pattern is not None:
         scanned = pattern.scan(root, described.pattern, described.folder_splits, described.kinds)
     elif described and described.csv is not None:
-        scanned = csv_table.scan(root, described.csv, described.kinds)
+        scanned = csv_table.scan(root, described.csv, described.kinds, described.encoding)
     else:
         scanned = LAYOUTS[layout].scan(root)
     fix = f"unpack the data set there, or describe its files in {root / DESCRIPTION_FILE}"

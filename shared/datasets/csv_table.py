@@ -2,7 +2,8 @@
 
 The columns are path, identity, split (train, query, gallery or all) and, where it is known, camera. Columns without a
 name are ignored. Paths are relative to the data set's folder. An empty camera is "not labelled"; a line without an
-identity is left out. Fields are separated by commas, semicolons or tabs; the text is UTF-8, or UTF-16 with its mark.
+identity is left out. Fields are separated by commas, semicolons or tabs; the text is UTF-8,
+UTF-16 with its mark, or in the `encoding:` that dataset.yaml names.
 """
 
 import csv
@@ -54,8 +55,9 @@ class _Line(NamedTuple):
     camera: str
 
 
-def scan(root: Path, table: str, kinds: Mapping[str, Kind]) -> Scan:
+def scan(root: Path, table: str, kinds: Mapping[str, Kind], encoding: str | None = None) -> Scan:
     """Read `table` (a CSV file relative to `root`). kinds: identities that stand for no person.
+    encoding: of a table that is neither UTF-8 nor UTF-16.
 
     Raises DataError for a table that cannot be read or decoded, for columns that are missing, unknown or given twice,
     and for a line with too many fields, no path, an unknown split, a number that a spreadsheet has rounded, or an image
@@ -67,7 +69,7 @@ def scan(root: Path, table: str, kinds: Mapping[str, Kind]) -> Scan:
     skipped[NOT_AN_IMAGE] = [path for path in skipped[NOT_AN_IMAGE] if path not in alike]
     lines: dict[tuple[str, Split], _Line] = {}
     listed: set[str] = set()
-    for line in _read_lines(root / (alike[0] if len(alike) == 1 else table), kinds):
+    for line in _read_lines(root / (alike[0] if len(alike) == 1 else table), kinds, encoding):
         found, reason = spellings.find(line.path)
         if not found:
             skipped[reason].append(line.path)
@@ -118,8 +120,8 @@ class _Spellings:
         return (alike[0], "") if len(alike) == 1 else ("", UNCLEAR if alike else NOT_THERE)
 
 
-def _read_lines(path: Path, kinds: Mapping[str, Kind]) -> Iterator[_Line]:
-    text = _decoded(path)
+def _read_lines(path: Path, kinds: Mapping[str, Kind], encoding: str | None) -> Iterator[_Line]:
+    text = _decoded(path, encoding)
     first, rest = [*re.split(r"\r\n|\r|\n", text, maxsplit=1), ""][:2]
     if (said := re.fullmatch(r'"?sep=(.)"?', first.strip(), re.IGNORECASE)) or first.strip().lower() == "sep=":
         separator, text, skipped_lines = said[1] if said else "\t", rest, 1
@@ -135,7 +137,7 @@ def _read_lines(path: Path, kinds: Mapping[str, Kind]) -> Iterator[_Line]:
         raise DataError(f"not a CSV file ({err})", path=f"{path}:{reader.line_num + skipped_lines}", fix=_FIX) from err
 
 
-def _decoded(path: Path) -> str:
+def _decoded(path: Path, declared: str | None) -> str:
     try:
         content = read_limited(path, MAX_TABLE_BYTES)
     except FileNotFoundError as err:
@@ -143,17 +145,23 @@ def _decoded(path: Path) -> str:
     except OSError as err:
         raise DataError(f"the table cannot be read: {err.strerror}", path=path, fix=_FIX) from err
     marks = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8-sig")
+    guessed = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8-sig")
     try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as err:
+        text = content.decode(declared or guessed)
+    except UnicodeError as err:
+        place = f" (byte {err.start:,})" if isinstance(err, UnicodeDecodeError) else ""
         raise DataError(
-            f"the table is neither UTF-8 nor UTF-16 (byte {err.start:,})",
+            f"the table is not {declared}{place}" if declared else f"the table is neither UTF-8 nor UTF-16{place}",
             path=path,
-            fix='save it as UTF-8, in a spreadsheet as "CSV UTF-8"',
+            fix='save it as UTF-8, in a spreadsheet as "CSV UTF-8", or name its encoding in dataset.yaml, '
+            "`encoding: cp1252` where a European Windows wrote it",
         ) from err
     if "\0" in text:
-        raise DataError("the table holds NUL characters: UTF-16 without its mark?", path=path, fix="save it as UTF-8")
+        raise DataError(
+            "the table holds NUL characters: UTF-16 without its mark?",
+            path=path,
+            fix="save it as UTF-8, or name its encoding in dataset.yaml, `encoding: utf-16-le`",
+        )
     return text
 
 

@@ -10,6 +10,7 @@
 | `split` | for `layout: pattern`: the split of all images: `train`, `query`, `gallery` or `all` | `all` |
 | `splits` | for `layout: pattern`, instead of `split`: the split of each sub-folder, in which the pattern then starts, e.g. `{train: train, probe: query, gallery: gallery}` | |
 | `csv` | for `layout: csv`: the table of the images, with columns path, identity, split and, where it is known, camera | |
+| `encoding` | for `layout: csv`: how the table is written where it is neither UTF-8 nor UTF-16: `cp1252`, `shift_jis`, ... | |
 | `junk` | for both: list of identities that stand for junk | `[-1]` |
 | `distractors` | for both: list of identities that stand for distractors, e.g. `[0]` | none |
 | `synthetic` | whether the images are generated | `false` |
@@ -62,6 +63,7 @@ class Description(BaseModel):
     split: Split | None = None
     splits: dict[str, Split] = {}
     csv: str | None = None
+    encoding: str | None = Field(default=None, max_length=40)
     junk: tuple[Word, ...] = ("-1",)
     distractors: tuple[Word, ...] = ()
     synthetic: bool = False
@@ -72,6 +74,8 @@ class Description(BaseModel):
         for key, given in (("pattern", self.pattern), ("csv", self.csv)):
             if (given is not None) != (self.layout == key):
                 raise ValueError(f"`{key}:` and `layout: {key}` belong together")
+        if self.encoding is not None and (self.layout != "csv" or not _is_text_encoding(self.encoding)):
+            raise ValueError(f"`encoding: {self.encoding}` belongs to `layout: csv` and names a text encoding: cp1252")
         if self.layout != "pattern" and (self.split or self.splits):
             raise ValueError("`split:` and `splits:` belong to `layout: pattern`")
         if self.layout not in ("pattern", "csv") and self.model_fields_set & {"junk", "distractors"}:
@@ -139,6 +143,14 @@ def read_description(path: Path) -> Description:
     if not NAME.fullmatch(name.lower()):
         raise DataError(f"the folder name {name!r} cannot name a data set", path=path, fix="add `name: <short name>`")
     return description.model_copy(update={"name": name.lower()})
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        b"a".decode(name, "replace")
+    except (LookupError, ValueError):
+        return False
+    return True
 
 
 def _keys(content: dict[Any, Any]) -> str:

@@ -22,6 +22,7 @@ from labeler.settings import Settings
 from shared.geometry import Box
 from shared.images import image_id_of
 from shared.schemas import ManifestRow
+from tests.rows import manifest_row
 
 COLOURS = {"head": (255, 0, 0), "upper_body": (0, 255, 0), "legs": (0, 0, 255)}
 DRAWN = {"head": (214, 170, 140), "upper_body": (160, 40, 44), "legs": (38, 48, 90)}
@@ -208,17 +209,12 @@ def make_dataset(tmp_path: Path) -> Callable[..., tuple[Path, list[ManifestRow]]
             content = painted_png(height=height, boxes={**PAINTED, "head": moved})
             (root / f"{index:04d}.png").write_bytes(content)
             rows.append(
-                ManifestRow(
-                    dataset="toy",
+                manifest_row(
                     split="query" if index % 2 else "gallery",
                     path=f"{index:04d}.png",
                     image_id=image_id_of(content),
-                    width=64,
                     height=height,
                     identity=index + 1,
-                    camera=1,
-                    size_bytes=len(content),
-                    modified_ns=0,
                 )
             )
         return root, rows

@@ -1,7 +1,7 @@
 """The canned queries against labels with known faults, and against the obvious computation."""
 
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,55 +11,30 @@ from shared.geometry import Box, iou
 from shared.labels import connect, write_label_shard
 from shared.manifest import write_manifest
 from shared.schemas import PARTS, LabelRow, LabelStatus, ManifestRow
+from tests.rows import label_row, manifest_row
 
 FIGURE = {"head": Box(20, 5, 40, 25), "upper_body": Box(10, 25, 50, 70), "legs": Box(15, 70, 45, 120)}
 
 
-def manifest_row(number: int, split: str) -> ManifestRow:
-    return ManifestRow(
-        dataset="toy",
-        split=split,
-        path=f"{number}.png",
-        image_id=f"{number:016x}",
-        width=64,
-        height=128,
-        identity=number + 1,
-        camera=1,
-        size_bytes=1,
-        modified_ns=0,
-    )
+def image_row(number: int, split: str) -> ManifestRow:
+    return manifest_row(number, split=split, identity=number + 1)
 
 
-def label_row(image: ManifestRow, part: str, run: str, box: Box | None, status=LabelStatus.OK, **rest) -> LabelRow:
-    fields = {
-        "x_min": box and box.x_min,
-        "y_min": box and box.y_min,
-        "x_max": box and box.x_max,
-        "y_max": box and box.y_max,
-        "width": 64,
-        "height": 128,
-        "space": "original_pixels",
-        "engine": "e",
-        "model": "m",
-        "prompt_version": "v",
-        "attempts": 1,
-        "created_at": datetime.now(UTC),
-    }
-    origin = {"dataset": "toy", "split": image.split, "path": image.path, "image_id": image.image_id}
-    return LabelRow(label_run=run, part=part, status=status, **{**origin, **fields, **rest})
+def label(image: ManifestRow, part: str, run: str, box: Box | None, **rest: Any) -> LabelRow:
+    return label_row(image, part, box, label_run=run, **rest)
 
 
 @pytest.fixture
 def labelled(tmp_path: Path):
     """4 images; run a: image 1 upside down and flagged, image 2 refused, image 3 without labels; run b: all, moved."""
-    images = [manifest_row(number, "query" if number % 2 else "gallery") for number in range(4)]
+    images = [image_row(number, "query" if number % 2 else "gallery") for number in range(4)]
     upside_down = {"head": FIGURE["legs"], "upper_body": FIGURE["upper_body"], "legs": FIGURE["head"]}
-    rows = [label_row(images[0], part, "a", box) for part, box in FIGURE.items()]
-    rows += [label_row(images[1], part, "a", box, flags=("order",)) for part, box in upside_down.items()]
+    rows = [label(images[0], part, "a", box) for part, box in FIGURE.items()]
+    rows += [label(images[1], part, "a", box, flags=("order",)) for part, box in upside_down.items()]
     refused = {"status": LabelStatus.REFUSED, "raw_text": "sorry", "attempts": 4}
-    rows += [label_row(images[2], part, "a", None, **refused) for part in PARTS]
+    rows += [label(images[2], part, "a", None, **refused) for part in PARTS]
     moved = {part: Box(*(value + 3 for value in box)) for part, box in FIGURE.items()}
-    rows += [label_row(image, part, "b", box) for image in images for part, box in moved.items()]
+    rows += [label(image, part, "b", box) for image in images for part, box in moved.items()]
     write_manifest(images, tmp_path / "toy.parquet")
     shard = write_label_shard(rows, tmp_path / "labels")
     return connect(manifests=[tmp_path / "toy.parquet"], labels=[shard]), upside_down, moved
@@ -84,7 +59,7 @@ def test_coverage_and_missing(labelled) -> None:
     assert [gallery[key] for key in ("images", "labelled", "finished", "missing")] == [2, 2, 1, 0]
     assert [query[key] for key in ("images", "labelled", "finished", "missing")] == [2, 1, 1, 1]
     assert found["b", "query"]["finished_percent"] == 100
-    assert [(row["label_run"], row["path"]) for row in answer(labelled[0], "missing_images")] == [("a", "3.png")]
+    assert [(row["label_run"], row["path"]) for row in answer(labelled[0], "missing_images")] == [("a", "3.jpg")]
 
 
 def test_statuses_failures_and_attempts(labelled) -> None:
@@ -93,7 +68,7 @@ def test_statuses_failures_and_attempts(labelled) -> None:
     }
     assert counts["a", "head", "ok"] == 2 and counts["a", "head", "refused"] == 1 and counts["b", "legs", "ok"] == 4
     (failure,) = answer(labelled[0], "failures")
-    assert [failure[key] for key in ("status", "reason", "labels", "example")] == ["refused", "sorry", 3, "2.png"]
+    assert [failure[key] for key in ("status", "reason", "labels", "example")] == ["refused", "sorry", 3, "2.jpg"]
     attempts = {
         (row["label_run"], row["finished"], row["attempts"]): row["images"] for row in answer(labelled[0], "attempts")
     }
@@ -101,7 +76,7 @@ def test_statuses_failures_and_attempts(labelled) -> None:
 
 
 def test_order_flags_and_identical_boxes(labelled) -> None:
-    assert [row["path"] for row in answer(labelled[0], "order_violations")] == ["1.png"]
+    assert [row["path"] for row in answer(labelled[0], "order_violations")] == ["1.jpg"]
     flags = answer(labelled[0], "flag_counts")
     assert {(row["part"], row["flag"], row["labels"]) for row in flags} == {(part, "order", 1) for part in PARTS}
     shares = {
@@ -121,16 +96,16 @@ def test_comparison_equals_the_slow_iou(labelled) -> None:
 
 def test_prompt_modes_are_compared_with_every_change_of_status(tmp_path: Path) -> None:
     """5 images, two modes of one model, a run of another model; images 3 and 4 end otherwise in the second mode."""
-    images = [manifest_row(number, "query") for number in range(5)]
+    images = [image_row(number, "query") for number in range(5)]
     moved = {part: Box(*(value + number for value in box)) for number, (part, box) in enumerate(FIGURE.items())}
-    rows = [label_row(image, part, "j", FIGURE[part], prompt_version="joint-1a") for image in images for part in PARTS]
-    rows += [label_row(image, part, "o", FIGURE[part], prompt_version="per_part-3c", model="o") for image in images
+    rows = [label(image, part, "j", FIGURE[part], prompt_version="joint-1a") for image in images for part in PARTS]
+    rows += [label(image, part, "o", FIGURE[part], prompt_version="per_part-3c", model="o") for image in images
              for part in PARTS]  # fmt: skip
     for number, image in enumerate(images):
         for part in PARTS:
             status = (LabelStatus.ABSENT if number == 3 else LabelStatus.REFUSED) if number > 2 else LabelStatus.OK
             box = moved[part] if status == LabelStatus.OK else None
-            rows.append(label_row(image, part, "p", box, status, prompt_version="per_part-2b"))
+            rows.append(label(image, part, "p", box, status=status, prompt_version="per_part-2b"))
     lines = answer(connect(labels=[write_label_shard(rows, tmp_path)]), "compare_prompts")
     assert {(line["first_mode"], line["second_mode"], line["first_run"], line["second_run"]) for line in lines} == {
         ("joint", "per_part", "j", "p")
@@ -153,7 +128,7 @@ def test_box_statistics_and_worst_images(labelled) -> None:
     assert head["boxes"] == 4
     assert head["centre_y"][1] == pytest.approx(18 / 128, abs=1e-3) and head["aspect"][1] == 1.0
     worst = answer(labelled[0], "worst_images")
-    assert [(row["label_run"], row["path"]) for row in worst[:2]] == [("a", "2.png"), ("a", "1.png")]
+    assert [(row["label_run"], row["path"]) for row in worst[:2]] == [("a", "2.jpg"), ("a", "1.jpg")]
 
 
 def test_own_sql_reads_and_nothing_else(labelled, tmp_path: Path) -> None:

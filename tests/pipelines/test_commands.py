@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import run
-from shared.labels import connect, label_shards
+from shared.labels import connect, label_shards, read_labels, write_label_shard
 from shared.manifest import read_manifest
+from shared.schemas import PARTS, LabelStatus
 from shared.workspace import Workspace
 
 MINI = [
@@ -119,7 +120,11 @@ def test_a_broken_image_is_one_reported_row(
     image = workspace.data_root / "3DPeS" / "bounding_box_train" / "0001_c1s1_000001_00.jpg"
     content = {"truncated": image.read_bytes()[:-60], "empty": b"", "text": b"not a picture"}[damage]
     image.write_bytes(content)
-    refused(["label", "3dpes"], 1, "1 image", image.name, capfd=capfd)
+    told = ("1 image (3 parts: unreadable 3) of 3dpes have no final answer", image.name, "dgreid sql 3dpes")
+    assert run(["label", "3dpes"]) == 0
+    said = capfd.readouterr().err
+    assert all(word in said for word in told) and "Traceback" not in said
+    refused(["label", "3dpes", "--strict"], 1, *told, capfd=capfd)
     rows = read_manifest(workspace.manifest("3dpes"))
     assert [row.path for row in rows if row.status == "unreadable"] == [f"bounding_box_train/{image.name}"]
     connection = connect(labels=label_shards(workspace.labels, dataset="3dpes"))
@@ -128,6 +133,41 @@ def test_a_broken_image_is_one_reported_row(
     assert run(["train", "3dpes2caviar", *MINI, "--preset", "tiny", "--run", "broken"]) == 0
     record = json.loads((workspace.training_runs / "broken" / "training_set.json").read_text())
     assert (record["images"], record["dropped"]) == (7, {"unreadable image": 1})
+
+
+def test_failures_of_earlier_sessions_are_said_until_they_are_gone(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["label", "3dpes", "--engine", "body_prior"]
+    assert run([*command, "--strict"]) == 0
+    assert "no final answer" not in capfd.readouterr().err
+    (shard, *_) = shards = label_shards(workspace.labels, dataset="3dpes")
+    first = read_labels(shards)[0]
+    box = dict.fromkeys(("x_min", "y_min", "x_max", "y_max", "score", "raw_box"))
+    bad = [first.model_copy(update={**box, "part": part, "status": LabelStatus.UNPARSEABLE}) for part in PARTS[:2]]
+    write_label_shard(bad, shard.parent)
+    told = ("1 image (2 parts: unparseable 2) of 3dpes have no final answer", "--retry-failed", "dgreid sql 3dpes")
+    for _ in range(2):  # nothing is left to do, and still it is said
+        assert run(command) == 0
+        said = capfd.readouterr().err
+        assert all(word in said for word in told), said
+        refused([*command, "--strict"], 1, *told, capfd=capfd)
+    assert run([*command, "--strict", "--retry-failed"]) == 0
+    assert "no final answer" not in capfd.readouterr().err
+    write_label_shard(bad, shard.parent)
+    (workspace.data_root / "3DPeS" / first.path).unlink()  # an image that is gone is no failure
+    assert run([*command, "--strict"]) == 0
+
+
+def test_strict_labels_all_data_sets_and_names_every_one_with_failures(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("3DPeS", "CAVIAR4REID"):
+        next((workspace.data_root / folder / "query").iterdir()).write_bytes(b"")
+    assert run(["label", "3dpes+caviar", "--engine", "body_prior", "--strict"]) == 1
+    said = capfd.readouterr().err
+    assert "of 3dpes have no final answer" in said and "of caviar have no final answer" in said
+    assert label_shards(workspace.labels, dataset="3dpes") and label_shards(workspace.labels, dataset="caviar")
 
 
 def test_a_place_that_cannot_be_written(

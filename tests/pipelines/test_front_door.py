@@ -135,21 +135,13 @@ def test_a_training_that_fails_leaves_no_run(workspace: Workspace, capfd: pytest
 @pytest.mark.parametrize(
     ("written", "called"),
     [
-        ("make label DATASET=viper", "dgreid label viper"),
-        ("make label DATASET=a LABELS=r; make label DATASET=b", "dgreid label a --label-run r; dgreid label b"),
-        ("next: make eval RUN=a && make report RUN=a", "next: dgreid eval --run a && dgreid report --run a"),
-        ("name another with LABELS=<run>", "name another with --label-run <run>"),
-        ("RUN=<one of a, b>", "--run <one of a, b>"),
-        ("make train PROTOCOL=<sources>2<target> PRESET=tiny", "dgreid train <sources>2<target> --preset tiny"),
-        ("make sql DATASET=v Q=failures shows; make label DATASET=v ARGS=--retry-failed",
-         "dgreid sql v --query failures shows; dgreid label v --retry-failed"),
-        ("run the same make label command again", "run the same make label command again".replace("make", "dgreid")),
-        ("make sure that RUNS_ROOT=<folder> is there", "make sure that RUNS_ROOT=<folder> is there"),
-        ("make import-labels FILE=x DATASET=v LABELS=r", "dgreid import-labels x v --corrects r"),
+        ("fix: dgreid label a; dgreid label b", "fix: .venv/bin/dgreid label a; .venv/bin/dgreid label b"),
+        ("URL=http://x:1 dgreid label ...", "URL=http://x:1 .venv/bin/dgreid label ..."),
+        ("/opt/dgreid label, dgreid.egg-info and dgreid 1.2", "/opt/dgreid label, dgreid.egg-info and dgreid 1.2"),
     ],
 )  # fmt: skip
-def test_messages_name_the_command_that_was_called(written: str, called: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DGREID_UNDER_MAKE", raising=False)
-    assert as_called(written) == called
-    monkeypatch.setenv("DGREID_UNDER_MAKE", "1")
+def test_printed_commands_can_be_run_as_printed(written: str, called: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DGREID_CALLED_AS", raising=False)
     assert as_called(written) == written
+    monkeypatch.setenv("DGREID_CALLED_AS", ".venv/bin/dgreid")
+    assert as_called(written) == called

@@ -1,7 +1,6 @@
 """Small data sets with part labels, and a configuration that trains on them in a second."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,12 @@ from reid.model.muva import Muva, build_model
 from reid.protocols.protocol import parse_protocol
 from reid.training.job import Job, make_job
 from reid.training.train import train
+from shared.geometry import Box
 from shared.labels import label_folder, write_label_shard
 from shared.manifest import build_manifest, read_manifest
 from shared.schemas import PARTS, LabelRow, LabelStatus, ManifestRow
 from shared.workspace import Workspace
+from tests import rows
 
 torch.set_num_threads(1)
 
@@ -80,20 +81,8 @@ def add_labels(workspace: Workspace) -> Callable[..., None]:
 
 
 def label_row(row: ManifestRow, part: str, status: LabelStatus, run: str) -> LabelRow:
-    corners = BOXES[part] if status == LabelStatus.OK else (None,) * 4
-    return LabelRow(
-        label_run=run,
-        part=part,
-        status=status,
-        space="original_pixels",
-        engine="painted",
-        model="painted",
-        prompt_version="1",
-        attempts=1,
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        **dict(zip(("x_min", "y_min", "x_max", "y_max"), corners, strict=True)),
-        **row.model_dump(include={"dataset", "split", "path", "image_id", "width", "height"}),
-    )
+    box = Box(*BOXES[part]) if status == LabelStatus.OK else None
+    return rows.label_row(row, part, box, label_run=run, status=status, engine="painted", model="painted")
 
 
 @pytest.fixture

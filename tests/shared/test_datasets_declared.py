@@ -495,6 +495,36 @@ def test_tables_as_spreadsheets_and_other_systems_write_them(content: str | byte
     assert scan_dataset("t", tmp_path).skipped == {}
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "shift_jis", "cp1251", "utf-16-le"])
+def test_a_table_in_another_encoding_is_read_where_that_is_said(encoding: str, tmp_path: Path) -> None:
+    person, camera = {"shift_jis": ("花子", "入口"), "cp1251": ("Анна", "вход")}.get(encoding, ("Jürgen", "Süd"))
+    text = f"path,identity,camera,split\n1.jpg,{person},{camera},all\n"
+    root = declare(tmp_path / "t", "layout: csv\ncsv: images.csv\n", "1.jpg")
+    (root / "images.csv").write_bytes(text.encode(encoding))
+    with pytest.raises(DataError, match=r"neither UTF-8 nor UTF-16|UTF-16 without its mark") as refused:
+        scan_dataset("t", tmp_path)
+    assert "encoding: " in refused.value.fix
+    (root / "dataset.yaml").write_text(f"layout: csv\ncsv: images.csv\nencoding: {encoding}\n")
+    (image,) = scan_dataset("t", tmp_path).files
+    assert (image.identity_name, image.camera_name) == (person, camera)
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [
+        ("layout: csv\ncsv: images.csv\nencoding: no-such\n", "names a text encoding"),
+        ("layout: csv\ncsv: images.csv\nencoding: hex\n", "names a text encoding"),
+        ("layout: csv\ncsv: images.csv\nencoding: ascii\n", r"the table is not ascii \(byte"),
+        ("layout: market1501\nencoding: cp1252\n", "belongs to `layout: csv`"),
+    ],
+)
+def test_an_encoding_that_does_not_fit_is_refused(declared: str, told: str, tmp_path: Path) -> None:
+    root = declare(tmp_path / "t", declared, "1.jpg")
+    (root / "images.csv").write_text("path,identity,split\n1.jpg,Jürgen,all\n", encoding="utf-8")
+    with pytest.raises(DataError, match=told):
+        scan_dataset("t", tmp_path)
+
+
 def test_paths_are_found_in_either_spelling_and_kept_as_on_disk(tmp_path: Path) -> None:
     one, other = "S\u00fcd/1.jpg", "Su\u0308d/2.jpg"
     text = "path,identity,split\nSu\u0308d/1.jpg,1,all\nS\u00fcd/2.jpg,2,all\n"

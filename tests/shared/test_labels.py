@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from shared.errors import ConfigError, DataError, DgreidError
 from shared.files import write_text
+from shared.geometry import Box
 from shared.labels import (
     CORRECTS,
     choose_label_run,
@@ -36,49 +37,16 @@ from shared.manifest import read_manifest, write_manifest
 from shared.parquet import to_table, write_table
 from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, Kind, LabelRow, LabelStatus, ManifestRow
 from shared.workspace import Workspace
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+from tests.rows import NOON, label_row, manifest_row
 
 
 def label(**changes: Any) -> LabelRow:
-    given: dict[str, Any] = {
-        "label_run": "r",
-        "dataset": "d",
-        "split": "train",
-        "path": "a.jpg",
-        "image_id": "0123456789abcdef",
-        "width": 64,
-        "height": 128,
-        "part": "head",
-        "x_min": 1.0,
-        "y_min": 2.0,
-        "x_max": 3.0,
-        "y_max": 4.0,
-        "status": LabelStatus.OK,
-        "space": "original_pixels",
-        "engine": "e",
-        "model": "m",
-        "prompt_version": "p",
-        "attempts": 1,
-        "created_at": NOON,
-    }
-    return LabelRow(**{**given, **changes})
+    return label_row(entry(), box=Box(1, 2, 3, 4), **{"label_run": "r", **changes})
 
 
 def entry(**changes: Any) -> ManifestRow:
-    given: dict[str, Any] = {
-        "dataset": "d",
-        "split": "train",
-        "path": "a.jpg",
-        "image_id": "0123456789abcdef",
-        "width": 64,
-        "height": 128,
-        "identity": 1,
-        "camera": 1,
-        "size_bytes": 10,
-        "modified_ns": 20,
-    }
-    return ManifestRow(**{**given, **changes})
+    given = {"dataset": "d", "path": "a.jpg", "image_id": "0123456789abcdef", "size_bytes": 10, "modified_ns": 20}
+    return manifest_row(**{**given, **changes})
 
 
 def test_the_types_and_the_arrow_schemas_name_the_same_columns() -> None:
@@ -104,7 +72,7 @@ def test_people_and_nobody_else_have_an_identity(kind: str, identity: int | None
     write_table(pa.Table.from_pylist([wrong], schema=MANIFEST_SCHEMA), tmp_path / "d.parquet")
     with pytest.raises(DataError, match="not a row of a manifest") as caught:
         read_manifest(tmp_path / "d.parquet")
-    assert caught.value.fix == "make manifest DATASET=d"
+    assert caught.value.fix == "dgreid manifest d"
 
 
 def test_shards_are_numbered_on_and_found_by_run_and_data_set(tmp_path: Path) -> None:
@@ -152,7 +120,7 @@ def test_what_is_not_ours_is_refused_with_the_remedy(tmp_path: Path, damage: str
     with pytest.raises(DataError) as caught:
         read_manifest(path)
     assert caught.value.path == path
-    assert "make manifest DATASET=d" in caught.value.fix
+    assert "dgreid manifest d" in caught.value.fix
 
 
 def read_pandas(folder: Path) -> list[dict[str, Any]]:
@@ -306,7 +274,7 @@ def test_a_correction_is_a_whole_run_or_none(tmp_path: Path) -> None:
 def test_which_label_run_is_meant(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no part labels of d yet") as missing:
         choose_label_run(None, ["d"], tmp_path)
-    assert missing.value.fix == "make label DATASET=d"
+    assert missing.value.fix == "dgreid label d"
     for run in ("first", "second"):
         write_label_shard([label(label_run=run)], label_folder(tmp_path, run, "d", "train"))
     with pytest.raises(ConfigError, match="several label runs: first, second"):

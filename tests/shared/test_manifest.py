@@ -136,7 +136,7 @@ def test_a_manifest_of_the_old_numbers_is_refused_and_made_again(data_root: Path
     for use in (read_manifest, lambda path: connect(manifests=[path])):
         with pytest.raises(DataError, match="written with schema 2; this version reads schema 3") as caught:
             use(out)
-        assert caught.value.fix == "make manifest DATASET=market1501"
+        assert caught.value.fix == "dgreid manifest market1501"
     assert build_manifest("market", data_root, out) == rows == read_manifest(out)
 
 
@@ -146,7 +146,7 @@ def test_a_manifest_without_the_columns_of_names_is_made_again(data_root: Path, 
     pq.write_table(pq.read_table(out).drop_columns(["identity_name", "camera_name"]), out)
     with pytest.raises(DataError, match="columns are not those") as caught:
         read_manifest(out)
-    assert caught.value.fix == "make manifest DATASET=market1501"
+    assert caught.value.fix == "dgreid manifest market1501"
     assert build_manifest("market", data_root, out) == rows == read_manifest(out)
 
 

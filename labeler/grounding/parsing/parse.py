@@ -24,7 +24,7 @@ from shared.schemas import RAW_TEXT_LIMIT, LabelStatus
 
 __all__ = ["AMBIGUOUS", "READ_LIMIT", "Parsed", "kept_text", "parse_answer"]
 
-READ_LIMIT = 20_000  # characters looked at; a box answer has under 200
+READ_LIMIT = 6_000  # characters after the thoughts; a box answer has under 200, the worst of this length takes 0.1 s
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 _TRIED_MARKS = 3  # of "final answer", from the last one
 _THOUGHTS = re.compile(r"(?:</think(?:ing)?>|</thoughts?>|</reasoning>|\[/THINK\]|◁/think▷)", re.IGNORECASE)
@@ -33,7 +33,9 @@ _FINAL = re.compile(
     r"<answer>|\b(?:final|corrected) (?:answer|result|boxes)\b[\s:*]{0,4}(?:(?:is|are)\b)?|\\boxed", re.IGNORECASE
 )
 _OTHER_ORDER = re.compile(  # of the coordinates, said so
-    r"c?xc?ywh|yxyx|xxyy|ltwh|[\[(]\s{0,4}y_?(?:min|1|0)\b|[\[(]\s{0,4}x\w{0,8}\W{1,4}y\w{0,8}\W{1,4}w", re.IGNORECASE
+    r"c?xc?ywh|yxyx|xxyy|ltwh|\bx\W{1,4}y\W{1,6}(?:and\W)?w(?:idth)?\b|\by_?(?:min|1|0)[^\w|]{1,6}x_?(?:min|1|0)\b"
+    r"|[\[(]\s{0,4}y_?(?:min|1|0)\b|[\[(]\s{0,4}x\w{0,8}\W{1,4}y\w{0,8}\W{1,4}w",
+    re.IGNORECASE,
 )
 _NOT_ANSWERED = re.compile(
     r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai|(un|not )able to|i (can't|cannot|can not|won't|will not))\b",
@@ -66,7 +68,9 @@ def parse_answer(
         return dict.fromkeys(parts, Parsed(LabelStatus.REFUSED))
     if finish_reason != "stop" or not text or not text.strip():
         return dict.fromkeys(parts, UNPARSEABLE)
-    text = _after_thoughts(text).strip()[:READ_LIMIT]
+    text = _after_thoughts(text).strip()
+    if len(text) > READ_LIMIT:  # its end may take back what its beginning says
+        return dict.fromkeys(parts, UNPARSEABLE)
     asked = Asked(tuple(dict.fromkeys(parts)), vocabulary, number)
     if (simple := asked.simple_brackets(text)) is not None:
         return simple
@@ -79,7 +83,7 @@ def parse_answer(
         if (simple := asked.simple(value)) is not None:
             return simple
         if isinstance(value, str):  # a text inside a text
-            text = value[:READ_LIMIT]
+            text = value
     return _read(text, asked)
 
 
@@ -116,9 +120,15 @@ def _read_all(text: str, asked: Asked) -> dict[str, Parsed]:
     claims = Claims(asked.parts)
     left = Values(asked, claims).take(text)
     PlainText(asked, claims).take(left)
+    if wording.takes_back(left):
+        return dict.fromkeys(asked.parts, UNPARSEABLE)
     if not any(claim.said.box for claim in claims.all) and _REFUSED.search(left):
         return dict.fromkeys(asked.parts, Parsed(LabelStatus.REFUSED))
-    found = claims.settled() if wording.people_told_apart(text) < 2 else dict.fromkeys(asked.parts, UNPARSEABLE)
+    found = (
+        claims.settled()
+        if wording.people_told_apart(text, asked.all_names) < 2
+        else dict.fromkeys(asked.parts, UNPARSEABLE)
+    )
     if all(one.status == LabelStatus.UNPARSEABLE for one in found.values()) and not claims.all:
         status = LabelStatus.REFUSED if _NOT_ANSWERED.search(text) else LabelStatus.UNPARSEABLE
         return dict.fromkeys(asked.parts, Parsed(status))

@@ -1,5 +1,6 @@
 """What a value says about one part: a box, "not there", something unreadable, or nothing at all."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,12 @@ BOX_KEYS = frozenset(
 LABEL_KEYS = frozenset(
     "label labels part bodypart name object category class classname description type title target ref".split()
 )
-VISIBLE_KEYS = frozenset(("visible", "isvisible", "present", "found"))
+_LABEL_ENDINGS = ("label", "class", "category", "part")  # `sub_label`: it says more about the same box
+VISIBLE_KEYS = frozenset(("visible", "isvisible", "present", "ispresent", "found", "detected", "exists"))
+# What may be false of a box that is right; a denial by any other key makes it unreadable.
+_MAY_BE_FALSE = frozenset(
+    "occluded isoccluded truncated istruncated iscrowd crowd difficult partial ispartial blurred normalized".split()
+)
 
 
 def labelled(asked: Asked, labels: Sequence[str]) -> str | None:
@@ -33,7 +39,11 @@ def labelled(asked: Asked, labels: Sequence[str]) -> str | None:
 
 
 def labels_of(data: Pairs) -> list[str]:
-    return [value for key, value in data if bare_key(key) in LABEL_KEYS and isinstance(value, str)]
+    return [
+        value
+        for key, value in data
+        if isinstance(value, str) and ((bare := bare_key(key)) in LABEL_KEYS or bare.endswith(_LABEL_ENDINGS))
+    ]
 
 
 def said_of(asked: Asked, value: Any, part: str, depth: int = NESTING) -> Said | None:
@@ -52,6 +62,8 @@ def said_of(asked: Asked, value: Any, part: str, depth: int = NESTING) -> Said |
 def _said_by_object(asked: Asked, data: Pairs, part: str, depth: int) -> Said | None:
     labels = labels_of(data)
     if labels and labelled(asked, labels) not in ({part, None} if all(map(wording.is_generic, labels)) else {part}):
+        return UNREADABLE
+    if any(value is False and bare_key(key) not in VISIBLE_KEYS | _MAY_BE_FALSE for key, value in data):
         return UNREADABLE
     visible = [value for key, value in data if bare_key(key) in VISIBLE_KEYS]
     said = [one for key, value in data if bare_key(key) in BOX_KEYS and (one := said_of(asked, value, part, depth - 1))]
@@ -109,6 +121,8 @@ def _said_by_text(asked: Asked, value: str, part: str) -> Said | None:
     if len(found) != 1 or boxes[0] is None or others or wording.says_not(value):
         return UNREADABLE
     outside = value[: found[0].start] + value[found[0].end :]
+    if re.search(r"\b(?:for|see)\b", wording.without_remarks(outside), re.IGNORECASE):
+        return UNREADABLE  # it points at the box of something else
     return Said(LabelStatus.OK, boxes[0]) if found[0].bracketed or not wording.has_words(outside) else UNREADABLE
 
 

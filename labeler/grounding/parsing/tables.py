@@ -15,6 +15,7 @@ COORDINATES = (  # names of x_min, y_min, x_max, y_max
 )
 _NUMBER = re.compile(r"-?\d{1,7}(?:\.\d{1,6})?")
 _BOX = re.compile(r"[\[(].*\d.*[\])]")
+_VALUE = re.compile(r"[:=]\s{0,3}-?\d")  # a number that may be the first of the box
 _RULE = re.compile(r"[\s|:=+-]*")
 
 
@@ -74,7 +75,9 @@ def _read(
     over = {index: part for index, cell in enumerate(head) if has_head and (part := part_of(cell))}
     for start, end, cells in table[1:] if has_head else table:
         named = [
-            part for cell in cells if wording.has_words(cell) and not _BOX.search(cell) and (part := part_of(cell))
+            part
+            for cell in cells
+            if wording.has_words(cell) and not _BOX.search(cell) and not _VALUE.search(cell) and (part := part_of(cell))
         ]
         boxes = [cell for cell in cells if _BOX.search(cell)]
         numeric = [index for index, cell in enumerate(cells) if _NUMBER.fullmatch(cell)]

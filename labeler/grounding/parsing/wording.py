@@ -6,7 +6,7 @@ All lists are closed: a word that is not in them makes the text mean something e
 import re
 from collections.abc import Iterator, Mapping
 
-from labeler.grounding.vocabulary import any_of, places
+from labeler.grounding.vocabulary import any_of, any_of_numbered, places, plain
 
 _PEOPLE = frozenset(
     (
@@ -34,6 +34,12 @@ _REMARK = re.compile(r"\([^()]{0,200}\)")
 _WORD = re.compile(r"[^\W_]+")
 _BODY_PART = re.compile(r"\bbody[\s_-]parts?\b", re.IGNORECASE)
 _CONTRARY = re.compile(r"\b(?:but|however|although|though|except|unless|mostly|only|yet|actually)\b", re.IGNORECASE)
+_TAKEN_BACK = re.compile(
+    r"\b(?:wrong|incorrect|inaccurate|swapped|interchanged|mixed up|mistaken?|mistakes?|examples?|hypothetical(?:ly)?"
+    r"|placeholders?|dummy|oops|guess(?:ed|es|ing)?|made up|invented|disregard|ignore)\b",
+    re.IGNORECASE,
+)
+_PICTURES = frozenset("image picture photo".split())
 _APOLOGY = re.compile(r"^\s*(?:i'?m |i am )?sorry\W{1,3}(?:but\s)?", re.IGNORECASE)
 _WHERE = r"(?:\s+(?:here|in (?:this|the) (?:image|picture|photo|frame|crop|view)))?"
 _UNSEEN = (
@@ -90,7 +96,10 @@ def named_part(text: str, names: Mapping[str, str], *, sentence: bool = False) -
 
 def is_filler(text: str) -> bool:
     """Whether running words say nothing about what a box holds."""
-    return all(word in _SENTENCE or word in _ARTICLES or word in _BOX_WORDS or word == "of" for word in _words(text))
+    words = _words(text)
+    if words and all(word in _PICTURES or word in _ARTICLES for word in words) and _PICTURES & {*words}:
+        return False  # the box of the image itself
+    return all(word in _SENTENCE or word in _ARTICLES or word in _BOX_WORDS or word == "of" for word in words)
 
 
 def is_generic(text: str) -> bool:
@@ -141,9 +150,21 @@ def unseen_parts(text: str, names: Mapping[str, str]) -> Iterator[tuple[int, int
             yield match.start(), match.end(), part
 
 
-def people_told_apart(text: str) -> int:
-    """How many people the words tell apart: `person 1` and `person 2`, `the man` and `the woman`."""
-    return len({tuple(group and group.lower() for group in match.groups()) for match in _WHO.finditer(text)})
+def people_told_apart(text: str, names: Mapping[str, str]) -> int:
+    """How many people the words tell apart: `person 1` and `person 2`, `the man` and `the woman`, `head_1`, `head_2`.
+
+    names: the part behind every plain name.
+    """
+    people = len({tuple(group and group.lower() for group in match.groups()) for match in _WHO.finditer(text)})
+    numbered: dict[str, set[str]] = {}
+    for match in re.finditer(any_of_numbered(names), text, re.IGNORECASE):
+        numbered.setdefault(names.get(plain(match[1]), ""), set()).add(match[2])
+    return max([people, *map(len, numbered.values())])
+
+
+def takes_back(text: str) -> bool:
+    """Whether words around the values of an answer say that these are wrong, or no more than an example."""
+    return bool(_TAKEN_BACK.search(text))
 
 
 def _words(text: str) -> list[str]:

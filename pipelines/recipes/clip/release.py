@@ -34,13 +34,13 @@ For research and demonstration; not for surveillance, and not for identifying pe
 - **Architecture**: open_clip; vision transformer with {layers} layers of width {width}, 16-pixel patches, input
   128 x 64 (height x width, mean and standard deviation 0.5); text transformer with CLIP's byte-pair vocabulary. Defined
   in `open_clip_config.json`.
-- **Use**: `open_clip.create_model("local-dir:reid/pocket")`, or `make train PRESET=pocket`.
+- **Use**: `open_clip.create_model("local-dir:reid/pocket")`, or `dgreid train --preset pocket`.
 - **Training data**: {data}
 - **`pretrained_on`** (above, and in `scores.json`): the data sets whose images were trained on. Scores on them with
   these weights are not cross-domain scores.
 - **Captions**: generated from PETA's attribute words with varied wording, at least two facts each. No caption of a
   batch is true of another image of the batch.
-- **Reproduce**: `python -m pipelines train-clip{arguments}`; contrastive loss of open_clip, {batches} batches of
+- **Reproduce**: `dgreid train-clip{arguments}`; contrastive loss of open_clip, {batches} batches of
   {batch}, seed {seed}, torch {torch}. SHA-256 of the weights: `{sha256}`.
 
 ## Scores

@@ -1,13 +1,19 @@
 """Both clients of the labelling service: readiness, an engine that goes away and comes back, HTTP failures."""
 
+import asyncio
+import gzip
+import json
 import subprocess
 import sys
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
+from labeler.annotation import client as client_module
 from labeler.annotation.annotate import AnnotateOptions, annotate_with
 from labeler.annotation.client import HttpClient, ServiceError, ServiceUnfitError
 from labeler.engines.body_prior import BodyPrior
@@ -17,7 +23,7 @@ from labeler.service.app import create_app
 from labeler.settings import load_settings
 from shared.errors import ConfigError
 from shared.images import image_id_of
-from shared.labels import label_shards
+from shared.labels import label_shards, read_labels
 from shared.schemas import PARTS, LabelStatus
 
 ROOT = Path(__file__).parents[3]
@@ -196,3 +202,125 @@ async def test_one_oversized_image_does_not_fail_its_batch(paint) -> None:
         answers = await client.ground(images, PARTS)
     assert [answer.parts[0].status for answer in answers] == ["ok", "engine_error", "ok"]
     assert "more than 6000 bytes" in answers[1].error and not answers[1].retryable
+
+
+NONSENSE = [
+    *("", "[]", "null", "7", '"text"', "{}", "[" * 60_000, '{"data": []}', '{"data": [1]}', '{"images": null}'),
+    *('{"images": [' + "1," * 20_000 + "1]}", '{"data": [' + "{}," * 20_000 + "{}]}", "\0\0", "NaN", "<html>" * 3000),
+    *('{"status": "ready", "calibration_iou": ' + iou + "}" for iou in ("NaN", "1e999", "-1", "9" * 400, "[]")),
+]
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "hex", "utf-16", "no-such"])
+@pytest.mark.parametrize("status", [200, 400, 404, 500])
+@pytest.mark.parametrize("reply", NONSENSE, ids=lambda reply: reply[:24])
+async def test_a_service_that_answers_nonsense_is_one_sentence(
+    paint, no_pauses, caplog, reply: str, status: int, charset: str
+) -> None:
+    headers = {"content-type": f"application/json; charset={charset}"}
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, content=reply.encode(), headers=headers))
+    async with HttpClient("http://localhost", attempts=2, transport=transport) as client:
+        for asked in (client.info(), client.wait_ready(0)):
+            with pytest.raises(ServiceError) as refused:
+                await asked
+            assert len(refused.value.what) < 700
+        try:
+            (answer,) = await client.ground([paint()], PARTS)
+        except ServiceError as refused:
+            assert len(refused.what) < 700
+        else:
+            assert answer.failure == LabelStatus.ENGINE_ERROR and len(answer.error) < 700
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+DAMAGED = [
+    {"parts": []},
+    {"parts": [{"part": "head", "status": "absent"}] * 3},
+    {"width": 10**400},
+    {"height": -1},
+    {"prompt_tokens": 10**30},
+    {"completion_tokens": "many"},
+    {"error": 7},
+    {"box": None},
+    {"box": [1, 2, 3]},
+    {"box": [1, 2, "x", 4]},
+    {"box": [9, 2, 3, 4]},
+    {"box": [1, 2, 1e999, 4]},
+    {"status": "fine"},
+    {"status": "absent"},
+    {"score": 7},
+    {"attempts": 2**31},
+    {"part": "tail"},
+    {"flags": "flag"},
+]
+
+
+@pytest.mark.parametrize("change", DAMAGED, ids=str)
+async def test_answers_that_no_row_can_hold_are_damaged(
+    make_dataset, tmp_path: Path, no_pauses, caplog, change: dict
+) -> None:
+    """The service is ours until its third answer; no row of the damaged ones has a box, the others are written."""
+    root, manifest = make_dataset(4)
+    inner = httpx.ASGITransport(create_app(load_settings(), BodyPrior()))
+    batches = 0
+
+    async def spoil(request: httpx.Request) -> httpx.Response:
+        nonlocal batches
+        response = await inner.handle_async_request(request)
+        content = await response.aread()
+        batches += request.url.path == "/v1/ground"
+        if batches < 3 or request.url.path != "/v1/ground":
+            return httpx.Response(response.status_code, content=content)
+        body = json.loads(content)
+        for image in body["images"]:
+            for key, value in change.items():
+                (image if key in image else image["parts"][0])[key] = value
+        return httpx.Response(200, content=json.dumps(body))
+
+    options = AnnotateOptions(batch_images=1, failed_share_limit=1, connections=1)
+    async with HttpClient(
+        "http://localhost", connections=1, attempts=2, transport=httpx.MockTransport(spoil)
+    ) as client:
+        await annotate_with(client, manifest, root, "toy", tmp_path / "labels", "r", options)
+    rows = read_labels(label_shards(tmp_path / "labels"))
+    assert Counter(row.status for row in rows) == {"ok": 2 * len(PARTS), "engine_error": 2 * len(PARTS)}
+    assert {row.raw_text for row in rows if row.status == "engine_error"} == {"a damaged response"}
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("kind", ["packed", "endless", "trickle", "silent", "huge length"])
+async def test_a_response_is_not_unpacked_and_has_an_end(paint, no_pauses, monkeypatch, kind: str) -> None:
+    monkeypatch.setattr(client_module, "ANSWER_S", 0.3)
+    monkeypatch.setattr(client_module, "INFO_ANSWER_S", 0.3)
+    heads, sent = [], 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        ok = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+        with suppress(ConnectionError):
+            match kind:
+                case "packed":
+                    body = gzip.compress(b" " * 10**7)
+                    writer.write(ok + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+                case "huge length":
+                    writer.write(ok + b"content-length: %d\r\n\r\n[" % 10**15)
+                case "endless" | "trickle":
+                    writer.write(ok + b"content-length: %d\r\n\r\n" % 10**12)
+                    while True:
+                        piece = b" " * (2**16 if kind == "endless" else 1)
+                        writer.write(piece)
+                        sent += len(piece)
+                        await writer.drain()
+                        await asyncio.sleep(0 if kind == "endless" else 0.02)
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, asyncio.timeout(60):
+        host, port = server.sockets[0].getsockname()
+        async with HttpClient(f"http://{host}:{port}", attempts=2) as client:
+            with pytest.raises(ServiceError, match=r"encoded response|of over|Timeout"):
+                await client.info()
+            (answer,) = await client.ground([paint()], PARTS)
+            assert answer.failure == LabelStatus.ENGINE_ERROR
+    assert all(b"accept-encoding: identity" in head.lower() for head in heads) and sent < 2**26

@@ -1,6 +1,5 @@
 """A manifest is read in pieces, and a label shard is gathered as columns: memory must not grow with the data set."""
 
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -11,49 +10,23 @@ from labeler.annotation import writer as label_writer
 from labeler.annotation.writer import LabelWriter
 from shared import parquet
 from shared.errors import DataError
+from shared.geometry import Box
 from shared.labels import label_shards, read_labels
 from shared.manifest import ManifestFile, iter_manifest, read_manifest, write_manifest
 from shared.parquet import write_table
-from shared.schemas import MANIFEST_SCHEMA, LabelRow, LabelStatus, ManifestRow
+from shared.schemas import MANIFEST_SCHEMA, LabelRow, ManifestRow
+from tests.rows import label_row, manifest_row
 
 
 def entry(number: int) -> ManifestRow:
-    return ManifestRow(
-        dataset="d",
-        split="train",
-        path=f"{number}.jpg",
-        image_id=f"{number:016x}",
-        width=64,
-        height=128,
-        identity=number,
-        camera=1,
-        size_bytes=1,
-        modified_ns=0,
-    )
+    return manifest_row(number, dataset="d", identity=number)
 
 
 def label(number: int) -> LabelRow:
-    return LabelRow(
-        label_run="r",
-        dataset="d",
-        split="query" if number % 3 else "gallery",
-        path=f"{number}.jpg",
-        image_id=f"{number:016x}",
-        width=64,
-        height=128,
-        part="head",
-        x_min=float(number),
-        y_min=0.0,
-        x_max=float(number + 1),
-        y_max=1.0,
-        status=LabelStatus.OK,
-        flags=("clipped",) * (number % 2),
-        space="none",
-        engine="e",
-        model="m",
-        prompt_version="p",
-        attempts=1,
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    split = "query" if number % 3 else "gallery"
+    flags = ("clipped",) * (number % 2)
+    return label_row(
+        entry(number), box=Box(number, 0, number + 1, 1), label_run="r", split=split, flags=flags, space="none"
     )
 
 
@@ -77,7 +50,7 @@ def test_a_row_is_read_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_missing_manifest_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="make manifest DATASET=d"):
+    with pytest.raises(DataError, match="dgreid manifest d"):
         next(iter(ManifestFile(tmp_path / "d.parquet")))
 
 

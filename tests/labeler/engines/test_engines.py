@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import json
 import math
 import os
 import random
@@ -120,7 +121,6 @@ async def test_absent_is_final_and_costs_one_question(stand_in, painted, paint) 
         ("refusal", LabelStatus.REFUSED, "I'm sorry"),
         ("length", LabelStatus.TRUNCATED, '{"head":'),
         ("whole image", LabelStatus.INVALID_BOX, "[0,0,1000,1000]"),
-        ("wrong schema", LabelStatus.UNPARSEABLE, None),
     ],
 )
 async def test_useless_answers_end_with_their_name_and_text(stand_in, paint, behaviour, status, kept) -> None:
@@ -129,16 +129,75 @@ async def test_useless_answers_end_with_their_name_and_text(stand_in, paint, beh
     answer = await ground(server, paint())
     assert [row.status for row in answer.parts] == [status] * 3
     assert {row.attempts for row in answer.parts} == {4}
-    assert all(row.box is None and (kept in row.raw_text if kept else row.raw_text is None) for row in answer.parts)
+    assert all(row.box is None and kept in row.raw_text for row in answer.parts)
 
 
-@pytest.mark.parametrize("behaviour", ["500", "hang", "cut", "no json"])
+@pytest.mark.parametrize("behaviour", ["500", "hang", "cut", "no json", "wrong schema"])
 async def test_transport_faults_pass_unseen(stand_in, paint, no_pauses, behaviour: str) -> None:
     server = stand_in()
     server.script = [behaviour, behaviour]
     answer = await ground(server, paint())
     assert {(row.status, row.attempts) for row in answer.parts} == {(LabelStatus.OK, 1)}
     assert len(server.payloads) == 3
+
+
+HUGE = 10**400
+GOOD = {"message": {"content": '{"head":[1,2,30,40],"upper_body":null,"legs":null}'}, "finish_reason": "stop"}
+NONSENSE = [
+    *([], None, 7, "text", True, [GOOD], {}, {"error": {"message": "no"}}, {"choices": None}, {"choices": {}}),
+    *({"choices": []}, {"choices": [None]}, {"choices": ["x"]}, {"choices": [{}]}, {"choices": [[GOOD]]}),
+    *({"choices": [{"message": None}]}, {"choices": [{"message": "hello"}]}, {"choices": [{**GOOD, "message": [1]}]}),
+    *({"choices": [{**GOOD, "message": {"content": one}}]} for one in (7, HUGE, [], {}, True, [{"type": "text"}])),
+    *({"choices": [{**GOOD, "finish_reason": one}]} for one in (7, HUGE, [], {"stop": 1})),
+]
+ODD = [  # chat completions with nonsense beside the answer: the answer is read
+    *({"choices": [GOOD], "usage": one} for one in (None, 3, [], {"prompt_tokens": "12"}, {"completion_tokens": HUGE})),
+    *({"choices": [GOOD], "usage": {"prompt_tokens": one}} for one in (-3, 1.5, HUGE, True, [1])),
+    *(
+        {"choices": [{**GOOD, "logprobs": one}]}
+        for one in (7, [], {"content": 3}, {"content": [1, None, {"token": 3}]})
+    ),
+    *(
+        {"choices": [{**GOOD, "logprobs": {"content": [{"token": "1", "logprob": one}]}}]}
+        for one in (HUGE, -HUGE, "x", None, [], float("nan"), float("-inf"), True)
+    ),
+    *({"choices": [{**GOOD, "message": {**GOOD["message"], "refusal": one}}]} for one in (None, 7, [], "", {})),
+    *({"choices": [{**GOOD, "message": {**GOOD["message"], "reasoning_content": one}}]} for one in (7, [], {"a": 1})),
+    {"choices": [GOOD, None], "id": HUGE, "created": "yesterday", "model": []},
+]
+
+
+@pytest.mark.parametrize("reply", NONSENSE, ids=lambda reply: repr(reply)[:40])
+async def test_an_answer_of_another_shape_is_asked_for_again_and_named(
+    stand_in, paint, no_pauses, caplog, reply
+) -> None:
+    server = stand_in()
+    good = server._said
+
+    def said(text: str, payload: dict, **more: str) -> httpx.Response:
+        if broken and payload["max_tokens"] > 1:
+            broken.pop()
+            return httpx.Response(200, json=reply)
+        return good(text, payload, **more)
+
+    server._said = said
+    broken = [1, 1]
+    answer = await ground(server, paint())
+    assert {row.status for row in answer.parts} == {LabelStatus.OK} and not broken
+    broken = [1] * 99
+    with pytest.raises(EngineDownError, match=r"no answer \(|not a JSON object"):
+        await ground(server, paint())
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("reply", ODD, ids=lambda reply: repr(reply)[-40:])
+async def test_nonsense_beside_an_answer_changes_no_box(stand_in, paint, caplog, reply) -> None:
+    server = stand_in()
+    server.text_tokens = None
+    server._said = lambda text, payload, **_: httpx.Response(200, content=json.dumps(reply))
+    answer = await ground(server, paint(), logprobs=True)
+    assert [row.status for row in answer.parts] == [LabelStatus.OK, LabelStatus.ABSENT, LabelStatus.ABSENT]
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.parametrize(("behaviour", "error"), [("500", EngineDownError), ("hang", EngineSlowError)])

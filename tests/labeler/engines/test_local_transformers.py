@@ -5,6 +5,7 @@ import io
 import json
 import math
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from PIL import Image
 from labeler.annotation.annotate import AnnotateOptions, annotate
 from labeler.engines import build_engine
 from labeler.engines import local_transformers_model as model_module
+from labeler.engines.answers import LONG_ANSWER
 from labeler.engines.local_transformers import LocalTransformers
+from labeler.engines.local_transformers_model import LocalReply
 from labeler.grounding.coordinates import FAMILIES, prepare
-from labeler.grounding.engine import EngineUnfitError
+from labeler.grounding.engine import EngineUnfitError, PartOutcome
 from labeler.grounding.ground import ground_image
 from labeler.grounding.retry import Attempt
 from labeler.service.grounding_service import GroundingService
@@ -79,6 +82,23 @@ def says(engine: LocalTransformers, texts: list[str], monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(model, "generate", generate)
     return sizes
+
+
+async def test_a_long_answer_is_not_read_in_the_event_loop(qwen25, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = build_engine(settings_for(qwen25))
+    places = []
+
+    def read(question, text, finish, logprobs, sent, vocabulary):
+        places.append((len(text) > LONG_ANSWER, threading.current_thread() is threading.main_thread()))
+        return dict.fromkeys(question.parts, PartOutcome(LabelStatus.UNPARSEABLE))
+
+    monkeypatch.setattr("labeler.engines.local_transformers.outcomes", read)
+    for text in ("[]", "[" * (LONG_ANSWER + 1)):
+        reply = LocalReply(text, "stop", None, 1, 1)
+        monkeypatch.setattr(engine._batches, "_run", lambda questions, reply=reply: [reply] * len(questions))
+        await engine.ground(Image.new("RGB", (64, 128)), PARTS, Attempt())
+    await engine.close()
+    assert set(places) == {(False, True), (True, False)}
 
 
 def test_a_run_over_random_weights_ends_in_named_statuses(checkpoint, make_dataset, tmp_path: Path) -> None:

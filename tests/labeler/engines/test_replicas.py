@@ -347,3 +347,27 @@ async def test_who_we_are_is_told_to_the_server(url: str, settings, expected: st
 def test_unfit_urls_are_refused_at_start(urls: str) -> None:
     with pytest.raises(ConfigError, match="LABELER_UPSTREAM_URL"):
         Replicas.from_settings(load_settings(engine="vllm_server", model=MODEL, upstream_url=urls))
+
+
+@pytest.mark.parametrize("reply", ["[]", "null", '{"choices": []}', '{"choices": [{"message": {"content": 7}}]}', "{}"])
+async def test_a_server_that_answers_with_nonsense_is_left_out_and_another_asked(house: House, reply: str) -> None:
+    house.failing = {"a"}
+    house.refusal = httpx.Response(200, text=reply)
+    house.models = dict.fromkeys("ab", MODEL)
+    answer = {"choices": [{"message": {"content": "[]"}, "finish_reason": "stop"}]}
+
+    async def ask(request: httpx.Request) -> httpx.Response:
+        response = await house.answer(request)
+        good = request.method == "POST" and request.url.host not in house.failing
+        return httpx.Response(200, json=answer) if good else response
+
+    settings = load_settings(engine="vllm_server", model=MODEL, upstream_url="http://a:1,http://b:1")
+    servers = Replicas.from_settings(settings, httpx.MockTransport(ask))
+    with pytest.raises(EngineDownError, match=r"is no answer|not a JSON object") as named:
+        for _ in range(2):
+            await servers.ask(PATH, {}, vllm_server.chat_fault)
+    assert str(named.value.path) == "a:1" and up(servers) == "b"
+    for _ in range(5):
+        assert await servers.ask(PATH, {}, vllm_server.chat_fault) == answer
+    assert house.questions.count("a") == 1
+    await servers.close()

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import pytest
 
-from labeler.engines.replicas import MAX_REPLY, Replicas
+from labeler.engines.bounded_http import MAX_REPLY
+from labeler.engines.replicas import Replicas
 from labeler.grounding.engine import EngineDownError, EngineSlowError
 from labeler.settings import load_settings
 

@@ -16,42 +16,19 @@ from shared.geometry import Box, scaled
 from shared.labels import connect, corrected_runs, label_folder, label_shards, read_labels, write_label_shard
 from shared.manifest import write_manifest
 from shared.schemas import PARTS, LabelRow, LabelStatus, ManifestRow
+from tests.rows import label_row, manifest_row
 
 HEAD, LEGS = Box(20.5, 5, 40, 25.25), Box(15, 70, 45, 120)
 EARLY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def image(number: int, folder: str = "query") -> ManifestRow:
-    return ManifestRow(
-        dataset="toy",
-        split="query",
-        path=f"{folder}/{number} é.png",
-        image_id=f"{number:016x}",
-        width=64,
-        height=128,
-        identity=1,
-        camera=1,
-        size_bytes=1,
-        modified_ns=0,
-    )
+    return manifest_row(number, split="query", path=f"{folder}/{number} é.png")
 
 
 def label(row: ManifestRow, part: str, status: LabelStatus, box: Box | None = None, later: int = 0) -> LabelRow:
-    corners = dict(zip(("x_min", "y_min", "x_max", "y_max"), box or (None,) * 4, strict=True))
-    return LabelRow(
-        label_run="first",
-        part=part,
-        status=status,
-        score=0.5 if box else None,
-        space="s",
-        engine="e",
-        model="m",
-        prompt_version="v",
-        attempts=1,
-        created_at=EARLY + timedelta(seconds=later),
-        **corners,
-        **row.model_dump(include={"dataset", "split", "path", "image_id", "width", "height"}),
-    )
+    score = 0.5 if box else None
+    return label_row(row, part, box, status=status, score=score, created_at=EARLY + timedelta(seconds=later))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from labeler.exchange.foreign_json import NotUnderstoodError
 from labeler.exchange.image_paths import ImagePaths
-from shared.schemas import ManifestRow
+from tests.rows import manifest_row
 
 PATHS = (
     "query/1 é.png",
@@ -21,22 +21,7 @@ PATHS = (
 )
 
 
-def row(path: str, number: int) -> ManifestRow:
-    return ManifestRow(
-        dataset="toy",
-        split="query",
-        path=path,
-        image_id=f"{number:016x}",
-        width=64,
-        height=128,
-        identity=1,
-        camera=1,
-        size_bytes=1,
-        modified_ns=0,
-    )
-
-
-ROWS = [row(path, number) for number, path in enumerate(PATHS)]
+ROWS = [manifest_row(number, path=path, split="query") for number, path in enumerate(PATHS)]
 
 
 @pytest.mark.parametrize(
@@ -86,5 +71,5 @@ def test_what_could_be_several_images_is_refused(given: str) -> None:
 
 
 def test_copies_of_one_image_are_one_image() -> None:
-    found = ImagePaths([row("a/1.png", 1), row("b/1.png", 1)]).find("1.png")
+    found = ImagePaths([manifest_row(1, path="a/1.png"), manifest_row(1, path="b/1.png")]).find("1.png")
     assert found is not None and found.image_id == f"{1:016x}"

@@ -15,6 +15,7 @@ from shared.errors import ConfigError, DataError
 from shared.geometry import Box
 from shared.labels import label_shards, read_labels
 from shared.schemas import PARTS, ImageStatus, LabelStatus, ManifestRow
+from tests.rows import manifest_row
 
 INF = float("-inf")
 
@@ -31,19 +32,7 @@ AREAS = (slice(0, 3), slice(2, 6)), (slice(3, 8), slice(0, 8)), (slice(0, 0), sl
 
 
 def image(path: str, number: int, **changes: Any) -> ManifestRow:
-    return ManifestRow(
-        dataset="toy",
-        split="train",
-        path=path,
-        image_id=f"{number:016x}",
-        width=64,
-        height=160,
-        identity=1,
-        camera=1,
-        size_bytes=1,
-        modified_ns=0,
-        **changes,
-    )
+    return manifest_row(number, path=path, height=160, **changes)
 
 
 def run(masks: Any, rows: list[ManifestRow], labels: Path, **changes: Any) -> Any:

@@ -15,27 +15,13 @@ from labeler.exchange.foreign_json import ImportedLabels, Problems, read_json
 from labeler.exchange.image_paths import ImagePaths
 from labeler.exchange.label_studio import from_label_studio
 from shared.errors import DataError
-from shared.schemas import ManifestRow
+from tests.rows import manifest_row
 
 FILES = Path(__file__).with_name("files")
 READERS = {"coco": from_coco, "label-studio": from_label_studio, "fiftyone": from_fiftyone}
 WIDTH, HEIGHT = 64, 128
 PATHS = [f"query/000{number}_c1s1_00000{number}_00.jpg" for number in (1, 2, 3)]
-ROWS = [
-    ManifestRow(
-        dataset="toy",
-        split="query",
-        path=path,
-        image_id=f"{number:016x}",
-        width=WIDTH,
-        height=HEIGHT,
-        identity=1,
-        camera=1,
-        size_bytes=1,
-        modified_ns=0,
-    )
-    for number, path in enumerate(PATHS)
-]
+ROWS = [manifest_row(number, split="query", path=path, width=WIDTH, height=HEIGHT) for number, path in enumerate(PATHS)]
 BOXES = {
     PATHS[0]: {"head": (20.5, 5, 40, 25.25), "legs": (15, 70, 45, 120)},
     PATHS[1]: {"head": (22, 4, 41.125, 24)},

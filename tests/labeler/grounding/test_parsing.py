@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeler.grounding.parsing.parse import kept_text, parse_answer
+from labeler.grounding.parsing.parse import READ_LIMIT, kept_text, parse_answer
 from shared.geometry import Box
 from shared.schemas import PARTS, RAW_TEXT_LIMIT, LabelStatus
 
@@ -90,6 +90,14 @@ def test_corners_stay_as_answered() -> None:
 def test_named_failures_for_one_part(text: str | None, finish: str | None, status: LabelStatus) -> None:
     parsed = parse_answer(text, finish, ("head",))["head"]
     assert (parsed.status, parsed.box) == (status, None)
+
+
+def test_what_is_too_long_is_not_read_in_part() -> None:
+    text = '{"head":[1,2,3,4]}'
+    assert parse_answer(text + " " * 10_000, "stop", ("head",))["head"].status == OK
+    assert parse_answer(f"<think>{'x' * 50_000}</think>{text}", "stop", ("head",))["head"].status == OK
+    corrected = f"{text}\n{'.' * READ_LIMIT}\nCorrected answer: " + '{"head":[50,60,70,80]}'
+    assert parse_answer(corrected, "stop", ("head",))["head"].status == UNPARSEABLE
 
 
 def test_a_part_that_is_left_out_is_asked_again_not_absent() -> None:

@@ -16,6 +16,7 @@ from shared.images import image_id_of
 from shared.labels import connect, label_shards, read_labels
 from shared.manifest import write_manifest
 from shared.schemas import FINAL_STATUSES, PARTS, LabelStatus, ManifestRow
+from tests.rows import manifest_row
 
 IMAGES = 240
 REFUSED, WORDY = range(5, 9), range(100, 103)  # images that the model never answers
@@ -27,6 +28,7 @@ import json, sys
 from pathlib import Path
 from labeler.annotation.annotate import AnnotateOptions, annotate
 from shared.manifest import iter_manifest
+from tests.rows import manifest_row
 
 url, manifest, root, labels, retry = sys.argv[1:]
 options = AnnotateOptions(
@@ -48,17 +50,13 @@ def dataset(root: Path) -> list[ManifestRow]:
         image.save(path)
         content = path.read_bytes()
         rows.append(
-            ManifestRow(
+            manifest_row(
                 dataset="night",
-                split="train",
                 path=path.name,
                 image_id=image_id_of(content),
                 width=image.width,
                 height=image.height,
                 identity=index + 1,
-                camera=1,
-                size_bytes=len(content),
-                modified_ns=0,
             )
         )
     return rows

@@ -84,7 +84,7 @@ def test_missing_labels_stop_with_counts_and_the_command_or_are_dropped_and_coun
     add_labels("beta", answers={truncated: LabelStatus.TRUNCATED, **dict.fromkeys(unasked)})
     with pytest.raises(DataError, match="beta: 2 of 8 images not labelled; beta: 1 of 8 images truncated") as caught:
         build()
-    assert "make label DATASET=beta LABELS=first" in caught.value.fix
+    assert "dgreid label beta --label-run first" in caught.value.fix
     data = build(missing_labels="drop")
     assert len(data) == 17 and data.dropped == {"not labelled": 2, "truncated": 1}
     assert truncated[0] not in data.paths
@@ -102,13 +102,13 @@ def test_a_part_labelled_again_counts_once(build: Callable[..., TrainingSet], ad
 def test_the_label_run_must_be_clear(build: Callable[..., TrainingSet], add_labels: Callable[..., None]) -> None:
     with pytest.raises(DataError, match="no part labels of alpha, beta yet") as nothing:
         build()
-    assert "make label DATASET=alpha; make label DATASET=beta" in nothing.value.fix
+    assert "dgreid label alpha; dgreid label beta" in nothing.value.fix
     for run in ("first", "second"):
         add_labels("alpha", run)
         add_labels("beta", run)
     with pytest.raises(ConfigError, match="several label runs: first, second") as several:
         build()
-    assert "LABELS=<run>" in several.value.fix
+    assert "--label-run <run>" in several.value.fix
     assert build(label_run="second").label_run == "second"
     with pytest.raises(ConfigError, match="no label run 'third'"):
         build(label_run="third")
@@ -173,7 +173,7 @@ def test_missing_parts_are_filled_from_the_body_prior(
     add_labels("alpha")
     add_labels("beta", answers={truncated: LabelStatus.TRUNCATED, absent: LabelStatus.ABSENT})
     data = build(missing_labels="prior")
-    assert "beta: 1 of 8 images truncated (data.missing_labels=prior; to label them: make label" in caplog.text
+    assert "beta: 1 of 8 images truncated (data.missing_labels=prior; to label them: dgreid label" in caplog.text
     assert len(data) == 20 and data.dropped == {} and data.filled == {"beta": 1}
     assert data.record()["filled"] == {"beta": 1}
     index = data.paths.index(truncated[0])

@@ -13,6 +13,7 @@ from reid.protocols.splits import has_valid_query, read_folds
 from shared.errors import ConfigError, DataError
 from shared.manifest import build_manifest
 from shared.schemas import ImageStatus, Kind, ManifestRow
+from tests.rows import manifest_row
 
 DISTRACTOR, JUNK = Kind.DISTRACTOR, Kind.JUNK
 REAL = Path(os.environ.get("REID_SHARED") or Path(__file__).parents[3] / ".." / "shared") / "datasets"
@@ -26,20 +27,9 @@ def declare(root: Path, *names: str) -> Path:
 
 
 def row(split: str, identity: int | Kind, camera: int | None, number: int = 0, **changes: Any) -> ManifestRow:
-    return ManifestRow(
-        dataset="d",
-        split=split,
-        path=f"{split}/{identity}_{camera}_{number}.jpg",
-        image_id="0" * 16,
-        width=1,
-        height=1,
-        kind=identity if isinstance(identity, Kind) else Kind.PERSON,
-        identity=None if isinstance(identity, Kind) else identity,
-        camera=camera,
-        size_bytes=1,
-        modified_ns=1,
-        **changes,
-    )
+    kind, person = (identity, None) if isinstance(identity, Kind) else (Kind.PERSON, identity)
+    path = f"{split}/{identity}_{camera}_{number}.jpg"
+    return manifest_row(split=split, path=path, kind=kind, identity=person, camera=camera, **changes)
 
 
 def pairs(people: int, strangers: int) -> list[ManifestRow]:

@@ -7,22 +7,12 @@ import pytest
 from reid.protocols.splits import make_splits, store_splits, stored_splits
 from shared.errors import DataError
 from shared.schemas import ImageStatus, ManifestRow
+from tests.rows import manifest_row
 
 
 def row(split: str, identity: int, number: int, **changes: Any) -> ManifestRow:
-    return ManifestRow(
-        dataset="d",
-        split=split,
-        path=f"{split}/{identity}_{number}.jpg",
-        image_id="0" * 16,
-        width=1,
-        height=1,
-        identity=identity,
-        camera=None,
-        size_bytes=1,
-        modified_ns=1,
-        **changes,
-    )
+    path = f"{split}/{identity}_{number}.jpg"
+    return manifest_row(split=split, path=path, identity=identity, camera=None, **changes)
 
 
 LOOSE = [row("all", identity, number) for identity in range(1, 9) for number in range(3)]

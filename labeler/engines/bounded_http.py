@@ -1,0 +1,84 @@
+"""Responses of servers that may send anything: nothing is unpacked, none is longer or takes longer than was said."""
+
+import json
+import time
+from typing import Any
+
+import aiohttp
+import httpx
+
+MAX_REPLY = 4 * 2**20  # bytes; an answer of a thousand tokens with their probabilities has a tenth
+MOST_BYTES = "most_bytes"  # extension of a request: of its response
+NOTHING_PACKED = {"Accept-Encoding": "identity"}
+
+
+class BoundedHttp(httpx.AsyncBaseTransport):
+    """aiohttp as a transport of httpx, at a fourth of the processor time of httpx's own, which is written in Python.
+
+    What is in front of a busy model runs on the cores that the model's own front end needs, so the difference is
+    throughput. Unlimited connections; no redirects, cookies, or proxies of the environment, nothing is unpacked.
+    Requests raise httpx's TimeoutException after the limits in their `timeout` extension, of which `read` is that of
+    the whole response, NetworkError when there is no response, and RemoteProtocolError for an encoded one and one of
+    more bytes than their extension MOST_BYTES says (default MAX_REPLY).
+    """
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None  # created inside the event loop
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        limits = request.extensions["timeout"]
+        most = request.extensions.get(MOST_BYTES, MAX_REPLY)
+        whole_s = limits["read"] and limits["read"] + (limits["connect"] or 0)
+        try:
+            async with self._open().request(
+                request.method,
+                str(request.url),
+                data=request.content or None,
+                headers=request.headers.multi_items(),
+                timeout=aiohttp.ClientTimeout(total=whole_s, sock_connect=limits["connect"], sock_read=limits["read"]),
+                allow_redirects=False,
+            ) as response:
+                if _is_encoded(encoding := response.headers.get("Content-Encoding", "")):
+                    raise httpx.RemoteProtocolError(f"an encoded response ({encoding[:20]!r})", request=request)
+                content = bytearray()
+                async for chunk in response.content.iter_any():
+                    content += chunk
+                    if len(content) > most:
+                        raise httpx.RemoteProtocolError(f"a response of over {most} bytes", request=request)
+                return httpx.Response(response.status, headers=response.raw_headers, content=bytes(content))
+        except TimeoutError as err:
+            raise httpx.ReadTimeout(str(err), request=request) from err
+        except (aiohttp.ClientError, OSError) as err:
+            raise httpx.NetworkError(f"{type(err).__name__}: {err}", request=request) from err
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=httpx.create_ssl_context(trust_env=False)),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # a kilobyte can be a gigabyte
+                skip_auto_headers=("Accept-Encoding", "User-Agent"),
+            )
+        return self._session
+
+
+def bounded_json(http: httpx.Client, url: str, timeout_s: float) -> Any:
+    """The JSON of a response. Raises ValueError for one that is encoded, over MAX_REPLY bytes or not there in time."""
+    until = time.monotonic() + timeout_s
+    content = bytearray()
+    with http.stream("GET", url, headers=NOTHING_PACKED) as response:
+        if _is_encoded(response.headers.get("content-encoding", "")):
+            raise ValueError("an encoded response")
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > MAX_REPLY or time.monotonic() > until:
+                raise ValueError("too large, or too slow")
+    return json.loads(content)
+
+
+def _is_encoded(header: str) -> bool:
+    return header.strip().lower() not in ("", "identity")
