@@ -147,6 +147,7 @@ def export_onnx(
         )
         assert program is not None
         model = program.model_proto
+    gates = _stripped(model)
     for told, value in {"model_hash": encoder.model_hash, "preprocess": preprocess}.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = f"dgreid.{told}", value
@@ -159,7 +160,8 @@ def export_onnx(
             model = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
         onnx.save(model, temporary)
         if precision == "int8":
-            _quantise(temporary, tool_input(calibration if calibration is not None else crops, preprocess), batch)
+            images = tool_input(calibration if calibration is not None else crops, preprocess)
+            _quantise(temporary, images, batch, kept=gates)
         theirs = run_onnx(temporary, tool_input(crops, preprocess), batch)
         found = checked(ours, theirs, precision, path)
     write_text(path.with_name(path.name + ".metadata.json"), json.dumps(_sidecar(encoder), indent=2) + "\n")
@@ -196,6 +198,8 @@ def export_torch(encoder: PersonEncoder, path: Path, crops: Tensor, *, preproces
     given = torch.from_numpy(tool_input(crops, preprocess))
     with _quiet():
         program = torch.export.export(tower, (given[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        for node in program.graph.nodes:  # file names of this machine
+            node.meta.pop("stack_trace", None)
         make_folder(path.parent)
         with atomic_path(path) as temporary:
             with temporary.open("wb") as file:
@@ -234,9 +238,8 @@ def _sidecar(encoder: PersonEncoder) -> dict[str, Any]:
     }
 
 
-def _quantise(path: Path, images: NDArray[np.float32], batch: int | None) -> None:
-    """Static INT8 (QDQ) of the matrix products, calibrated on images; the mask predictors stay in float32: their gates
-    are decided by the sign of a sum."""
+def _quantise(path: Path, images: NDArray[np.float32], batch: int | None, *, kept: list[str]) -> None:
+    """Static INT8 (QDQ) of the matrix products, calibrated on images. kept: nodes that stay in float32."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -249,13 +252,9 @@ def _quantise(path: Path, images: NDArray[np.float32], batch: int | None) -> Non
             found = next(self._batches, None)
             return None if found is None else {INPUT: found}
 
-    import onnx
-
     prepared = path.with_name(path.name + ".prepared")
     try:
-        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-        model = onnx.load(prepared)
-        kept = [node.name for node in model.graph.node if "mask_predictor" in _scope(node)]
+        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True, skip_optimization=True)
         quantize_static(
             str(prepared),
             str(path),
@@ -271,8 +270,18 @@ def _quantise(path: Path, images: NDArray[np.float32], batch: int | None) -> Non
         prepared.unlink(missing_ok=True)
 
 
-def _scope(node: Any) -> str:
-    return " ".join(entry.value for entry in node.metadata_props if "scope" in entry.key) + " " + " ".join(node.input)
+def _stripped(model: Any) -> list[str]:
+    """Remove what the exporter notes about its own run, which names files of this machine; returns the names of the
+    nodes of the mask predictors, whose gates are decided by the sign of a sum."""
+    gates = []
+    for node in model.graph.node:
+        if any("mask_predictors" in entry.value for entry in node.metadata_props):
+            gates.append(node.name)
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer]:
+        del value.metadata_props[:]
+    return gates
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801 (a context manager)
@@ -331,8 +340,9 @@ Features of person crops by which the same person is found again in other camera
 ## Input and output
 
 Crops of one upright person, RGB, resized to {height} x {width} pixels (height x width, bilinear) without keeping the
-aspect ratio. Output: {card.feature_dim} numbers per crop, of length 1; compare them by their scalar product. Parts:
-{", ".join(card.parts) or "none"}. Normalisation is inside each file, which says in its name what it expects:
+aspect ratio. ONNX files: opset {OPSET}, input `{INPUT}`, output `{OUTPUT}`. Output: {card.feature_dim} numbers per
+crop, of length 1; compare them by their scalar product. Parts: {", ".join(card.parts) or "none"}.
+Normalisation is inside each file, which says in its name what it expects:
 `raw` 0..255, `unit` 0..1, `imagenet` (x - mean) / deviation of ImageNet. Model hash: `{card.model_hash}`.
 
 | file | compared with the model in PyTorch |

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -41,6 +42,7 @@ def test_onnx_equals_the_model_for_any_number_of_images(
     images = tool_input(crops, preprocess)  # type: ignore[arg-type]
     for count in (1, 2, 9):
         np.testing.assert_allclose(run_onnx(path, images[:count]), expected[:count], atol=1e-4)
+    assert str(Path(reid.__file__).parent).encode() not in path.read_bytes(), "no file name of this machine"
     sidecar = json.loads((out / f"{path.name}.metadata.json").read_text())
     assert sidecar["schema_version"] == 1 and sidecar["model_kwargs"] == {"img_size": [128, 64]}
     record = json.loads((out / "export.json").read_text())
@@ -88,6 +90,7 @@ def test_a_torch_program_runs_without_this_project(
     assert (
         run(["export", "--run", str(pocket_run), "--out", str(out), "--format", "torch", "--preprocess", "unit"]) == 0
     )
+    assert str(Path(reid.__file__).parent).encode() not in (out / "person_unit.pt2").read_bytes()
     np.save(tmp_path / "in.npy", crops.numpy() / np.float32(255))
     script = (
         "import sys, numpy as np, torch\n"
@@ -115,6 +118,11 @@ def test_fewer_bits_are_told_with_their_map(
     assert record["check"]["max_difference"] > 0
     sizes = [path.stat().st_size for path in out.glob("*.onnx")]
     assert len(sizes) == 1 and sizes[0] < 14e6
+    if precision == "int8":
+        graph = onnx.load(next(out.glob("*.onnx"))).graph
+        products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+        quantised = [node for node in products if any("DequantizeLinear" in name for name in node.input)]
+        assert 20 < len(quantised) < len(products), "the mask predictors stay in float32"
 
 
 def test_an_export_that_differs_is_not_written(
