@@ -1,6 +1,6 @@
 """Exact and approximate search of a million features of 512 numbers (float16 on disk) on two cores.
 
-    python -m tests.benchmarks.bench_search [--rows 1000000] [--queries 1000] [--skip-index]
+    python -m tests.benchmarks.bench_search [--rows 1000000] [--queries 1000] [--skip-index] [--prepare]
 
 Writes runs/bench/search.json. The features are those of people: 20 images each around a centre, in a subspace of 64
 dimensions with noise in all 512, as features of one model are; in random directions no index could find anything.
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--skip-index", action="store_true")
+    parser.add_argument("--prepare", action="store_true", help="only make the gallery and its index")
     parser.add_argument("--exact", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.exact:
@@ -92,6 +93,10 @@ def main() -> None:
     bench = Workspace.from_environment().runs_root / "bench"
     folder, result = bench / f"search-{given.rows}", bench / "search-exact.npz"
     build(folder, given.rows)
+    if given.prepare:
+        store = EmbeddingStore(folder)
+        print(read_record(store) or synchronise(store))
+        return
     sizes = ["--rows", str(given.rows), "--queries", str(given.queries)]
     module = [sys.executable, "-m", "tests.benchmarks.bench_search"]
     subprocess.run([*module, *sizes, "--exact", str(folder), str(result)], check=True)
