@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_VLLM := .venv-vllm
 VENV_EXCHANGE := .venv-exchange
+VENV_TRACK := .venv-track
 RUN_PY := $(VENV)/bin/python
 DGREID := $(VENV)/bin/dgreid
 
@@ -70,6 +71,17 @@ $(VENV_EXCHANGE)/.installed: tests/exchange_tools/requirements.txt tests/exchang
 test-exchange: install $(VENV_EXCHANGE)/.installed ## export and import of labels against the real annotation tools
 	@$(RUN_PY) -m pytest tests/exchange_tools
 
+$(VENV_TRACK)/.installed: tests/track/requirements.txt tests/track/requirements-reid.txt tests/track/constraints.txt
+	@echo "installing BoxMOT, Ultralytics, deep-sort-realtime and TrackEval into $(VENV_TRACK), and roboflow's reid into $(VENV_TRACK)-reid (once, several minutes and 10 GB)"
+	@rm -rf $(VENV_TRACK) $(VENV_TRACK)-reid && $(PYTHON) -m venv $(VENV_TRACK) && $(PYTHON) -m venv $(VENV_TRACK)-reid
+	@$(VENV_TRACK)/bin/pip install --quiet --disable-pip-version-check -r tests/track/requirements.txt -c tests/track/constraints.txt
+	@$(VENV_TRACK)-reid/bin/pip install --quiet --disable-pip-version-check --pre -r tests/track/requirements-reid.txt
+	@touch $@
+
+.PHONY: test-track
+test-track: install $(VENV_TRACK)/.installed ## an exported model in the real trackers: BoxMOT, Ultralytics, deep-sort-realtime, roboflow reid
+	@$(RUN_PY) -m pytest tests/track
+
 .PHONY: lint
 lint: install ## style, types and import order
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
@@ -118,6 +130,34 @@ train-clip: install ## make the pocket CLIP from captioned people; ends with the
 eval: install ## score a training run on its targets: [RUN=...] (default: the newest) [ARGS=--re-ranking]
 	@$(DGREID) eval $(call option,RUN,run) $(ARGS)
 
+.PHONY: embed
+embed: install ## features of a folder, data set or video: ARGS="--images viper --out people.parquet" [RUN=...]
+	@$(DGREID) embed $(call option,RUN,run) $(ARGS)
+
+.PHONY: index
+index: install ## add, replace and remove images of a gallery: ARGS="people.parquet --images FOLDER" [RUN=...]
+	@$(DGREID) index $(call option,RUN,run) $(ARGS)
+
+.PHONY: search
+search: install ## find a person in a gallery: ARGS="--gallery people.parquet --query crop.jpg" [RUN=...]
+	@$(DGREID) search $(call option,RUN,run) $(ARGS)
+
+.PHONY: calibrate
+calibrate: install ## probabilities and thresholds of a run's similarities: [RUN=...] [ARGS="--test viper"]
+	@$(DGREID) calibrate $(call option,RUN,run) $(ARGS)
+
+.PHONY: duplicates
+duplicates: install ## identities that are probably one person, images probably mislabelled: ARGS="people.parquet" [RUN=...]
+	@$(DGREID) duplicates $(call option,RUN,run) $(ARGS)
+
+.PHONY: link
+link: install ## tracklets of several cameras to people: ARGS="a.parquet b.parquet --out people.csv" [RUN=...]
+	@$(DGREID) link $(call option,RUN,run) $(ARGS)
+
+.PHONY: export
+export: install ## a run's model for other programs: ARGS="--format onnx --preprocess imagenet --out DIR" [RUN=...]
+	@$(DGREID) export $(call option,RUN,run) $(ARGS)
+
 .PHONY: report
 report: install ## report.json, report.md and report.html of a run: [RUN=...] (default: the newest)
 	@$(DGREID) report $(call option,RUN,run) $(ARGS)
@@ -139,8 +179,8 @@ review: install ## look at labels and correct them in a browser: DATASET=viper [
 	@$(DGREID) review $(if $(value DATASET),"$$DATASET") $(call option,Q,query) $(call option,LABELS,label-run) $(call option,RUN,run) $(ARGS)
 
 .PHONY: serve
-serve: install ## the labelling service on 127.0.0.1:8300, settings from LABELER_* variables
-	@$(DGREID) serve
+serve: install ## the labelling service on 127.0.0.1:8300, or with RUN= that of a trained model on 8301; LABELER_* settings
+	@$(DGREID) serve $(call option,RUN,run) $(ARGS)
 
 .PHONY: vllm
 vllm: ## a vLLM server for the labelling service (GPU, needs `pip install vllm`): MODEL=Qwen/Qwen2.5-VL-7B-Instruct
@@ -178,6 +218,14 @@ bench-data: install ## speed of packing and of packed batches, time around a tra
 gpu-check: ## what only a GPU can show: equal results, speed and memory against plain CLIP; without one a tiny CPU run
 	@$(if $(wildcard $(RUN_PY)),$(RUN_PY),$(PYTHON)) tests/gpu/gpu_check.py $(ARGS)
 
+.PHONY: bench-search
+bench-search: install ## exact and approximate search of a million features: runs/bench/search.json [ARGS="--rows 100000"]
+	@$(RUN_PY) -m tests.benchmarks.bench_search $(ARGS)
+
+.PHONY: bench-export
+bench-export: install ## exports against the model: difference, mAP, speed: runs/bench/export.json [RUN=...]
+	@$(RUN_PY) -m tests.benchmarks.bench_export $(call option,RUN,run) $(ARGS)
+
 .PHONY: bench-dg
 bench-dg: install ## the method piece by piece on unseen data sets, three seeds; resumable [ARGS="--seeds 1"]
 	@$(DGREID) bench-dg $(ARGS)
@@ -187,5 +235,5 @@ lock: install ## write the versions in .venv to constraints.txt
 	@$(VENV)/bin/pip freeze --exclude-editable | LC_ALL=C sort -f > constraints.txt.new && mv constraints.txt.new constraints.txt
 
 .PHONY: clean
-clean: ## remove .venv, .venv-vllm, .venv-exchange and caches (never data or runs)
-	@rm -rf $(VENV) $(VENV_VLLM) $(VENV_EXCHANGE) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove .venv, .venv-vllm, .venv-exchange, .venv-track and caches (never data or runs)
+	@rm -rf $(VENV) $(VENV_VLLM) $(VENV_EXCHANGE) $(VENV_TRACK) $(VENV_TRACK)-reid build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -63,9 +63,37 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Mean and standard deviation of the scores over runs that differ in the seed alone, in percent.",
     ),
     "cache": ("pipelines.cache:cache", "List the packed images under RUNS_ROOT/cache, or delete them with --clear."),
+    "embed": (
+        "pipelines.embed:embed",
+        "Features of all images of a folder, data set or video. Resumable: images that are there already are not read.",
+    ),
+    "index": (
+        "pipelines.search:index",
+        "Add, replace and remove images of a gallery, and build the index for galleries beyond a million images.",
+    ),
+    "search": (
+        "pipelines.search:search",
+        "Find the person of a crop in a gallery: the nearest images, with probabilities where the run is calibrated.",
+    ),
+    "calibrate": (
+        "pipelines.calibrate:calibrate",
+        "Fit and store the probability that two images show one person, and thresholds for false accept rates.",
+    ),
+    "duplicates": (
+        "pipelines.links:duplicates",
+        "List identities that are probably one person, and images that probably show somebody else than labelled.",
+    ),
+    "link": (
+        "pipelines.links:link",
+        "Join the tracklets of several cameras to people with global ids.",
+    ),
+    "export": (
+        "pipelines.export:export",
+        "Write a run's model for other programs, checked against the model: ONNX, torch.export or the hub's form.",
+    ),
     "serve": (
-        "labeler.__main__:serve",
-        "Run the service with the LABELER_* settings until SIGINT or SIGTERM; requests in flight are finished.",
+        "pipelines.serve:serve",
+        "Run a service on this machine until SIGINT or SIGTERM: the labeler's, or with --run that of a trained model.",
     ),
     "doctor": ("pipelines.doctor:doctor", "Check Python, packages, device, disk, data sets and labels."),
     "train-clip": (

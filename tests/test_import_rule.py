@@ -94,6 +94,7 @@ FLOORS = {
         {"inference"},
         {"training"},
         {"evaluation"},
+        {"retrieval"},
         {"report"},
         {"__init__"},
     ),

@@ -66,7 +66,7 @@ async def _framework(request: Request, err: Exception) -> JSONResponse:
 
 async def _unexpected(request: Request, err: Exception) -> JSONResponse:
     log.error("request %s failed", request.state.request_id, exc_info=err)
-    return problem(request, 500, "unexpected failure of the labeler", "see its log for this request id")
+    return problem(request, 500, "unexpected failure of the service", "see its log for this request id")
 
 
 def problem(

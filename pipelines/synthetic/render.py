@@ -70,7 +70,7 @@ def render_person(
     yaw, framing = _heading(optics, track, rng), _framing(settings, rng, displaced)
     placed = _pose_person(domain, identity, seed, optics, size, grid, rng, yaw, framing)
     part_map: Image = np.zeros((size[1], size[0]), np.uint8)
-    totals = _composite(image, part_map, placed, optics, grid)
+    totals = composite(image, part_map, placed, optics, grid)
     if rng.random() < settings.occluder_probability:
         if rng.random() < 0.3:
             _bystander(image, part_map, domain, optics, seed, rng, grid, behind=False)
@@ -152,7 +152,7 @@ def _pose_person(
     return place(who, pose, view, middle - tall / 2, middle + tall / 2, width * (0.5 + shift_x))
 
 
-def _composite(
+def composite(
     image: Image, part_map: Image | None, placed: Placement, optics: Camera, grid: int
 ) -> npt.NDArray[np.int64]:
     """Composite a figure onto an image; returns the pixel count of each part map value on an unlimited crop, [5]."""
@@ -211,8 +211,8 @@ def _bystander(
     yaw = float(rng.uniform(-math.pi, math.pi))
     placed = _pose_person(domain, identity, seed, optics, size, grid, rng, yaw, framing)
     if part_map is None:
-        _composite(image, None, placed, optics, grid)
+        composite(image, None, placed, optics, grid)
         return
     hidden: Image = np.zeros_like(part_map)
-    _composite(image, hidden, placed, optics, grid)
+    composite(image, hidden, placed, optics, grid)
     part_map[hidden > 0] = NOTHING

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reid.evaluation.ranking import Ranking, Side
+from reid.metrics.open_set import FALSE_ALARMS, OpenSet, open_set
 from reid.metrics.paired import paired_difference
 from reid.metrics.scores import SCORE_NAMES, Scores
 from shared.errors import DgreidError
@@ -16,6 +17,8 @@ from shared.errors import DgreidError
 LEVEL = 0.95  # of the confidence intervals
 RESAMPLES = 1000
 BINS = 40
+OPEN_SET_DRAWS = 5
+QUERIES_AT_ONCE = 256  # of the distances to a whole gallery
 HISTOGRAM_QUERIES = 500  # per split, spread over all valid ones; all of them would take as long as the scores
 
 
@@ -41,6 +44,7 @@ def score_details(
         "parts": part_scores(rankings, parts) if rankings[0].distances is None else {},
         "ap_histogram": ap_histogram(scores),
         "distance_histogram": distance_histogram(rankings, scores),
+        "open_set": open_set_scores(rankings, seed=seed),
     }
 
 
@@ -161,6 +165,66 @@ def part_scores(rankings: Sequence[Ranking], parts: Sequence[str]) -> dict[str, 
             continue
         found[name] = {key: float(np.mean([one[key] for one in summaries])) for key in ("mean_ap", "rank_1")}
     return found
+
+
+def open_set_scores(rankings: Sequence[Ranking], *, seed: int) -> dict[str, Any]:
+    """Open-set identification (reid.metrics.open_set) where half of the people are taken out of the gallery: their
+    queries are those of unknown people. Drawn OPEN_SET_DRAWS times; means over draws and splits, in percent.
+
+    `auroc`; `rates`: false alarm rate in percent, as text -> detection and identification rate, None where too few
+    queries are unknown; `queries`: known and unknown ones, all draws together. {} where nobody can be taken out.
+    """
+    generator = np.random.default_rng((seed, 5))
+    drawn: list[OpenSet] = []
+    counts = np.zeros(2, int)
+    for ranking in rankings:
+        people = np.intersect1d(ranking.query.identities.compressed(), ranking.gallery.identities.compressed())
+        if len(people) < 2:
+            continue
+        kept = [generator.permutation(people)[: len(people) // 2] for _ in range(OPEN_SET_DRAWS)]
+        for nearest, right, known in _nearest_of(ranking, people, kept):
+            if known.any() and not known.all():
+                drawn.append(open_set(nearest, right, known))
+                counts += np.count_nonzero(known), np.count_nonzero(~known)
+    if not drawn:
+        return {}
+    rates = {}
+    for rate in FALSE_ALARMS:
+        found = [one.rates[rate] for one in drawn]
+        rates[f"{100 * rate:g}"] = None if None in found else 100 * float(np.mean([r for r in found if r is not None]))
+    return {
+        "auroc": 100 * float(np.mean([one.auroc for one in drawn])),
+        "rates": rates,
+        "queries": counts.tolist(),
+        "draws": OPEN_SET_DRAWS,
+    }
+
+
+def _nearest_of(
+    ranking: Ranking, people: NDArray[np.int64], galleries: Sequence[NDArray[np.int64]]
+) -> list[tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]]:
+    """For every gallery, given by the people that it keeps: distance to each query's nearest image, whether it shows
+    the query's person, and whether that person is kept. By the rule of the scores: no junk, nobody's own camera."""
+    taken_out = [np.isin(ranking.gallery.identities.filled(-1), np.setdiff1d(people, kept)) for kept in galleries]
+    taken_out = [out & ~np.ma.getmaskarray(ranking.gallery.identities) for out in taken_out]
+    queries = np.flatnonzero(np.isin(ranking.query.identities.filled(-1), people))
+    queries = queries[~np.ma.getmaskarray(ranking.query.identities)[queries]]
+    parts: list[list[tuple[Any, Any, Any]]] = [[] for _ in galleries]
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        chosen = queries[start : start + QUERIES_AT_ONCE]
+        same = ranking.same_person(chosen)
+        distances = ranking.distances_of(chosen)
+        distances[(same & ranking.same_camera(chosen)) | ranking.gallery.junk] = np.inf
+        matches = same & np.isfinite(distances)
+        for part, out in zip(parts, taken_out, strict=True):
+            left = np.where(out, np.inf, distances)
+            near = left.argmin(1)
+            rows = np.arange(len(chosen))
+            found = left[rows, near]
+            known = (matches & ~out).any(1)
+            usable = np.isfinite(found) & matches.any(1)  # queries without any match are not scored
+            part.append((found[usable], matches[rows, near][usable], known[usable]))
+    return [tuple(np.concatenate(column) for column in zip(*part, strict=True)) for part in parts if part]  # type: ignore[misc]
 
 
 def ap_histogram(scores: Sequence[Scores]) -> dict[str, list[float]]:

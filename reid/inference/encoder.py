@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from reid.data.decoding import load_pixels, resized_pixels
 from reid.data.transforms import TESTING, normalised
 from reid.inference.devices import make_fabric
-from reid.inference.trained import read_trained_run
+from reid.inference.trained import model_hash, read_trained_run
 from reid.model.muva import Muva
 from shared.errors import UsageError
 from shared.images import UnreadableImageError
@@ -57,7 +58,7 @@ class PersonEncoder:
         """model: as `load` builds it. parts: names of its parts."""
         self.device = torch.device(device)
         self.parts = tuple(parts)
-        self._model = model.to(self.device).float().eval().requires_grad_(False)
+        self.model = model.to(self.device).float().eval().requires_grad_(False)
 
     @classmethod
     def load(cls, run: str | Path, *, device: str = "auto") -> "PersonEncoder":
@@ -80,7 +81,17 @@ class PersonEncoder:
     @property
     def feature_dim(self) -> int:
         """F, the length of a feature."""
-        return int(self._model.feature_dim)
+        return int(self.model.feature_dim)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels that images are resized to."""
+        return self.model.grid.image_height, self.model.grid.image_width
+
+    @cached_property
+    def model_hash(self) -> str:
+        """Names the function from images to features: features of different hashes must not be compared."""
+        return model_hash(self.model)
 
     def __call__(self, images: Images, *, batch_size: int = 64) -> NDArray[np.float32]:
         """Features float32 [N, F], L2-normalised; N is 1 for a single image. Arguments and errors as for `embed`."""
@@ -102,8 +113,8 @@ class PersonEncoder:
         parts, width = 1 + len(self.parts), self.feature_dim
         features, visibility = [np.empty((0, width), np.float32)], [np.empty((0, parts - 1), np.float32)]
         for start in range(0, len(given), batch_size):
-            batch = torch.stack([self._input(one) for one in given[start : start + batch_size]])
-            for rows, found in zip((features, visibility), self._forward(batch), strict=True):
+            batch = torch.stack([self.preprocessed(one) for one in given[start : start + batch_size]])
+            for rows, found in zip((features, visibility), self.encode(batch), strict=True):
                 rows.append(found)
         joined = np.concatenate(features)
         blocks = joined.reshape(len(given), parts, width // parts)
@@ -140,20 +151,33 @@ class PersonEncoder:
             )
         return _normalised_rows(given)
 
-    def _input(self, image: OneImage) -> Tensor:
-        """One image, resized as test images are: uint8 [3, height, width]."""
-        grid = self._model.grid
-        pixels = _pixels(image)
-        return resized_pixels(pixels, (grid.image_height, grid.image_width), TESTING)
+    def preprocessed(self, image: OneImage) -> Tensor:
+        """One image, resized as test images are: uint8 [3, height, width]. Raises as `embed`."""
+        return resized_pixels(_pixels(image), self.image_size, TESTING)
+
+    def encode(self, images: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """One batch of `preprocessed` images, uint8 [B, 3, height, width] -> features [B, F], visibility [B, R]."""
+        features, masks = self._forward(images)
+        return features, masks.mean(axis=2, dtype=np.float32)
+
+    def part_masks(self, images: Images, *, batch_size: int = 64) -> NDArray[np.bool_]:
+        """Which patches show which part: bool [N, R, rows, columns]. Arguments and errors as for `embed`."""
+        grid, given = self.model.grid, _listed(images)
+        found = [np.zeros((0, len(self.parts), grid.count), bool)]
+        for start in range(0, len(given), batch_size):
+            batch = torch.stack([self.preprocessed(one) for one in given[start : start + batch_size]])
+            found.append(self._forward(batch)[1])
+        masks: NDArray[np.bool_] = np.concatenate(found).reshape(len(given), -1, grid.rows, grid.columns)
+        return masks
 
     @torch.inference_mode()
-    def _forward(self, images: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """uint8 [B, 3, height, width] -> features [B, F], visibility [B, R]."""
-        features, mask_logits = self._model.embed(normalised(images.to(self.device)))
+    def _forward(self, images: Tensor) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """uint8 [B, 3, height, width] -> features [B, F], visible patches bool [B, R, L]."""
+        features, mask_logits = self.model.embed(normalised(images.to(self.device)))
         if mask_logits is None:
-            return features.cpu().numpy(), np.zeros((len(images), 0), np.float32)
-        visible = self._model.image_encoder.visible_patches(mask_logits[-1])  # (B, R, L)
-        return features.cpu().numpy(), visible.float().mean(-1).cpu().numpy()
+            return features.cpu().numpy(), np.zeros((len(images), 0, self.model.grid.count), bool)
+        visible = self.model.image_encoder.visible_patches(mask_logits[-1])  # (B, R, L)
+        return features.cpu().numpy(), visible.cpu().numpy()
 
 
 def _normalised_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """The model of a training run, read from its run folder alone."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,19 @@ def read_trained_run(run_folder: Path) -> TrainedRun:
         )
     state, meta = load_checkpoint(checkpoint)
     return TrainedRun(config, checkpoint, int(meta["epoch"]), int(meta["num_identities"]), state)
+
+
+def model_hash(model: Muva) -> str:
+    """16 hex digits over everything that determines a model's features: weights of image encoder and neck, patch grid
+    and gate. The same in a run folder and in an export of it; training state, text tower and classifier do not count.
+    """
+    encoder = model.image_encoder
+    settings = [model.grid, encoder.mask_temperature, encoder.gate_threshold, encoder.soft_gate]
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, tensor in sorted({**encoder.state_dict(), **model.bnneck.state_dict(prefix="neck.")}.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def final_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:

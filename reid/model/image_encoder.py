@@ -93,7 +93,7 @@ class MaskedEncoder(nn.Module):
         leading = self.class_embedding[None]
         if self.num_parts:
             leading = torch.cat([leading, self.part_tokens])
-        leading = leading.to(patches.dtype).expand(len(images), -1, -1)  # (B, 1 + R, D)
+        leading = leading.to(patches.dtype).expand(images.shape[0], -1, -1)  # (B, 1 + R, D)
         tokens: Tensor = self.ln_pre(torch.cat([leading, patches], dim=1) + self.positional_embedding)
         return tokens
 

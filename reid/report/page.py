@@ -95,6 +95,7 @@ def render_page(
         interval_note=tables.interval_note(summary),
         details=[_details(target, states.get("trained", {})) for target, states in summary["details"].items()],
         camera_note=tables.CAMERA_NOTE,
+        open_set_note=tables.OPEN_SET_NOTE,
         panels=training_panels(record.stage1, record.stage2),
         training_gaps=training_gaps(record),
         training=tables.training_table(summary),
@@ -150,6 +151,7 @@ def _details(target: str, found: dict[str, Any]) -> dict[str, Any]:
         "tables": [
             (title, table)
             for title, table in (
+                ("Open set", tables.open_set_table(found)),
                 ("Camera pairs", tables.camera_table(found)),
                 ("Parts alone", tables.part_table(found)),
             )

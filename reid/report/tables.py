@@ -134,6 +134,23 @@ def interval_note(summary: dict[str, Any]) -> str:
     )
 
 
+OPEN_SET_NOTE = (
+    "Half of the people are taken out of the gallery, so that their queries show unknown people. Identified: queries "
+    "of known people whose nearest image is the right person and near enough; false alarms: queries of unknown people "
+    "that are near enough, too. AUROC: how well the distance to the nearest image tells known from unknown people."
+)
+
+
+def open_set_table(details: dict[str, Any]) -> Table:
+    """Open-set identification; without rows where an evaluation has none."""
+    found = details.get("open_set") or {}
+    rows = [
+        (f"identified at {rate} % false alarms", "too few unknown queries" if share is None else f"{share:.1f}")
+        for rate, share in found.get("rates", {}).items()
+    ]
+    return ("open set", "%"), rows + ([("AUROC", f"{found['auroc']:.1f}")] if found else [])
+
+
 def gain_table(gains: dict[str, dict[str, Any]]) -> Table:
     """Paired differences, by target (or whatever they are of) and score."""
     header = ("target", "score", "difference", "95 % interval", "p", "people")

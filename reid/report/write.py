@@ -151,6 +151,8 @@ def render_markdown(summary: dict[str, Any]) -> str:
         sections += ["## Confidence intervals (%)", tables.interval_note(summary), markdown_table(*intervals)]
     for target, states in summary["details"].items():
         of, trained = f"of {markdown_text(target)}, trained model (%)", states.get("trained", {})
+        if (opened := tables.open_set_table(trained))[1]:
+            sections += [f"### Open set {of}", tables.OPEN_SET_NOTE, markdown_table(*opened)]
         if (pairs := tables.camera_table(trained))[1]:
             sections += [f"### Camera pairs {of}", tables.CAMERA_NOTE, markdown_table(*pairs)]
         sections += _with_rows(f"### Parts alone {of}", tables.part_table(trained))

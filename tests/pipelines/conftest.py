@@ -3,7 +3,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
+from reid.config import load_config
+from reid.model.checkpoint import save_checkpoint
+from reid.model.muva import build_model
 from shared.workspace import Workspace
 
 
@@ -31,3 +35,14 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     write_people(tmp_path / "data" / "3DPeS")
     write_people(tmp_path / "data" / "CAVIAR4REID", first=50, seed=1)
     return Workspace.from_environment()
+
+
+@pytest.fixture(scope="session")
+def pocket_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder whose model is the shipped CLIP with untrained part tokens: features that tell people apart."""
+    folder = tmp_path_factory.mktemp("runs") / "pocket"
+    config = load_config("pocket", ["device=cpu"], protocol="3dpes2caviar")
+    model = build_model(config.model, 4, seed=0)
+    save_checkpoint(folder / "stage2" / "latest.pt", {"model": model.state_dict()}, {"epoch": 1, "num_identities": 4})
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return folder

@@ -12,6 +12,7 @@ from PIL import Image
 import reid.training.stage2
 from reid.config import ModelConfig, RunConfig, load_config
 from reid.data.training_set import build_training_set
+from reid.inference.encoder import PersonEncoder
 from reid.model.muva import Muva, build_model
 from reid.protocols.protocol import parse_protocol
 from reid.training.job import Job, make_job
@@ -166,3 +167,8 @@ def model_config() -> Callable[..., ModelConfig]:
         return ModelConfig(**{**defaults, "image_size": (48, 24), "stride": 8, **changes})
 
     return make
+
+
+@pytest.fixture
+def small_encoder(model_config: Callable[..., ModelConfig]) -> PersonEncoder:
+    return PersonEncoder(build_model(model_config(), 3, seed=0), PARTS)

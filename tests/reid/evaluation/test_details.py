@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from reid.evaluation.details import (
+    _nearest_of,
     ap_histogram,
     bootstrap_intervals,
     camera_pairs,
     distance_histogram,
+    open_set_scores,
     part_scores,
     score_details,
 )
@@ -210,3 +212,29 @@ def test_two_cameras_average_to_the_total() -> None:
     (pair,) = camera_pairs([two, two])
     total = two.scores(50).summary()
     assert (pair["mean_ap"], pair["rank_1"]) == pytest.approx((total["mean_ap"], total["rank_1"]))
+
+
+def test_open_set_takes_half_of_the_people_out_of_the_gallery() -> None:
+    """Against the definition, query by query; and a model that knows everybody gets full marks."""
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(20), 2)
+    centres = rng.normal(size=(20, 8)).astype(np.float32)
+    sides = []
+    for camera, noise in ((1, 0.0), (2, 0.01)):
+        features = centres[people] + noise * rng.normal(size=(40, 8)).astype(np.float32)
+        sides.append(Side(features, as_numbers(people), as_numbers(np.full(40, camera)), np.zeros(40, bool)))
+    found = open_set_scores([Ranking(*sides)], seed=0)
+    assert found["auroc"] == 100 and found["rates"] == {"10": 100, "1": None}
+    assert found["queries"] == [100, 100]  # five draws of 20 and 20
+    sides[1] = Side(
+        rng.normal(size=(40, 8)).astype(np.float32), *(sides[1].identities, sides[1].cameras, sides[1].junk)
+    )
+    ranking, kept = Ranking(*sides), np.arange(0, 20, 2)
+    ((nearest, right, known),) = _nearest_of(ranking, np.arange(20), [kept])
+    for query in range(40):
+        left = [n for n in range(40) if people[n] in kept]
+        distance = [float(np.linalg.norm(sides[0].features[query] - sides[1].features[n])) for n in left]
+        best = left[int(np.argmin(distance))]
+        assert nearest[query] == pytest.approx(min(distance), rel=1e-4)
+        assert right[query] == (people[best] == people[query]) and known[query] == (people[query] in kept)
+    assert open_set_scores([Ranking(sides[0].only(people == 1), sides[1].only(people == 1))], seed=0) == {}

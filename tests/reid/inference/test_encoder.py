@@ -85,11 +85,6 @@ def test_a_model_without_parts_sees_none(model_config: Callable[..., object]) ->
     assert found.visibility.shape == (2, 0)
 
 
-@pytest.fixture
-def small_encoder(model_config: Callable[..., object]) -> PersonEncoder:
-    return PersonEncoder(build_model(model_config(), 3, seed=0), ("head", "upper_body", "legs"))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     "content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"\xff\xd8\xff\xe0" + b"\0" * 40]
 )
@@ -153,7 +148,7 @@ def test_gradients_modes_and_the_global_state_are_left_alone(small_encoder: Pers
     before = torch.get_rng_state()
     small_encoder(np.zeros((8, 4, 3), np.uint8))
     assert torch.equal(before, torch.get_rng_state()) and torch.is_grad_enabled()
-    assert not any(p.requires_grad for p in small_encoder._model.parameters())
+    assert not any(p.requires_grad for p in small_encoder.model.parameters())
 
 
 def test_runs_that_cannot_be_loaded_are_told(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
