@@ -16,6 +16,7 @@ from reid.config import RunConfig, read_config
 from reid.data.person_images import PersonImages
 from reid.data.transforms import TESTING
 from reid.evaluation.details import gains, score_details
+from reid.evaluation.examples import keep_examples
 from reid.evaluation.ranking import Ranking
 from reid.evaluation.results import (
     FURTHER,
@@ -161,6 +162,8 @@ def evaluate_run(
     failed = {problem: str(error).partition("\n")[0] for problem, error in problems.items()}
     results = replace(results, failed=failed)
     write_results(run_folder, results)
+    trained = models[0]
+    keep_examples(run_folder, protocol, workspace, trained.fabric, model_sha256=trained.sha256, build=trained.build)
     return results
 
 

@@ -13,7 +13,7 @@ from labeler.review.ranked import neighbours
 from labeler.review.tables import LabelTables
 from pipelines.__main__ import run
 from pipelines.review import _feature_maps, _targets
-from reid.evaluation.results import read_queries, read_results
+from reid.evaluation.results import read_examples, read_queries, read_results
 from shared.datasets import locate
 from shared.manifest import read_manifest
 from shared.workspace import Workspace
@@ -33,6 +33,13 @@ def trained(workspace: Workspace) -> Path:
 
 
 def test_failures_galleries_and_the_map(trained: Path, workspace: Workspace) -> None:
+    results = read_results(trained)
+    seen = read_examples(trained, results.models["trained"])
+    assert len(seen.paths) > 0 and set(seen.datasets) == {"3dpes"}
+    assert not seen.attention[~seen.visible[:, -1]].any(), "a part token sees only its own patches"
+    assert results.gains["caviar"]["mean_ap"]["difference"] == pytest.approx(
+        results.scores["caviar"]["trained"]["mean_ap"] - results.scores["caviar"]["untrained"]["mean_ap"]
+    )
     targets = _targets([trained], workspace)
     assert [one.name for one in targets] == ["r, trained", "r, untrained"]
     one = targets[0]
