@@ -330,7 +330,8 @@ def read_examples(folder: Path, model_sha256: str | None) -> Examples:
     """Raises DataError, naming the command that makes them, when they are missing, damaged or of another model."""
     path, fix = folder / "masks" / "examples.npz", f"dgreid eval --run {folder.name}"
     found = read_arrays(path, [entry.name for entry in fields(Examples)], fix=fix)
-    examples = Examples(**{**found, "model_sha256": str(found["model_sha256"])})
+    columns: dict[str, Any] = {**found, "model_sha256": str(found["model_sha256"])}
+    examples = Examples(**columns)
     if examples.model_sha256 != model_sha256:
         raise DataError("the examples are not of the model in scores.json", path=path, fix=fix)
     count = len(examples.paths)

@@ -128,7 +128,7 @@ def test_pages_of_a_trained_run_in_a_browser(trained: Path, workspace: Workspace
             large = picture.bounding_box()
             assert large["width"] == width > small["width"]
             picture.click()
-            assert picture.bounding_box() == small
+            assert picture.bounding_box()["width"] == small["width"]
             assert page.locator("#retrieval .mask").first.is_hidden()
             page.check("#retrieval .mask-switch")
             assert page.locator("#retrieval .mask").first.is_visible()
