@@ -17,6 +17,7 @@ from reid.data.packing import packed_by_first
 from reid.data.person_images import PersonImages
 from reid.data.transforms import TESTING
 from reid.evaluation.details import gains, score_details
+from reid.evaluation.examples import keep_examples
 from reid.evaluation.ranking import Ranking
 from reid.evaluation.results import (
     FURTHER,
@@ -176,6 +177,8 @@ def evaluate_run(
     failed = {problem: str(error).partition("\n")[0] for problem, error in problems.items()}
     results = replace(results, failed=failed)
     write_results(run_folder, results)
+    trained = models[0]
+    keep_examples(run_folder, protocol, workspace, trained.fabric, model_sha256=trained.sha256, build=trained.build)
     return results
 
 

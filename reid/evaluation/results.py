@@ -2,6 +2,7 @@
 
     scores.json                        RunResults: scores in percent, by target and state of the model
     evaluation/<target>.<state>.npz    QueryResults: every query of every split, with its ranked gallery, and the CMC
+    masks/examples.npz                 Examples: how the trained model sees a few training images
     masks/<target>.npz                 part masks that the trained model predicted (paths [N], masks bool [N, R, h, w])
 
 A target is a canonical data set name; a state is "trained" or "untrained" (the same model before any training). Files
@@ -29,13 +30,16 @@ __all__ = [
     "SCORE_NAMES",
     "SCORE_TITLES",
     "STATES",
+    "Examples",
     "QueryResults",
     "RunResults",
     "read_arrays",
+    "read_examples",
     "read_masks",
     "read_queries",
     "read_results",
     "write_arrays",
+    "write_examples",
     "write_queries",
     "write_results",
 ]
@@ -308,6 +312,42 @@ def read_masks(folder: Path, target: str) -> tuple[list[str], NDArray[np.bool_]]
     if masks.ndim != 4 or len(masks) != len(found["paths"]):
         raise DataError("the arrays do not fit together", path=path, fix=fix)
     return [str(name) for name in found["paths"]], masks
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N training images as the trained model sees them; R is 0 for a model without parts.
+
+    visible: the masks of every block. attention: share in 0..1 of each part token's attention in the last block that
+    goes to each patch, mean over the heads.
+    """
+
+    datasets: NDArray[np.str_]  # [N]
+    paths: NDArray[np.str_]  # [N], relative to the data set's folder
+    visible: NDArray[np.bool_]  # [N, blocks, R, h, w]
+    attention: NDArray[np.float32]  # [N, R, h, w]
+    model_sha256: str
+
+
+def write_examples(folder: Path, examples: Examples) -> None:
+    """Write masks/examples.npz. Raises DgreidError when it cannot be written."""
+    arrays = {name: np.asarray(value) for name, value in vars(examples).items()}
+    write_arrays(folder / "masks" / "examples.npz", compressed=True, **arrays)
+
+
+def read_examples(folder: Path, model_sha256: str | None) -> Examples:
+    """Raises DataError, naming the command that makes them, when they are missing, damaged or of another model."""
+    path, fix = folder / "masks" / "examples.npz", f"dgreid eval --run {folder.name}"
+    found = read_arrays(path, [entry.name for entry in fields(Examples)], fix=fix)
+    columns: dict[str, Any] = {**found, "model_sha256": str(found["model_sha256"])}
+    examples = Examples(**columns)
+    if examples.model_sha256 != model_sha256:
+        raise DataError("the examples are not of the model in scores.json", path=path, fix=fix)
+    count = len(examples.paths)
+    fits = len(examples.visible) == len(examples.attention) == len(examples.datasets) == count
+    if not fits or examples.visible.ndim != 5 or examples.attention.shape[1:] != examples.visible.shape[2:]:
+        raise DataError("the arrays do not fit together", path=path, fix=fix)
+    return examples
 
 
 def read_arrays(path: Path, names: list[str], *, fix: str) -> dict[str, NDArray[Any]]:

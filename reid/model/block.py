@@ -32,13 +32,13 @@ def run_block(
         keys, values = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
     heads = attention.num_heads
     mixed = F.scaled_dot_product_attention(
-        _split(q, heads), _split(keys, heads), _split(values, heads), attn_mask=mask, is_causal=causal
+        split_heads(q, heads), split_heads(keys, heads), split_heads(values, heads), attn_mask=mask, is_causal=causal
     )
     hidden: Tensor = residual + block.ls_1(attention.out_proj(mixed.transpose(1, 2).flatten(2)))
     output: Tensor = hidden + block.ls_2(block.mlp(block.ln_2(hidden)))
     return output
 
 
-def _split(rows: Tensor, heads: int) -> Tensor:
+def split_heads(rows: Tensor, heads: int) -> Tensor:
     """(B, N, D) -> (B, heads, N, D / heads)."""
     return rows.view(*rows.shape[:-1], heads, -1).transpose(1, 2)

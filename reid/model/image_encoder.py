@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reid.data.part_masks import PatchGrid
-from reid.model.block import run_block
+from reid.model.block import run_block, split_heads
 
 
 class ImageOutput(NamedTuple):
@@ -86,6 +86,35 @@ class MaskedEncoder(nn.Module):
                 tokens = run_block(block, tokens, queries=tokens[:, :leading], mask=mask)
         features = self.ln_post(tokens) @ self.proj  # (B, 1 + R, E)
         return ImageOutput(features.flatten(1).float(), torch.stack(layers) if layers else None)
+
+    def part_attention(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """For looking at: the predicted masks of every block, and where the part tokens look in the last one.
+
+        Args:
+            images: (B, 3, height, width) float, normalised.
+        Returns:
+            visible (blocks, B, R, L) bool, and attention (B, R, L) in 0..1: the share of a part token's attention that
+            goes to each patch, mean over the heads; the rest of it goes to the class token and itself.
+        """
+        block, normed = self.blocks[-1], []
+        hook = block.ln_1.register_forward_hook(lambda module, inputs, output: normed.append(output))
+        try:
+            logits = self(images).mask_logits
+        finally:
+            hook.remove()
+        if logits is None:
+            empty = images.new_zeros(len(self.blocks), len(images), 0, 0)
+            return empty.bool(), empty[0]
+        tokens = next(found for found in normed if found.shape[1] > 1 + self.num_parts)  # not only the queries
+        weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, tokens.shape[-1]
+        parts = slice(1, 1 + self.num_parts)
+        queries = split_heads(F.linear(tokens[:, parts], weight[:width], bias[:width]), block.attn.num_heads)
+        keys = split_heads(F.linear(tokens, weight[width : 2 * width], bias[width : 2 * width]), block.attn.num_heads)
+        scores = queries @ keys.transpose(2, 3) / keys.shape[-1] ** 0.5  # (B, heads, R, N)
+        mask = self._mask(self._gate(logits[-1]))[:, :, parts]
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        attention = scores.float().softmax(dim=-1).mean(dim=1)[:, :, 1 + self.num_parts :]
+        return self.visible_patches(logits), attention
 
     def _embed(self, images: Tensor) -> Tensor:
         """(B, 3, height, width) -> tokens (B, 1 + R + L, D)."""

@@ -1,5 +1,6 @@
 """The part labels a run was trained with: engine and model, statuses by part, and examples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,7 @@ class LabelFacts:
     made_by: list[dict[str, Any]] = field(default_factory=list)  # engine, model, prompt_version, rows
     statuses: dict[str, dict[str, int]] = field(default_factory=dict)  # part -> status -> images
     examples: list[LabelledImage] = field(default_factory=list)
+    boxes: dict[tuple[str, str], dict[str, Box]] = field(default_factory=dict)  # (data set, path) -> part -> box
     images: int = 0  # that the counts are over
     problem: str = ""  # why there is nothing to show
     note: str = ""  # how the counts differ from what was trained on
@@ -53,8 +55,9 @@ class LabelFacts:
         }
 
 
-def read_label_facts(record: RunRecord, workspace: Workspace) -> LabelFacts:
-    """Query the labels of the images that the run was trained on, after any cap on images per identity.
+def read_label_facts(record: RunRecord, workspace: Workspace, shown: Sequence[tuple[str, str]] = ()) -> LabelFacts:
+    """Query the labels of the images that the run was trained on, after any cap on images per identity; `boxes` are
+    those of the images in `shown` (data set, path).
 
     Never raises for missing or damaged ones: `problem` says why.
     """
@@ -89,6 +92,7 @@ def read_label_facts(record: RunRecord, workspace: Workspace) -> LabelFacts:
             made_by=_made_by(connection),
             statuses=_statuses(connection),
             examples=_examples(connection, record.sources),
+            boxes={image: found for image in shown if (found := _boxes(connection, *image))},
             images=len(rows),
             note=note,
         )
@@ -138,6 +142,14 @@ def _examples(connection: duckdb.DuckDBPyConnection, sources: list[str]) -> list
         complete = _pick(connection, source, wanted - len(incomplete), complete=True)
         chosen += complete + incomplete
     return chosen
+
+
+def _boxes(connection: duckdb.DuckDBPyConnection, dataset: str, path: str) -> dict[str, Box]:
+    found = connection.execute(
+        "select part, x_min, y_min, x_max, y_max from training_labels where dataset = ? and path = ? and status = 'ok'",
+        [dataset, path],
+    ).fetchall()
+    return {part: Box(*corners) for part, *corners in found}
 
 
 def _pick(connection: duckdb.DuckDBPyConnection, source: str, wanted: int, *, complete: bool) -> list[LabelledImage]:

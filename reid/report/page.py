@@ -9,11 +9,20 @@ import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from reid.evaluation.results import STATES, QueryResults
+from reid.evaluation.results import STATES, Examples, QueryResults
 from reid.report import tables
 from reid.report.figures import Panel, cmc_panel, detail_panels, training_panels
 from reid.report.labels import LabelFacts, LabelledImage
-from reid.report.pictures import Album, Area, Picture, box_outlines, mask_areas, mask_outlines, part_colours
+from reid.report.pictures import (
+    Album,
+    Area,
+    Picture,
+    attention_areas,
+    box_outlines,
+    mask_areas,
+    mask_outlines,
+    part_colours,
+)
 from reid.report.run_record import RunRecord
 from reid.report.summary import headline, joined, protocol_targets
 from shared.schemas import PARTS
@@ -22,6 +31,7 @@ IMAGE_NOTE = "The pictures are part of this file: keep it where the data sets ma
 MASK_EXAMPLES = 8  # per target
 CMC_RANKS = 20
 STRIP_LENGTH = 10
+SHOWN_BLOCKS = 5  # of the model's blocks, first and last included
 HARDEST = 12  # queries of a target in the failure browser
 MOST_CHANGED = 6  # queries that training lost, and that it gained
 
@@ -56,6 +66,7 @@ class Tile:
     verdict: str = ""  # right | wrong
     outlines: list[Area] = field(default_factory=list)
     fills: list[Area] = field(default_factory=list)
+    looks: list[tuple[str, str, float]] = field(default_factory=list)  # path, colour, opacity
     problems: list[str] = field(default_factory=list)
     nested: bool = False  # outlines may lie on each other: earlier ones are drawn wider
 
@@ -76,6 +87,7 @@ def render_page(
     labels: LabelFacts,
     targets: Mapping[str, TargetRecord],
     album: Album | None,
+    examples: Examples | None = None,
 ) -> Page:
     """The whole page. album None: no images in it, not even their paths."""
     parts = tuple((record.config.get("model") or {}).get("parts", PARTS))
@@ -107,6 +119,7 @@ def render_page(
         examples=[_label_tile(example, colours, album) for example in labels.examples] if album else [],
         masks=[_mask_group(target, found, colours, album) for target, found in targets.items()] if album else [],
         strips=[_strip_group(target, found, colours, album) for target, found in targets.items()] if album else [],
+        seen=_seen(examples, labels, colours, album) if album and examples else [],
         gains=tables.gain_table(summary["gains"]),
         gain_note=tables.GAIN_NOTE,
         settings=tables.setting_rows(summary),
@@ -193,6 +206,37 @@ def _mask_tile(target: str, path: str, masks: np.ndarray, colours: Mapping[str, 
     return Tile(
         picture, path, f"{target} image, visible patches: {described}", described, outlines=outlines, nested=True
     )
+
+
+def _seen(
+    examples: Examples, labels: LabelFacts, colours: Mapping[str, str], album: Album
+) -> list[tuple[str, list[Tile]]]:
+    """A row of tiles per image: its label boxes, the masks of some blocks, and where each part token looks."""
+    if not examples.visible.shape[2]:
+        return []
+    blocks = sorted({round(place) for place in np.linspace(0, examples.visible.shape[1] - 1, SHOWN_BLOCKS)})
+    rows = []
+    for number, (dataset, path) in enumerate(zip(examples.datasets.tolist(), examples.paths.tolist(), strict=True)):
+        picture = album.picture(dataset, path)
+        if picture is None:
+            continue
+        size, palette = (picture.width, picture.height), list(colours.values())
+        boxes = labels.boxes.get((dataset, path), {})
+        tiles = [
+            Tile(picture, path, f"label boxes of {joined(list(boxes)) or 'no part'}", "", mark="labels",
+                 outlines=box_outlines(boxes, colours))
+        ]  # fmt: skip
+        for block in blocks:
+            outlines = mask_outlines(examples.visible[number, block], palette, *size)
+            mark = f"block {block + 1}"
+            tiles.append(Tile(picture, path, f"masks of {mark}", "", mark=mark, outlines=outlines, nested=True))
+        for part, attention in zip(colours, examples.attention[number], strict=False):
+            share = f"{attention.sum():.0%} on patches"
+            mark = part.replace("_", " ")
+            areas = attention_areas(attention, colours[part], *size)
+            tiles.append(Tile(picture, path, f"attention of {mark}: {share}", share, mark=mark, looks=areas))
+        rows.append((f"{dataset}, {PurePosixPath(path).name}", tiles))
+    return rows
 
 
 def _fills(masks: np.ndarray | None, colours: Mapping[str, str], picture: Picture | None) -> list[Area]:

@@ -104,6 +104,24 @@ def mask_outlines(masks: np.ndarray, colours: Sequence[str], width: float, heigh
     return areas
 
 
+def attention_areas(
+    attention: np.ndarray, colour: str, width: float, height: float, levels: int = 5
+) -> list[tuple[str, str, float]]:
+    """Patches by how much attention they get, in steps up to the most: SVG path, colour, opacity. attention [h, w]."""
+    cell_x, cell_y = width / attention.shape[1], height / attention.shape[0]
+    most = float(attention.max())
+    steps = np.ceil(levels * attention / most).astype(int) if most > 0 else np.zeros(attention.shape, int)
+    found = []
+    for level in range(1, levels + 1):
+        cells = [
+            f"M{x * cell_x:.1f} {y * cell_y:.1f}h{cell_x:.1f}v{cell_y:.1f}H{x * cell_x:.1f}Z"
+            for y, x in np.argwhere(steps == level)
+        ]
+        if cells and level > 1:
+            found.append(("".join(cells), colour, round(0.8 * level / levels, 2)))
+    return found
+
+
 def _runs(line: np.ndarray) -> list[tuple[int, int]]:
     """Half-open stretches of True in a bool [w]."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], line.astype(bool), [False]])))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reid.evaluation.results import QueryResults, read_masks, read_queries
+from reid.evaluation.results import Examples, QueryResults, read_examples, read_masks, read_queries
 from reid.report import tables
 from reid.report.labels import read_label_facts
 from reid.report.page import TargetRecord, render_page, training_gaps
@@ -46,7 +46,9 @@ def write_report(run_folder: Path, workspace: Workspace, *, images: bool = True,
         DgreidError: the reports cannot be written.
     """
     record = read_run(run_folder)
-    labels = read_label_facts(record, workspace)
+    examples, no_examples = _examples(record)
+    shown = [(str(d), str(p)) for d, p in zip(examples.datasets, examples.paths, strict=True)] if examples else []
+    labels = read_label_facts(record, workspace, shown)
     targets = {target: read_target(record, target) for target in record.targets}
     missing = [
         *training_gaps(record),
@@ -54,9 +56,10 @@ def write_report(run_folder: Path, workspace: Workspace, *, images: bool = True,
         *(problem for found in targets.values() for problem in found.problems),
         *_earlier_breakdowns(record),
         *_without_gains(record),
+        *no_examples,
     ]
     summary = summarise(record, labels, missing)
-    page = render_page(summary, record, labels, targets, Album(workspace) if images else None)
+    page = render_page(summary, record, labels, targets, Album(workspace) if images else None, examples)
     path = {suffix: record.folder / f"report.{suffix}" for suffix in ("json", "md", "html")}
     gone = [f"{page.missing_pictures:,} images cannot be found or read"] if page.missing_pictures else []
     kept = "" if replace or not images else _poorer(path["html"], page.html, [*gone, *missing])
@@ -102,6 +105,13 @@ def _earlier_breakdowns(record: RunRecord) -> list[str]:
         f"was evaluated by an earlier version. To get those of all splits: dgreid eval --run {record.name}."
         for target in targets
     ]
+
+
+def _examples(record: RunRecord) -> tuple[Examples | None, list[str]]:
+    try:
+        return read_examples(record.folder, record.results.models.get("trained")), []
+    except DataError as err:
+        return None, [f"No masks by block: {err.what} ({_name(err, record)}). To write them: {err.fix}."]
 
 
 def _without_gains(record: RunRecord) -> list[str]:

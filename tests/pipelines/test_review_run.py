@@ -13,7 +13,7 @@ from labeler.review.ranked import neighbours
 from labeler.review.tables import LabelTables
 from pipelines.__main__ import run
 from pipelines.review import _feature_maps, _targets
-from reid.evaluation.results import read_queries, read_results
+from reid.evaluation.results import read_examples, read_queries, read_results
 from shared.datasets import locate
 from shared.manifest import read_manifest
 from shared.workspace import Workspace
@@ -33,6 +33,13 @@ def trained(workspace: Workspace) -> Path:
 
 
 def test_failures_galleries_and_the_map(trained: Path, workspace: Workspace) -> None:
+    results = read_results(trained)
+    seen = read_examples(trained, results.models["trained"])
+    assert len(seen.paths) > 0 and set(seen.datasets) == {"3dpes"}
+    assert not seen.attention[~seen.visible[:, -1]].any(), "a part token sees only its own patches"
+    assert results.gains["caviar"]["mean_ap"]["difference"] == pytest.approx(
+        results.scores["caviar"]["trained"]["mean_ap"] - results.scores["caviar"]["untrained"]["mean_ap"]
+    )
     targets = _targets([trained], workspace)
     assert [one.name for one in targets] == ["r, trained", "r, untrained"]
     one = targets[0]
@@ -81,3 +88,49 @@ def test_failures_galleries_and_the_map(trained: Path, workspace: Workspace) -> 
     first = _feature_maps(trained, targets, workspace)[0].places
     stored = np.load(trained / "embeddings" / "map.npz")["places"]
     assert np.array_equal(first, stored), "made once"
+
+
+def test_pages_of_a_trained_run_in_a_browser(trained: Path, workspace: Workspace) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'dgreid[dev]'")
+    from tests.pipelines.test_review_page import CHROMIUM, Window, free_port, served
+
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt install chromium")
+    from axe_playwright_python.sync_playwright import Axe
+
+    assert run(["report", "--run", "r"]) == 0
+    with sync_api.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        with served(workspace, free_port(), "--run", "r") as (address, _):
+            for width in (1280, 390):
+                window = Window(browser, width=width)
+                page = window.open(address)
+                assert page.url.endswith("/failures")
+                links = ["/failures", page.locator(".query").first.get_attribute("href"), "/features"]
+                for link in links:
+                    page.goto(address.split("/failures")[0] + link)
+                    page.wait_for_load_state("networkidle", timeout=200_000)  # the first map is compiled and made
+                    assert page.evaluate("document.documentElement.scrollWidth") <= width, link
+                    faults = Axe().run(page).response["violations"]
+                    assert not [one["id"] for one in faults if one["impact"] in ("serious", "critical")], link
+                page.goto(address.split("/failures")[0] + links[1])
+                assert not page.locator(".mask").first.is_visible()
+                page.keyboard.press("m")
+                assert page.locator(".mask").first.is_visible()
+                assert window.said == []
+        for width in (1400, 390):  # the report
+            window = Window(browser, width=width)
+            page = window.open((trained / "report.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            picture = page.locator("#masks .zoom svg").first
+            small = picture.bounding_box()
+            picture.click()
+            large = picture.bounding_box()
+            assert large["width"] == width > small["width"]
+            picture.click()
+            assert picture.bounding_box()["width"] == small["width"]
+            assert page.locator("#retrieval .mask").first.is_hidden()
+            page.check("#retrieval .mask-switch")
+            assert page.locator("#retrieval .mask").first.is_visible()
+            assert window.said == []
+        browser.close()

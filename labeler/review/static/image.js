@@ -57,7 +57,7 @@ function panel() {
 }
 
 function fit() {
-  const room = Math.min(0.72 * innerHeight, 900), wide = frame.clientWidth - 4;
+  const room = Math.min((innerWidth <= 760 ? 0.48 : 0.72) * innerHeight, 900), wide = frame.clientWidth - 4;
   zoom = Math.min(room / image.height, wide / image.width);
   draw();
 }

@@ -16,7 +16,14 @@ from PIL import Image
 import reid.report
 from reid.config import load_config
 from reid.evaluation.ranking import Ranking
-from reid.evaluation.results import QueryResults, read_queries, read_results, write_queries
+from reid.evaluation.results import (
+    Examples,
+    QueryResults,
+    read_queries,
+    read_results,
+    write_examples,
+    write_queries,
+)
 from reid.metrics.paired import paired_difference
 from reid.protocols.protocol import evaluation_splits, parse_protocol
 from reid.report.compare import write_comparison
@@ -169,8 +176,23 @@ def run(workspace: Workspace, target_rows: list[ManifestRow], features: np.ndarr
         write_queries(folder, "caviar", state, queries)
     (folder / "masks").mkdir()
     paths = np.array([row.path for row in target_rows])
+    write_examples(folder, _examples(workspace))
     np.savez(folder / "masks" / "caviar.npz", paths=paths[:3], masks=np.ones((3, 3, 4, 2), bool))
     return folder
+
+
+def _examples(workspace: Workspace) -> Examples:
+    rows = read_manifest(workspace.manifest("3dpes"))[:2]
+    attention = np.zeros((2, 3, 4, 2), np.float32)
+    attention[:, 0, 1, 1] = 0.6
+    attention[:, 0, 2, 0] = 0.3
+    return Examples(
+        datasets=np.array([row.dataset for row in rows]),
+        paths=np.array([row.path for row in rows]),
+        visible=np.ones((2, 6, 3, 4, 2), bool),
+        attention=attention,
+        model_sha256="T",
+    )
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -401,6 +423,23 @@ def test_the_comparison_holds_both_runs_and_their_paired_test(
     assert "data:image" not in out.read_text() and ".jpg" not in out.read_text()
 
 
+def test_masks_by_block_stand_beside_the_boxes(run: Path, workspace: Workspace) -> None:
+    page = write_report(run, workspace).html.read_text()
+    part = page.split('<section id="blocks">')[1].split("</section>")[0]
+    marks = re.findall(r"<figcaption><b>(.*?)</b>", part)
+    assert marks == 2 * ["labels", "block 1", "block 2", "block 3", "block 5", "block 6", "head", "upper body", "legs"]
+    assert "90% on patches" in part and 'opacity="0.8"' in part and 'opacity="0.48"' in part
+    first = part.split("<b>labels</b>")[0]
+    assert first.count('d="M2.0 1.0H14.0V9.0H2.0Z"') == 3, "the boxes of the labels"
+
+
+def test_examples_of_another_model_are_not_shown(run: Path, workspace: Workspace) -> None:
+    write_examples(run, replace(_examples(workspace), model_sha256="U"))
+    page = write_report(run, workspace)
+    assert '<section id="blocks">' not in page.html.read_text()
+    assert any("No masks by block" in sentence for sentence in page.missing)
+
+
 def test_runs_on_other_queries_are_not_compared(run: Path, second_run: Path, workspace: Workspace) -> None:
     found = read_queries(second_run, read_results(second_run), "caviar", "trained")
     write_queries(second_run, "caviar", "trained", replace(found, query=found.query[::-1].copy()))
@@ -434,7 +473,7 @@ def test_a_run_of_an_earlier_version_has_a_report_that_says_what_it_lacks(run: P
     page = files.html.read_text()
     assert "Confidence intervals and breakdowns of caviar are of the first of 2 splits" in page
     assert "41.2" in page and 'class="strip"' not in page
-    assert len([sentence for sentence in files.missing if "dgreid eval --run" in sentence]) == 3
+    assert len([sentence for sentence in files.missing if "dgreid eval --run" in sentence]) == 4
     del scores["details"]
     (run / "scores.json").write_text(json.dumps(scores))
     assert 'id="breakdowns"' not in write_report(run, workspace).html.read_text()
@@ -498,7 +537,7 @@ def test_contents_point_at_sections(run: Path, workspace: Workspace) -> None:
     page = _Page(write_report(run, workspace).html.read_text())
     links = {attrs["href"] for tag, attrs in page.tags if tag == "a"}
     sections = {f"#{attrs['id']}" for tag, attrs in page.tags if tag == "section" and "id" in attrs}
-    assert links == sections and len(links) == 10
+    assert links == sections and len(links) == 11
 
 
 def test_the_report_computes_no_score() -> None:
