@@ -132,10 +132,12 @@ class TrainingSet:
         """The images of a bool [N], their labels numbered anew."""
         indices = np.flatnonzero(wanted)
         labels, renumbered = np.unique(self.labels[indices], return_inverse=True)
-        columns = ("datasets", "paths", "image_ids", "cameras")
         return replace(
             self,
-            **{name: chosen(getattr(self, name), indices) for name in columns},
+            datasets=chosen(self.datasets, indices),
+            paths=chosen(self.paths, indices),
+            image_ids=chosen(self.image_ids, indices),
+            cameras=chosen(self.cameras, indices),
             labels=renumbered.astype(np.int64),
             boxes=self.boxes[indices],
             identities=tuple(self.identities[label] for label in labels),
@@ -240,7 +242,7 @@ def _evenly_spaced(rows: pa.Table, most: int) -> NDArray[np.int64]:
     order = np.argsort(labels, kind="stable")
     ends = np.flatnonzero(np.diff(labels[order], append=-1)) + 1
     kept, start = [], 0
-    for end in ends:
+    for end in ends.tolist():
         steps = {round(step) for step in np.linspace(0, end - start - 1, most)}
         kept.append(order[start + np.array(sorted(steps))])
         start = end

@@ -152,7 +152,8 @@ class DeviceComparison:
         bound = length * self._largest**0.5
         product = torch.maximum(self._largest - lowest, highest - self._smallest) / 2
         of_dot = dimensions**0.5 * torch.minimum(product, bound) + 8 * bound
-        return 4 * self._roundoff * (of_dot + self._largest + 2 * bound) + self._tiny * dimensions
+        margin: Tensor = 4 * self._roundoff * (of_dot + self._largest + 2 * bound) + self._tiny * dimensions
+        return margin
 
 
 def _pairs(lists: list[NDArray[np.int64]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -172,14 +172,13 @@ def _rank(
             block = wanted[start : start + chunk]
             moved, own_squares = _centred(query[block], origin)
             moved *= -2
-            same = [by_identity[first[index] : last[index]] for index in block]
+            of_each = [by_identity[first[index] : last[index]] for index in block]
             gone = [
-                candidates.seen_by_camera_of(queries, index, of_index)
-                for index, of_index in zip(block, same, strict=True)
+                candidates.seen_by_camera_of(queries, index, same) for index, same in zip(block, of_each, strict=True)
             ]
-            removed = [of_index[is_gone] for of_index, is_gone in zip(same, gone, strict=True)]
-            matches = [of_index[~is_gone] for of_index, is_gone in zip(same, gone, strict=True)]
-            yield from of_device.block(block, query[block], moved, np.sqrt(own_squares), removed, matches, ranked)
+            dropped = [same[is_gone] for same, is_gone in zip(of_each, gone, strict=True)]
+            kept = [same[~is_gone] for same, is_gone in zip(of_each, gone, strict=True)]
+            yield from of_device.block(block, query[block], moved, np.sqrt(own_squares), dropped, kept, ranked)
         return
     for start in range(0, len(wanted), chunk):
         block = wanted[start : start + chunk]

@@ -9,7 +9,7 @@ so that a resumed training, its scores and its report go to the same place.
 import importlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,7 +39,7 @@ def open_trackers(run_folder: Path, config: RunConfig) -> list[Tracker]:
 
     Raises ConfigError when a package is missing.
     """
-    makers = {"wandb": _WandbRun, "mlflow": _MlflowRun}
+    makers: dict[str, Callable[[Any, Path, RunConfig], Tracker]] = {"wandb": _WandbRun, "mlflow": _MlflowRun}
     return [make(_package(name), run_folder, config) for name, make in makers.items() if getattr(config.log, name)]
 
 

@@ -42,8 +42,12 @@ OFF = {  # what the paper does not use -> the value that leaves it out
     "stage2.accumulate": 1,
     "stage2.gradient_clip": None,
     "stage2.keep_every": None,
+    "stage2.sampled_identities": None,
     "compile": False,
     "devices": 1,
+    "tf32": False,
+    "log.wandb": False,
+    "log.mlflow": False,
 }
 
 

@@ -13,7 +13,7 @@ from lightning_fabric.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import reid.inference.devices
-import reid.training.job
+import reid.training.train
 from reid.config import RunConfig
 from reid.data.person_images import load_batches
 from reid.model.checkpoint import load_checkpoint
@@ -95,7 +95,7 @@ def test_overflows_are_skipped_and_the_scaler_is_resumed_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch,
     train_until: TrainUntil,
 ) -> None:
-    monkeypatch.setattr(reid.training.job, "make_fabric", fabric_in_half_precision(2.0**40))  # the first steps overflow
+    monkeypatch.setattr(reid.training.train, "joined", fabric_in_half_precision(2.0**40))  # the first steps overflow
     config = run_config("stage2.epochs=4", "stage2.gradient_clip=5.0")
     train_run(config, tmp_path / "whole")
     train_until(config, tmp_path / "cut", 3)
