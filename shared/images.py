@@ -98,9 +98,10 @@ def _transparent_in_8_bits(image: Image.Image) -> int | tuple[int, ...] | None:
     None for all others. Of 16-bit colours the upper 8 bits are compared, as they are all that is kept.
     """
     colour = image.info.get("transparency")
-    if image.format != "PNG" or colour is None or not image.tile:
+    tiles = getattr(image, "tile", ())  # gone once the pixels are decoded
+    if image.format != "PNG" or colour is None or not tiles:
         return None
-    stored = image.tile[0].args
+    stored = tiles[0].args
     if stored in _STEPS_OF_GREY and isinstance(colour, int):
         return colour * _STEPS_OF_GREY[stored]
     if stored == "RGB;16B" and isinstance(colour, tuple):

@@ -35,7 +35,7 @@ SAME_PEOPLE = (
     frozenset({"dukemtmc", "occludedduke", "pdukemtmc"}),
 )
 # A name that begins so is taken for another form of the same set: MSMT17 V2 blurs the faces of V1, CUHK03 comes with
-# detected and with hand-drawn person boxes, and all of them with attributes, occluders, corruptions, distractors.
+# detected and with hand-drawn person boxes, and all four with attributes, occluders, corruptions or more distractors.
 FAMILIES = ("market1501", "msmt17", "cuhk03", "dukemtmc", "occludedduke", "pdukemtmc")
 
 
