@@ -227,7 +227,7 @@ def create_app(service: PersonService) -> FastAPI:
         CallerCheck,
         host=service.settings.host,
         allowed_hosts=service.settings.allowed_hosts,
-        add_name="add the name to LABELER_ALLOWED_HOSTS",
+        add_name=", or add the name to LABELER_ALLOWED_HOSTS",
     )
     app.add_middleware(RequestLog, metrics=service.metrics)  # type: ignore[arg-type]  # has the counters it uses
     install(app)
