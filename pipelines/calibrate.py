@@ -75,10 +75,10 @@ def calibrate(
         f"{found.different_pairs:,} of two) of {', '.join(found.fitted_on)}; "
         f"left out in turn: ECE {found.ece:.3f}, Brier score {found.brier:.3f}"
     )
-    rows = [
+    known = [
         (name, "too few pairs to know" if value is None else f"{value:.4f}") for name, value in found.thresholds.items()
     ]
-    print_table(("false accept rate", "least similarity"), rows)
+    print_table(("false accept rate", "least similarity"), known)
     lines = []
     for name in tested:
         worth = measure(found, _pairs(_sample(_people(rows_of[name])), name, encoder, workspace))

@@ -196,8 +196,9 @@ def _mean_ap(
 
 def _in_batches(encoder: "PersonEncoder", crops: "Tensor") -> "np.ndarray":
     import numpy as np
+    import torch
 
-    return np.concatenate([encoder.encode(part)[0] for part in crops.split(64)])
+    return np.concatenate([encoder.encode(part)[0] for part in torch.split(crops, 64)])
 
 
 def _card(

@@ -49,7 +49,8 @@ def link(
 
     tracklets: list[Tracklet] = []
     images: list[int] = []
-    features, visibility = [], []
+    features: list[np.ndarray] = []
+    visibility: list[np.ndarray] = []
     stores = [EmbeddingStore(folder) for folder in embeddings]
     for store in stores:
         store.require(stores[0].kind.model_hash)
@@ -64,13 +65,13 @@ def link(
             kept = np.array(rows)[
                 np.linspace(0, len(rows) - 1, min(len(rows), IMAGES_OF_A_TRACKLET)).round().astype(int)
             ]
-            start = sum(map(len, features))
+            start = sum(len(one) for one in features)
             found = store.features(kept)
             features.append(found[0])
             visibility.append(found[1])
-            ends = (min(times), max(times)) if known else (None, None)
             images.append(len(rows))
-            tracklets.append(Tracklet(camera, track, *ends, np.arange(start, start + len(kept))))
+            first, last = (min(times), max(times)) if known else (None, None)
+            tracklets.append(Tracklet(camera, track, first, last, np.arange(start, start + len(kept))))
     if not tracklets:
         raise DataError("no tracked detections here", path=embeddings[0], fix="dgreid embed --detections, with ids")
     least = threshold if threshold is not None else _calibrated(run, stores[0]).threshold(false_accepts)

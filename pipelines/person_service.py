@@ -223,7 +223,12 @@ def create_app(service: PersonService) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_middleware(CallerCheck, host=service.settings.host, allowed_hosts=service.settings.allowed_hosts)
+    app.add_middleware(
+        CallerCheck,
+        host=service.settings.host,
+        allowed_hosts=service.settings.allowed_hosts,
+        add_name=", or add the name to LABELER_ALLOWED_HOSTS",
+    )
     app.add_middleware(RequestLog, metrics=service.metrics)  # type: ignore[arg-type]  # has the counters it uses
     install(app)
     app.add_exception_handler(RequestValidationError, _bad_parameter)

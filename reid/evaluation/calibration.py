@@ -7,12 +7,13 @@ promised (`measure`).
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import TypeAdapter
 
 from reid.metrics.calibration import accept_rate, balanced_weights, reliability, threshold_at
 from shared.errors import DataError, UsageError
@@ -196,9 +197,9 @@ def read_calibration(run_folder: Path, model_hash: str) -> Calibration | None:
         given = json.loads(path.read_text(encoding="utf-8"))
         if given.pop("version") != VERSION:
             raise ValueError("another version")
-        found = Calibration(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-        )
+        if given.keys() != {one.name for one in fields(Calibration)}:
+            raise ValueError("other keys")
+        found = TypeAdapter(Calibration).validate_python(given)
         curve = np.array([found.similarities, found.probabilities], np.float64)
         if curve.shape[1] < 1 or not np.isfinite(curve).all() or (np.diff(curve) < 0).any():
             raise ValueError("the curve is not one")

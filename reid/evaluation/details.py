@@ -221,8 +221,10 @@ def _nearest_of(
             near = left.argmin(1)
             rows = np.arange(len(chosen))
             found = left[rows, near]
-            known = (matches & ~out).any(1)
-            usable = np.isfinite(found) & matches.any(1)  # queries without any match are not scored
+            known: NDArray[np.bool_] = np.any(matches & ~out, axis=1)
+            usable: NDArray[np.bool_] = np.isfinite(found) & np.any(
+                matches, axis=1
+            )  # queries without any match are not scored
             part.append((found[usable], matches[rows, near][usable], known[usable]))
     return [tuple(np.concatenate(column) for column in zip(*part, strict=True)) for part in parts if part]  # type: ignore[misc]
 

@@ -55,6 +55,9 @@ class ImageTower(nn.Module):
         self.register_buffer("scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
 
+    scale: Tensor
+    shift: Tensor
+
     def forward(self, images: Tensor) -> Tensor:
         features = self.image_encoder(images * self.scale + self.shift).features
         return F.normalize(self.neck(features), dim=1)
@@ -243,7 +246,7 @@ def _quantise(path: Path, images: NDArray[np.float32], batch: int | None, *, kep
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             size = batch or 16
             self._batches: Iterator[Any] = iter([images[n : n + size] for n in range(0, len(images) - size + 1, size)])

@@ -147,7 +147,7 @@ def _frames_of_video(path: Path, wanted: Mapping[int, object]) -> Iterator[Frame
     """Decodes from a file object, so that nothing in the video can name another file or address."""
     try:
         times = _presentation_times(path)
-        with path.open("rb") as content, av.open(content, metadata_errors="replace") as container:
+        with path.open("rb") as content, av.open(content, "r", metadata_errors="replace") as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             done: set[int] = set()
@@ -165,7 +165,8 @@ def _frames_of_video(path: Path, wanted: Mapping[int, object]) -> Iterator[Frame
                     if frame.is_corrupt:
                         yield number, "the frame is damaged", seconds
                     else:
-                        yield number, frame.to_ndarray(format="rgb24"), seconds
+                        pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+                        yield number, pixels, seconds
                 if len(done) == len(wanted):
                     break
             for number in sorted((wanted.keys() - done) & set(times.values())):
@@ -179,12 +180,13 @@ def _frames_of_video(path: Path, wanted: Mapping[int, object]) -> Iterator[Frame
 def _presentation_times(path: Path) -> dict[int, int]:
     """Time stamp of every frame -> its number from 1 in the order of showing, read from the packets alone: a frame that
     cannot be decoded keeps its number."""
-    with path.open("rb") as content, av.open(content, metadata_errors="replace") as container:
+    with path.open("rb") as content, av.open(content, "r", metadata_errors="replace") as container:
         stream = container.streams.video[0]
         if stream.width * stream.height > MAX_PIXELS:
             raise ValueError(f"frames of {stream.width} x {stream.height} pixels")
-        stamps = {packet.pts for packet in container.demux(stream) if packet.size}
-    if None in stamps:
+        found = [packet.pts for packet in container.demux(stream) if packet.size]
+    stamps = {stamp for stamp in found if stamp is not None}
+    if None in found:
         raise ValueError("frames without time stamps; convert it, e.g. with ffmpeg -i in -c:v libx264 out.mp4")
     return {stamp: number for number, stamp in enumerate(sorted(stamps), 1)}
 

@@ -144,7 +144,7 @@ OPEN_SET_NOTE = (
 def open_set_table(details: dict[str, Any]) -> Table:
     """Open-set identification; without rows where an evaluation has none."""
     found = details.get("open_set") or {}
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (f"identified at {rate} % false alarms", "too few unknown queries" if share is None else f"{share:.1f}")
         for rate, share in found.get("rates", {}).items()
     ]

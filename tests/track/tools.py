@@ -1,7 +1,9 @@
 """The real trackers, run by the Python of their environment: what they compute with an exported model, as files.
 
     python tools.py features TOOL MODEL IN.npz OUT.npy          features [N, F] of boxes in one frame
-    python tools.py track TOOL MODEL|none CLIP.npz OUT.json     IDF1 and HOTA of a clip, with or without the model
+    python tools.py track TOOL MODEL|none CLIP.npz OUT.json     IDF1 and HOTA of a clip, with or without the model; the
+                                                                tracks, as detections are given, in OUT.json.npy
+    python tools.py score TRACKS.npy none CLIP.npz OUT.json     IDF1 and HOTA of such tracks
 
 IN.npz: frame BGR uint8 [H, W, 3], boxes float [N, 4]. CLIP.npz: frames [T, H, W, 3], detections and truth, each float
 [M, 6]: frame from 1, id, x_min, y_min, x_max, y_max. MODEL is an ONNX
@@ -151,8 +153,12 @@ def main(job, tool, model, given, out):
     if job == "features":
         np.save(out, FEATURES[tool](model, content.frame, content.boxes))
         return
-    rows = [(n, i, *box) for n, i, box in TRACKS[tool](None if model == "none" else model, content)]
-    found = np.array(rows, float).reshape(-1, 6)
+    if job == "score":
+        found = np.load(tool)
+    else:
+        rows = [(n, i, *box) for n, i, box in TRACKS[tool](None if model == "none" else model, content)]
+        found = np.array(rows, float).reshape(-1, 6)
+        np.save(f"{out}.npy", found)
     Path(out).write_text(json.dumps(scores(content.truth, found, len(content.frames))))
 
 
