@@ -90,6 +90,14 @@ protocols: install ## the published protocols and which can be run here: [SUITE=
 label: install ## part boxes for a data set: DATASET=viper [ENGINE=local|vllm_server|body_prior] [URL=...] [LABELS=...]
 	@$(DGREID) label "$$DATASET" $(call option,ENGINE,engine) $(call option,URL,url) $(call option,LABELS,label-run) $(ARGS)
 
+.PHONY: compact
+compact: install ## few large shards instead of many small ones: DATASET=viper [LABELS=...]
+	@$(DGREID) compact "$$DATASET" $(call option,LABELS,label-run) $(ARGS)
+
+.PHONY: verify-labels
+verify-labels: install ## is a label run whole and undamaged: DATASET=viper [LABELS=...] [ARGS=--images]
+	@$(DGREID) verify-labels "$$DATASET" $(call option,LABELS,label-run) $(ARGS)
+
 .PHONY: import-masks
 import-masks: install ## published part masks of the reference implementation into a label run: FILE=masks.pkl DATASET=market [LABELS=...]
 	@$(DGREID) import-masks "$$FILE" "$$DATASET" $(call option,LABELS,label-run) $(ARGS)

@@ -40,6 +40,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "pipelines.exchange:import_labels",
         "Read corrected boxes into a new label run that holds everything of the old one and takes its place.",
     ),
+    "compact": (
+        "pipelines.compact:compact",
+        "Rewrite the small shards of a data set's labels into few large ones. No row is lost or changed.",
+    ),
+    "verify-labels": (
+        "pipelines.verify_labels:verify_labels",
+        "Check a label run: every image has its rows, once, in undamaged shards, with boxes inside it. Only reads.",
+    ),
     "sql": ("pipelines.sql:sql", "Ask the labels of a data set with SQL; without a query, list the canned ones."),
     "protocols": (
         "pipelines.protocols:protocols",

@@ -206,3 +206,21 @@ def test_folders_that_cannot_be_used_stop_no_command(workspace: Workspace, capfd
     assert all(folder in table and reason in table for folder, (_, reason) in told.items())
     assert run(["doctor"]) == 0 and run(["manifest", "3dpes"]) == 0
     refused(["manifest", "coco"], 2, "no `layout:`", "dataset.yaml", capfd=capfd)
+
+
+def test_labels_are_compacted_and_verified(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["label", "3dpes"]) == 0
+    before = connect(labels=label_shards(workspace.labels)).sql("from labels order by all").to_arrow_table()
+    assert run(["verify-labels", "3dpes", "--images"]) == 0
+    (shard,) = label_shards(workspace.labels)[:1]
+    rows = read_labels([shard])
+    write_label_shard(rows, shard.parent)  # as if the same images had been asked about again
+    refused(["verify-labels", "3dpes"], 1, "12 the same row twice" if len(rows) == 12 else "twice", capfd=capfd)
+    assert run(["compact", "3dpes"]) == 0
+    assert connect(labels=label_shards(workspace.labels)).sql("from labels order by all").to_arrow_table() == before
+    image = workspace.data_root / "3DPeS" / "query" / "0003_c1s1_000001_00.jpg"
+    image.write_bytes(image.read_bytes() + b"x")
+    refused(["verify-labels", "3dpes", "--images"], 1, "1 images that changed since the scan", capfd=capfd)
+    refused(["verify-labels", "caviar"], 2, "no part labels", capfd=capfd)
+    refused(["compact", "caviar"], 2, "no labels of caviar", capfd=capfd)
+    refused(["compact", "3dpes", "--label-run", "nightly"], 2, "nightly", capfd=capfd)
