@@ -18,7 +18,7 @@ DGREID_CALLED_AS := $(DGREID)
 export DATA_ROOT RUNS_ROOT DGREID_CALLED_AS
 
 # What the user gives reaches a command through the environment, as it was typed: with quotes, >, commas and $.
-GIVEN := DATASET FILE PROTOCOL PRESET RUN LABELS ENGINE URL FORMAT SUITE MODEL Q
+GIVEN := DATASET FILE PROTOCOL PRESET RUN LABELS ENGINE URL FORMAT SUITE MODEL REPLICAS Q
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export $(GIVEN)
 
@@ -143,8 +143,8 @@ serve: install ## the labelling service on 127.0.0.1:8300, settings from LABELER
 	@$(DGREID) serve
 
 .PHONY: vllm
-vllm: ## a vLLM server for the labelling service (GPU, needs `pip install vllm`): MODEL=Qwen/Qwen2.5-VL-7B-Instruct
-	@docker/serve_vllm.sh "$$MODEL"
+vllm: $(if $(value REPLICAS),install) ## vLLM for the labelling service (GPU, `pip install vllm`): MODEL=Qwen/Qwen2.5-VL-7B-Instruct [REPLICAS=4]
+	@$(if $(value REPLICAS),$(DGREID) vllm "$$MODEL" --replicas "$$REPLICAS" $(ARGS),labeler/engines/serve_vllm.sh "$$MODEL" $(ARGS))
 
 .PHONY: doctor
 doctor: install ## check Python, packages, devices, data sets, labels and the service

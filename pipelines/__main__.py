@@ -70,6 +70,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "labeler.__main__:serve",
         "Run the service with the LABELER_* settings until SIGINT or SIGTERM; requests in flight are finished.",
     ),
+    "vllm": (
+        "pipelines.vllm:vllm",
+        "Run vLLM servers on this machine, one per GPU, and start those again that die. Ctrl-C takes all of them down.",
+    ),
     "doctor": ("pipelines.doctor:doctor", "Check Python, packages, device, disk, data sets and labels."),
     "train-clip": (
         "pipelines.train_clip:train_clip",

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -224,3 +226,41 @@ def test_labels_are_compacted_and_verified(workspace: Workspace, capfd: pytest.C
     refused(["verify-labels", "caviar"], 2, "no part labels", capfd=capfd)
     refused(["compact", "caviar"], 2, "no labels of caviar", capfd=capfd)
     refused(["compact", "3dpes", "--label-run", "nightly"], 2, "nightly", capfd=capfd)
+
+
+def test_a_dry_run_says_what_labelling_costs_and_labels_nothing(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["label", "3dpes", "--dry-run"]) == 0
+    said = capfd.readouterr().out
+    assert "16" in said and "images/s" in said and "hours" in said
+    assert not label_shards(workspace.labels)
+
+
+def test_the_end_and_a_failure_are_posted(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted: list[dict] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("DGREID_WEBHOOK_URL", f"http://127.0.0.1:{server.server_address[1]}/SECRET")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    try:
+        assert run(["label", "3dpes"]) == 0
+        (workspace.labels / "body_prior-ccp-medians" / "_run.json").write_text("{")
+        assert run(["label", "3dpes"]) == 2
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert [(one["event"], one.get("images")) for one in posted] == [("finished", 16), ("failed", None)]
+    assert "SECRET" not in "".join(capfd.readouterr())
+    refused(["label", "3dpes", "--webhook", "SECRET"], 2, "not an HTTP URL", capfd=capfd)
