@@ -19,7 +19,7 @@ DGREID_CALLED_AS := $(DGREID)
 export DATA_ROOT RUNS_ROOT DGREID_CALLED_AS
 
 # What the user gives reaches a command through the environment, as it was typed: with quotes, >, commas and $.
-GIVEN := DATASET FILE PROTOCOL PRESET RUN LABELS ENGINE URL FORMAT SUITE MODEL Q
+GIVEN := DATASET FILE PROTOCOL PRESET RUN LABELS ENGINE URL FORMAT SUITE MODEL REPLICAS Q
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export $(GIVEN)
 
@@ -102,6 +102,14 @@ protocols: install ## the published protocols and which can be run here: [SUITE=
 label: install ## part boxes for a data set: DATASET=viper [ENGINE=local|vllm_server|body_prior] [URL=...] [LABELS=...]
 	@$(DGREID) label "$$DATASET" $(call option,ENGINE,engine) $(call option,URL,url) $(call option,LABELS,label-run) $(ARGS)
 
+.PHONY: compact
+compact: install ## few large shards instead of many small ones: DATASET=viper [LABELS=...]
+	@$(DGREID) compact "$$DATASET" $(call option,LABELS,label-run) $(ARGS)
+
+.PHONY: verify-labels
+verify-labels: install ## is a label run whole and undamaged: DATASET=viper [LABELS=...] [ARGS=--images]
+	@$(DGREID) verify-labels "$$DATASET" $(call option,LABELS,label-run) $(ARGS)
+
 .PHONY: import-masks
 import-masks: install ## published part masks of the reference implementation into a label run: FILE=masks.pkl DATASET=market [LABELS=...]
 	@$(DGREID) import-masks "$$FILE" "$$DATASET" $(call option,LABELS,label-run) $(ARGS)
@@ -183,8 +191,8 @@ serve: install ## the labelling service on 127.0.0.1:8300, or with RUN= that of 
 	@$(DGREID) serve $(call option,RUN,run) $(ARGS)
 
 .PHONY: vllm
-vllm: ## a vLLM server for the labelling service (GPU, needs `pip install vllm`): MODEL=Qwen/Qwen2.5-VL-7B-Instruct
-	@docker/serve_vllm.sh "$$MODEL"
+vllm: $(if $(value REPLICAS),install) ## vLLM for the labelling service (GPU, `pip install vllm`): MODEL=Qwen/Qwen2.5-VL-7B-Instruct [REPLICAS=4]
+	@$(if $(value REPLICAS),$(DGREID) vllm "$$MODEL" --replicas "$$REPLICAS" $(ARGS),labeler/engines/serve_vllm.sh "$$MODEL" $(ARGS))
 
 .PHONY: doctor
 doctor: install ## check Python, packages, devices, data sets, labels and the service

@@ -1,5 +1,5 @@
 # The grounding model. Weights come from a mounted Hugging Face cache; nothing is baked in.
 FROM vllm/vllm-openai:latest
-COPY docker/serve_vllm.sh /usr/local/bin/serve_vllm.sh
+COPY labeler/engines/serve_vllm.sh /usr/local/bin/serve_vllm.sh
 ENV SERVE_HOST=0.0.0.0
 ENTRYPOINT ["/usr/local/bin/serve_vllm.sh"]

@@ -6,11 +6,13 @@ import sys
 import typer
 import uvicorn
 
+from labeler.engines.vllm_processes import started_vllm
 from labeler.service.app import create_app
 from labeler.service.limits import BACKLOG, SparseAcceptLog, bounded_http
 from labeler.service.logs import log_as_json
 from labeler.settings import LOOPBACK, describe, load_settings
 from shared.errors import DgreidError
+from shared.workspace import Workspace
 
 cli = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
@@ -26,18 +28,19 @@ def serve() -> None:
     log.info("settings", extra={"fields": {"settings": shown}})
     if settings.host not in LOOPBACK and settings.api_key is None:
         log.warning("listening on %s without an API key; set LABELER_API_KEY", settings.host)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        http=bounded_http(settings.max_connections),
-        ws="none",
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=settings.drain_s,
-        log_config=None,
-        access_log=False,  # labeler.service.logs writes one line per request
-        server_header=False,
-    )
+    with started_vllm(settings, Workspace.from_environment().runs_root / "logs") as settings:
+        uvicorn.run(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            http=bounded_http(settings.max_connections),
+            ws="none",
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=settings.drain_s,
+            log_config=None,
+            access_log=False,  # labeler.service.logs writes one line per request
+            server_header=False,
+        )
 
 
 @cli.command(name="settings")

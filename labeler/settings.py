@@ -29,8 +29,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
     upstream_url: str | None = None  # OpenAI-compatible server, with or without /v1; several: a,b,c
-    # By default the shipped model; with the address of a server, that server.
-    engine: EngineName = Field(default_factory=lambda got: "vllm_server" if got.get("upstream_url") else "local")
+    start_vllm: bool = False  # start vLLM servers on this machine for the model, and take them down at the end
+    vllm_replicas: int = Field(default=0, ge=0)  # of them; 0: one per GPU, one where there is none
+    vllm_ready_s: float = Field(default=1800.0, gt=0)  # to load the model, at most
+    # By default the shipped model; with a server, that server.
+    engine: EngineName = Field(
+        default_factory=lambda got: "vllm_server" if got.get("upstream_url") or got.get("start_vllm") else "local"
+    )
     # As the server lists it; for `local` a folder, a hub name, or the shipped model.
     model: str = Field(default_factory=lambda got: POCKET_MODEL if got.get("engine") == "local" else SERVED_MODEL)
     host: str = "127.0.0.1"  # this machine only; to open it to others set an api_key, too
@@ -104,6 +109,9 @@ def load_settings(**overrides: object) -> Settings:
         raise ConfigError(
             f"settings of the labeler: {faults}", fix=f"correct the {PREFIX}* variable or the argument"
         ) from None  # the cause quotes the values, and a value may be a secret
+    if settings.start_vllm and (settings.upstream_url or settings.engine != "vllm_server"):
+        given = PREFIX + ("UPSTREAM_URL" if settings.upstream_url else f"ENGINE={settings.engine}")
+        raise ConfigError(f"{PREFIX}START_VLLM and {given} exclude each other", fix="set one of them")
     for name in ("api_key", "upstream_api_key"):
         if (key := getattr(settings, name)) is not None:
             check_key(key, PREFIX + name.upper())

@@ -40,6 +40,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "pipelines.exchange:import_labels",
         "Read corrected boxes into a new label run that holds everything of the old one and takes its place.",
     ),
+    "compact": (
+        "pipelines.compact:compact",
+        "Rewrite the small shards of a data set's labels into few large ones. No row is lost or changed.",
+    ),
+    "verify-labels": (
+        "pipelines.verify_labels:verify_labels",
+        "Check a label run: every image has its rows, once, in undamaged shards, with boxes inside it. Only reads.",
+    ),
     "sql": ("pipelines.sql:sql", "Ask the labels of a data set with SQL; without a query, list the canned ones."),
     "review": (
         "pipelines.review:review",
@@ -94,6 +102,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": (
         "pipelines.serve:serve",
         "Run a service on this machine until SIGINT or SIGTERM: the labeler's, or with --run that of a trained model.",
+    ),
+    "vllm": (
+        "pipelines.vllm:vllm",
+        "Run vLLM servers on this machine, one per GPU, and start those again that die. Ctrl-C takes all of them down.",
     ),
     "doctor": ("pipelines.doctor:doctor", "Check Python, packages, device, disk, data sets and labels."),
     "train-clip": (

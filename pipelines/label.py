@@ -1,14 +1,20 @@
 """`label`: part boxes of a data set into Parquet shards."""
 
+import asyncio
 import os
+from contextlib import nullcontext
 from typing import Annotated, NamedTuple
 
 import typer
 from pydantic import SecretStr
 
-from labeler.annotation.annotate import AnnotateOptions, annotate
+from labeler.annotation.annotate import AnnotateOptions, annotate, client_for
+from labeler.annotation.estimate import Estimate, estimate
 from labeler.annotation.label_run import standing_failures
+from labeler.annotation.notify import check_webhook, message, notify
+from labeler.engines.vllm_processes import started_vllm
 from labeler.pocket import NAME as POCKET_MODEL
+from labeler.service.grounding_service import limit_image_threads
 from labeler.settings import SERVED_MODEL, Settings, load_settings
 from pipelines.datasets import DatasetNames, scan, split_names
 from pipelines.terminal import print_table, say
@@ -33,16 +39,35 @@ def label(
     ] = None,
     retry_failed: Annotated[bool, typer.Option(help="ask again for parts whose newest answer is a failure")] = False,
     strict: Annotated[bool, typer.Option(help="exit with 1 while any image or part has no final answer")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="measure a sample, say images, tokens and hours, write no label")
+    ] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="port, or host:port, for Prometheus to read from while this runs", envvar="DGREID_METRICS"),
+    ] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(help="URL to which the end or the failure is posted as JSON", envvar="DGREID_WEBHOOK_URL"),
+    ] = None,
 ) -> None:
     """Ask for the part boxes of all images that have no labels yet. Resumable: run the same command again."""
     workspace = Workspace.from_environment()
-    options = AnnotateOptions(retry_failed=retry_failed)
+    options = AnnotateOptions(retry_failed=retry_failed, metrics=metrics)
+    hook = SecretStr(webhook) if webhook else None
+    if hook:
+        check_webhook(hook)
     settings = None if url else embedded_settings(engine)
-    failures = [
-        problem
-        for name in split_names(dataset, workspace)
-        if (problem := label_dataset(name, workspace, settings, url=url, label_run=label_run, options=options).problem)
-    ]
+    names = split_names(dataset, workspace)
+    failures = []
+    with started_vllm(settings, workspace.runs_root / "logs") if settings else nullcontext() as settings:
+        for name in names:
+            if dry_run:
+                _estimate(name, workspace, settings, url=url, label_run=label_run, options=options)
+                continue
+            done = label_dataset(name, workspace, settings, url=url, label_run=label_run, options=options, webhook=hook)
+            if done.problem:
+                failures.append(done.problem)
     for problem in failures[1:] if strict else failures:
         say(f"warning: {problem}", err=True)
     if strict and failures:
@@ -73,29 +98,35 @@ def label_dataset(
     url: str | None = None,
     label_run: str | None = None,
     options: AnnotateOptions | None = None,
+    webhook: SecretStr | None = None,
 ) -> Labelled:
     """Scan and label one data set and print its closing table.
 
     Args:
         settings: of the engine in this process; by default from the environment.
         url: a running service instead.
+        webhook: told when it ends, fails or is interrupted.
 
     Raises DgreidError when nothing could be done, or when it was interrupted.
     """
-    images = len(scan(name, workspace))
-    rows = ManifestFile(workspace.manifest(name))
-    key = os.environ.get("LABELER_API_KEY")
-    summary = annotate(
-        rows,
-        locate(name, workspace.data_root),
-        name,
-        workspace.labels,
-        label_run,
-        url=url,
-        api_key=SecretStr(key) if key else None,
-        settings=settings,
-        options=options,
-    )
+    try:
+        images = len(scan(name, workspace))
+        rows = ManifestFile(workspace.manifest(name))
+        summary = annotate(
+            rows,
+            locate(name, workspace.data_root),
+            name,
+            workspace.labels,
+            label_run,
+            url=url,
+            api_key=_api_key(),
+            settings=settings,
+            options=options,
+        )
+    except BaseException as err:
+        notify(webhook, message(name, err))
+        raise
+    notify(webhook, message(name, summary))
     print_table((f"labels of {name}", ""), summary.table())
     if summary.interrupted:
         raise DgreidError(
@@ -103,6 +134,31 @@ def label_dataset(
             fix="run the same command to resume",
         )
     return Labelled(summary.label_run, _standing(name, summary.label_run, rows, workspace))
+
+
+def _estimate(
+    name: str,
+    workspace: Workspace,
+    settings: Settings | None,
+    *,
+    url: str | None,
+    label_run: str | None,
+    options: AnnotateOptions,
+) -> None:
+    scan(name, workspace)
+
+    async def measured() -> Estimate:
+        limit_image_threads()
+        rows, root = ManifestFile(workspace.manifest(name)), locate(name, workspace.data_root)
+        async with client_for(url, _api_key(), settings, options) as client:
+            return await estimate(client, rows, root, name, workspace.labels, label_run, options)
+
+    print_table((f"estimate for {name}", ""), asyncio.run(measured()).table())
+
+
+def _api_key() -> SecretStr | None:
+    key = os.environ.get("LABELER_API_KEY")
+    return SecretStr(key) if key else None
 
 
 def _standing(name: str, label_run: str, rows: ManifestFile, workspace: Workspace) -> DgreidError | None:

@@ -76,6 +76,16 @@ def atomic_path(path: Path, *, staging: Path | None = None) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def move_file(path: Path, to: Path) -> None:
+    """Give a complete file another place on the same file system. Raises DgreidError when it cannot be written."""
+    make_folder(to.parent)
+    try:
+        path.replace(to)
+        _sync_folder(to.parent)
+    except OSError as err:
+        raise _cannot_write(to, err) from err
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically. Raises DgreidError when it cannot be written."""
     with atomic_path(path) as temporary:

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shared.errors import ConfigError, DataError, DgreidError, did_you_mean
-from shared.files import make_folder, write_text
+from shared.files import make_folder, move_file, write_text
 from shared.parquet import check_file, read_table, to_table, write_table
 from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, PARTS, LabelRow, LabelStatus
 from shared.workspace import Workspace
@@ -43,6 +43,7 @@ _MERGED_ROWS = 3000  # of a shard that further corrections are added to: rewriti
 _RECORD, _OLD_RECORD = "_run.json", "run.json"  # Parquet readers pass over names that start with an underscore
 _SHARDS = "shards"
 _STAGING = "_unfinished"
+_REPLACING = "_{dataset}.replacing.json"  # which shards take the place of which, while they do
 _SHARD = re.compile(r"part-(\d+)\.parquet")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _FIX = "delete this shard and run the same dgreid label command again"
@@ -180,7 +181,8 @@ def write_record(labels_root: Path, label_run: str, record: Mapping[str, Any]) -
 def writer_lock(labels_root: Path, label_run: str, dataset: str) -> Iterator[None]:
     """Let one process at a time write labels of this run and data set; the system frees it when the process dies.
 
-    Removes what a killed writer left unfinished. Raises DgreidError when another process is writing.
+    Removes what a killed writer left unfinished, and finishes what a killed `replace_shards` began. Raises DgreidError
+    when another process is writing, DataError when that cannot be finished.
     """
     run = run_folder(labels_root, label_run)
     folder = make_folder(run / f"dataset={dataset}" if _is_old(run) else run)
@@ -197,6 +199,7 @@ def writer_lock(labels_root: Path, label_run: str, dataset: str) -> Iterator[Non
         if _is_old(run):
             for leftover in folder.glob("split=*/.part-*.tmp"):
                 leftover.unlink(missing_ok=True)
+        _finish_replacing(labels_root, label_run, dataset)
         shutil.rmtree(run / _STAGING / dataset, ignore_errors=True)
         try:
             yield
@@ -352,6 +355,40 @@ def write_label_table(table: pa.Table, folder: Path) -> Path:
     return path
 
 
+def staged_shard(labels_root: Path, label_run: str, dataset: str, split: str, number: int) -> Path:
+    """Where a shard is written that `replace_shards` will put into the store; gone when the lock is given back."""
+    return run_folder(labels_root, label_run) / _STAGING / dataset / split / f"part-{number:05d}.parquet"
+
+
+def replace_shards(
+    labels_root: Path,
+    label_run: str,
+    dataset: str,
+    staged: Sequence[tuple[str, int]],
+    old: Sequence[Path],
+) -> None:
+    """Let shards that hold the same rows take the place of others; for who holds the `writer_lock`.
+
+    They appear one by one, in the order given, before the first old one goes: with numbers above all others, and those
+    with the newest rows first, `labels` shows the same at every moment. Killed in between, the next holder of the lock
+    finishes it; until then rows may be there twice.
+
+    Args:
+        staged: (split, number) of complete files at their `staged_shard`.
+        old: shards to remove.
+    """
+    places = [place for path in old if (place := _place(path))]
+    gone = [(place.split, place.number) for place in places]
+    record = _replacing_path(labels_root, label_run, dataset)
+    write_text(record, json.dumps({"new": [list(pair) for pair in staged], "old": [list(pair) for pair in gone]}))
+    _finish_replacing(labels_root, label_run, dataset)
+
+
+def is_being_replaced(labels_root: Path, label_run: str, dataset: str) -> bool:
+    """Whether a `replace_shards` is running, or was killed."""
+    return _replacing_path(labels_root, label_run, dataset).exists()
+
+
 def read_labels(paths: Iterable[Path]) -> list[LabelRow]:
     """All label rows of the given shards. Raises DataError for a damaged or foreign shard."""
     return [LabelRow(**row) for path in paths for row in read_label_table(path).to_pylist()]
@@ -371,6 +408,22 @@ def check_shard(path: Path) -> None:
 
 
 # ---- SQL
+
+_AGE = (  # 1 for the row of an (image, part) that counts
+    "row_number() over (partition by label_run, dataset, image_id, part order by "
+    "cast(regexp_extract(filename, 'part-([0-9]+)[.]parquet$', 1) as integer) desc, created_at desc, "
+    "file_row_number desc)"
+)
+
+
+def superseded_rows(shards: Sequence[Path]) -> dict[Path, list[int]]:
+    """By shard, the positions of the rows that a newer one has taken the place of; shards without any are left out."""
+    query = f"select filename, file_row_number from _shards qualify {_AGE} > 1 order by all"
+    found: dict[Path, list[int]] = {}
+    with connect(labels=shards) as connection:
+        for name, position in connection.execute(query).fetchall() if shards else ():
+            found.setdefault(Path(name), []).append(position)
+    return found
 
 
 def connect(
@@ -413,10 +466,7 @@ def connect(
         )
         connection.execute(f"{create} label_rows as select * exclude (filename, file_row_number) from _shards")
         connection.execute(
-            f"{create} labels as select * exclude (filename, file_row_number) from _shards qualify row_number() over "
-            "(partition by label_run, dataset, image_id, part order by "
-            "cast(regexp_extract(filename, 'part-([0-9]+)[.]parquet$', 1) as integer) desc, created_at desc, "
-            "file_row_number desc) = 1"
+            f"{create} labels as select * exclude (filename, file_row_number) from _shards qualify {_AGE} = 1"
         )
     else:
         _view(connection, "_label_rows" if loaded else "label_rows", (), LABEL_SCHEMA)
@@ -492,6 +542,38 @@ def _place(path: Path) -> _Place | None:
 
 def _is_old(run: Path) -> bool:
     return run.name.startswith("label_run=")
+
+
+def _replacing_path(labels_root: Path, label_run: str, dataset: str) -> Path:
+    return run_folder(labels_root, label_run) / _REPLACING.format(dataset=dataset)
+
+
+def _finish_replacing(labels_root: Path, label_run: str, dataset: str) -> None:
+    record = _replacing_path(labels_root, label_run, dataset)
+    if not record.is_file():
+        return
+    try:
+        pairs = json.loads(record.read_text(encoding="utf-8"))
+        new, old = ([(str(split), int(number)) for split, number in pairs[key]] for key in ("new", "old"))
+        if not all(_NAME.fullmatch(split) for split, _ in (*new, *old)):
+            raise ValueError("a split that is no plain name")
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise DataError(f"damaged record of a compaction ({err})", path=record, fix="delete it") from err
+    places = [(pair, label_folder(labels_root, label_run, dataset, pair[0]) / f"part-{pair[1]:05d}.parquet")
+              for pair in new]  # fmt: skip
+    ready = [(staged_shard(labels_root, label_run, dataset, *pair), place) for pair, place in places]
+    if missing := [place for staged, place in ready if not (staged.is_file() or place.is_file())]:
+        raise DataError(
+            "an interrupted compaction cannot be finished: a new shard is gone; the old ones are all still there",
+            path=missing[0],
+            fix=f"delete {record}",
+        )
+    for staged, place in ready:
+        if staged.is_file():
+            move_file(staged, place)
+    for split, number in old:
+        (label_folder(labels_root, label_run, dataset, split) / f"part-{number:05d}.parquet").unlink(missing_ok=True)
+    record.unlink()
 
 
 def _run_folders(labels_root: Path) -> list[Path]:

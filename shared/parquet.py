@@ -25,14 +25,14 @@ def write_table(table: pa.Table, path: Path, *, staging: Path | None = None) -> 
         staging: folder for the unfinished file, on the same file system; default: the folder of `path`.
     """
     with atomic_path(path, staging=staging) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: Path, schema: pa.Schema, *, fix: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a file, all columns or some of them as dictionaries. Raises DataError when the file is damaged, has
-    other columns than `schema` or another version."""
+    """The rows of a file, all columns or some of them as dictionaries. Raises DataError when the file is damaged (as
+    its pages' checksums tell), has other columns than `schema` or another version."""
     try:
-        with pq.ParquetFile(path, read_dictionary=list(columns or ())) as file:
+        with pq.ParquetFile(path, read_dictionary=list(columns or ()), page_checksum_verification=True) as file:
             _check_schema(pq.read_schema(path) if columns else file.schema_arrow, schema, path, fix)
             return file.read(columns=list(columns) if columns else None)
     except (OSError, pa.ArrowException) as err:
@@ -52,7 +52,7 @@ def read_columns(path: Path, schema: pa.Schema, columns: Sequence[str], *, fix: 
 def iter_rows(path: Path, schema: pa.Schema, *, fix: str) -> Iterator[dict[str, object]]:
     """The rows of a file as mappings, read as they are asked for. Raises as `read_table`, at the first row."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_schema(file.schema_arrow, schema, path, fix)
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
                 yield from batch.to_pylist()

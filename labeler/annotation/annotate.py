@@ -6,6 +6,7 @@ are safe when their shard is written; what was in flight is asked for again.
 
 import asyncio
 import logging
+import math
 import signal
 import threading
 import time
@@ -20,6 +21,8 @@ from pydantic import SecretStr
 from labeler.annotation.backlog import Backlog, Batch, Item, batches
 from labeler.annotation.client import GroundingClient, HttpClient, InProcessClient
 from labeler.annotation.label_run import default_label_run, finished_parts, open_label_run
+from labeler.annotation.metrics import AnnotatorMetrics
+from labeler.annotation.run_log import PROGRESS_S, event, log_path, run_log
 from labeler.annotation.writer import LabelWriter
 from labeler.grounding.answers import ImageAnswer, ServiceInfo
 from labeler.grounding.rows import answered_rows, unreadable_rows
@@ -50,6 +53,7 @@ class AnnotateOptions:
     ready_timeout_s: float = 300.0  # to wait for the service to become ready
     stall_s: float = 900.0  # without a finished request, after which the run stops
     transport_attempts: int = 8  # requests for one batch
+    metrics: str | None = None  # port, or host:port, on which the session's Prometheus metrics are
 
 
 @dataclass
@@ -149,16 +153,20 @@ def annotate(
 
     async def run() -> Summary:
         limit_image_threads()
-        connections, attempts = options.connections, options.transport_attempts
-        client: GroundingClient = (
-            HttpClient(url, api_key, connections=connections, attempts=attempts)
-            if url
-            else InProcessClient(settings or load_settings(), connections=connections, attempts=attempts)
-        )
-        async with client:
+        async with client_for(url, api_key, settings, options) as client:
             return await annotate_with(client, rows, dataset_root, dataset, labels_root, label_run, options)
 
     return asyncio.run(run())
+
+
+def client_for(
+    url: str | None, api_key: SecretStr | None, settings: Settings | None, options: AnnotateOptions
+) -> GroundingClient:
+    """The client of a running service, or without a URL of an engine in this process. Raises ConfigError."""
+    connections, attempts = options.connections, options.transport_attempts
+    if url:
+        return HttpClient(url, api_key, connections=connections, attempts=attempts)
+    return InProcessClient(settings or load_settings(), connections=connections, attempts=attempts)
 
 
 async def annotate_with(
@@ -184,8 +192,13 @@ async def annotate_with(
         )
         is_iterator = iter(rows) is rows
         total = None if is_iterator else sum(1 for _ in Backlog(info.parts, finished).items(rows))
-        with Progress(f"label {dataset}", total) as progress:
-            job = _Job(client, info, options, writer, Summary(label_run, dataset), progress)
+        metrics = AnnotatorMetrics(dataset, label_run, client.service_metrics)
+        with (
+            metrics.served(options.metrics),
+            run_log(log_path(labels_root, label_run, dataset)),
+            Progress(f"label {dataset}", total) as progress,
+        ):
+            job = _Job(client, info, options, writer, Summary(label_run, dataset), progress, metrics)
             work = batches(
                 backlog.items(_of_dataset(rows, dataset)),
                 dataset_root,
@@ -209,14 +222,37 @@ class _Job:
         writer: LabelWriter,
         summary: Summary,
         progress: Progress,
+        metrics: AnnotatorMetrics,
     ) -> None:
         self._client, self._info, self._options = client, info, options
-        self._writer, self.summary, self._progress = writer, summary, progress
+        self._writer, self.summary, self._progress, self._metrics = writer, summary, progress, metrics
+        self._said = time.monotonic()  # when the log last had a progress event
         self._in_flight: set[asyncio.Task[list[tuple[Item, ImageAnswer]]]] = set()
         self._stop = asyncio.Event()
+        for name, what, value in (
+            ("images_remaining", "Images without rows; NaN where their number is not known", self._remaining),
+            ("seconds_left", "Until all have rows, at the rate of late; NaN while it is too early", self._left_s),
+            ("requests_in_flight", "Requests for a batch of images", lambda: len(self._in_flight)),
+            ("rows_waiting", "Rows that are not in a shard yet", lambda: writer.buffered),
+            ("shards_written", "Shards that this session wrote", lambda: writer.shards),
+        ):
+            metrics.watch(name, what, value)
 
     async def run(self, work: Iterator[Batch]) -> Summary:
         started = time.monotonic()
+        summary, info = self.summary, self._info
+        event("start", label_run=summary.label_run, dataset=summary.dataset, engine=info.engine, model=info.model,
+              prompt_version=info.prompt_version, parts=info.parts, to_do=self._progress.total)  # fmt: skip
+        try:
+            await self._work_through(work, started)
+        except BaseException as err:
+            told = {"what": err.what, "fix": err.fix} if isinstance(err, DgreidError) else {"what": type(err).__name__}
+            event("failed", **told, **self._counts())
+            raise
+        event("end", interrupted=summary.interrupted, **self._counts())
+        return summary
+
+    async def _work_through(self, work: Iterator[Batch], started: float) -> None:
         try:
             with _on_signals(self._interrupt):
                 while not self._stop.is_set():
@@ -240,7 +276,33 @@ class _Job:
             self.summary.seconds = time.monotonic() - started
             self.summary.interrupted = self._stop.is_set()
         self._refuse_failures(least=1)
-        return self.summary
+
+    def _remaining(self) -> float:
+        return math.nan if self._progress.total is None else self._progress.total - self.summary.done_now
+
+    def _left_s(self) -> float:
+        left = self._progress.left_s()
+        return math.nan if left is None else left
+
+    def _counts(self) -> dict[str, object]:
+        summary, progress = self.summary, self._progress
+        rate, left = progress.per_s(), progress.left_s()
+        return {
+            "done_now": summary.done_now,
+            "to_do": progress.total,
+            "failed": dict(summary.failed),
+            "images_per_s": rate and round(rate, 2),
+            "seconds_left": None if left is None else round(left, 1),
+            "prompt_tokens": summary.prompt_tokens,
+            "completion_tokens": summary.completion_tokens,
+            "shards": self._writer.shards,
+            "in_flight": len(self._in_flight),
+        }
+
+    def _say_progress(self) -> None:
+        if time.monotonic() - self._said >= PROGRESS_S:
+            self._said = time.monotonic()
+            event("progress", **self._counts())
 
     async def _ask(self, items: Sequence[Item]) -> list[tuple[Item, ImageAnswer]]:
         answers = await self._client.ground([item.content for item in items], self._info.parts)
@@ -255,6 +317,7 @@ class _Job:
                 self._in_flight, timeout=step, return_when=asyncio.FIRST_COMPLETED
             )
             self._writer.flush_if_due()
+            self._say_progress()
             if done:
                 break
             waited += step
@@ -297,7 +360,14 @@ class _Job:
 
     def _write(self, item: Item, answer: ImageAnswer) -> None:
         self._writer.add(answered_rows(item.row, answer, item.parts, self.summary.label_run, self._info))
-        self._progress.advance(failure=self.summary.count(answer))
+        failure = self.summary.count(answer)
+        self._metrics.count(answer)
+        if failure:
+            self._say_failed(item, failure)
+        self._progress.advance(failure=failure)
+
+    def _say_failed(self, item: Item, status: LabelStatus) -> None:
+        event("image_failed", path=item.row.path, image_id=item.row.image_id, status=str(status))
 
     def _write_unreadable(self, items: Sequence[Item]) -> None:
         for item in items:
@@ -305,6 +375,8 @@ class _Job:
             self._writer.add(unreadable_rows(item.row, item.unreadable, parts, self.summary.label_run, self._info))
             self.summary.done_now += 1
             self.summary.failed[LabelStatus.UNREADABLE] += 1
+            self._metrics.count_unreadable()
+            self._say_failed(item, LabelStatus.UNREADABLE)
             self._progress.advance(failure=LabelStatus.UNREADABLE)
 
     def _refuse_failures(self, least: int) -> None:

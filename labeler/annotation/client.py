@@ -20,6 +20,7 @@ from labeler.grounding.ground import failed_answer
 from labeler.grounding.retry import BUSY_CODE, UNFIT_CODE, pause_s, retry_after_s, transport_retryable
 from labeler.service.api_models import GroundResponse, ModelList, Problem, Ready
 from labeler.service.grounding_service import GroundingService
+from labeler.service.metrics import Metrics
 from labeler.settings import Settings, check_key
 from shared.errors import ConfigError, DgreidError
 from shared.images import image_id_of
@@ -76,6 +77,11 @@ class GroundingClient(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    @property
+    def service_metrics(self) -> Metrics | None:
+        """The counters of a service in this process."""
+        return None
 
     @abstractmethod
     async def aclose(self) -> None: ...
@@ -203,6 +209,10 @@ class InProcessClient(GroundingClient):
     ) -> None:
         super().__init__(connections=connections, attempts=attempts)
         self._service = GroundingService(settings, engine)
+
+    @property
+    def service_metrics(self) -> Metrics:
+        return self._service.metrics
 
     async def aclose(self) -> None:
         await self._service.aclose()

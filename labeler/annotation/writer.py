@@ -29,7 +29,7 @@ class LabelWriter:
         self._shard_rows, self._shard_seconds = shard_rows, shard_seconds
         self._rows: dict[Split, list[LabelRow]] = defaultdict(list)
         self._tables: dict[Split, list[pa.Table]] = defaultdict(list)
-        self._buffered = 0  # rows in both
+        self.buffered = 0  # rows in both
         self._oldest: float | None = None
         self.shards = 0
 
@@ -39,7 +39,7 @@ class LabelWriter:
             self._rows[row.split].append(row)
             if len(self._rows[row.split]) >= ROWS_AS_OBJECTS:
                 self._to_columns(row.split)
-        self._buffered += len(rows)
+        self.buffered += len(rows)
         if self._oldest is None and rows:
             self._oldest = time.monotonic()
         self.flush_if_due()
@@ -47,7 +47,7 @@ class LabelWriter:
     def flush_if_due(self) -> None:
         if self._oldest is None:
             return
-        if self._buffered >= self._shard_rows or time.monotonic() - self._oldest >= self._shard_seconds:
+        if self.buffered >= self._shard_rows or time.monotonic() - self._oldest >= self._shard_seconds:
             self.flush()
 
     def flush(self) -> None:
@@ -57,7 +57,7 @@ class LabelWriter:
         for split in list(self._tables):
             table = pa.concat_tables(self._tables[split])
             write_label_table(table, label_folder(self._root, self._label_run, self._dataset, split))
-            self._buffered -= len(table)
+            self.buffered -= len(table)
             del self._tables[split]
             self.shards += 1
         self._oldest = None

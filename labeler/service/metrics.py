@@ -20,7 +20,7 @@ class Metrics:
     """
 
     def __init__(self, engine: Engine) -> None:
-        registry = self._registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
         self.requests = Counter(
             "labeler_requests", "Answered requests", ["method", "route", "status"], registry=registry
         )
@@ -48,7 +48,7 @@ class Metrics:
         self._tokens.labels("completion").inc(answer.completion_tokens)
 
     def text(self) -> bytes:
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
 
 class _Upstreams(Collector):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,59 @@ def test_folders_that_cannot_be_used_stop_no_command(workspace: Workspace, capfd
     assert all(folder in table and reason in table for folder, (_, reason) in told.items())
     assert run(["doctor"]) == 0 and run(["manifest", "3dpes"]) == 0
     refused(["manifest", "coco"], 2, "no `layout:`", "dataset.yaml", capfd=capfd)
+
+
+def test_labels_are_compacted_and_verified(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["label", "3dpes"]) == 0
+    before = connect(labels=label_shards(workspace.labels)).sql("from labels order by all").to_arrow_table()
+    assert run(["verify-labels", "3dpes", "--images"]) == 0
+    (shard,) = label_shards(workspace.labels)[:1]
+    rows = read_labels([shard])
+    write_label_shard(rows, shard.parent)  # as if the same images had been asked about again
+    refused(["verify-labels", "3dpes"], 1, "12 the same row twice" if len(rows) == 12 else "twice", capfd=capfd)
+    assert run(["compact", "3dpes"]) == 0
+    assert connect(labels=label_shards(workspace.labels)).sql("from labels order by all").to_arrow_table() == before
+    image = workspace.data_root / "3DPeS" / "query" / "0003_c1s1_000001_00.jpg"
+    image.write_bytes(image.read_bytes() + b"x")
+    refused(["verify-labels", "3dpes", "--images"], 1, "1 images that changed since the scan", capfd=capfd)
+    refused(["verify-labels", "caviar"], 2, "no part labels", capfd=capfd)
+    refused(["compact", "caviar"], 2, "no labels of caviar", capfd=capfd)
+    refused(["compact", "3dpes", "--label-run", "nightly"], 2, "nightly", capfd=capfd)
+
+
+def test_a_dry_run_says_what_labelling_costs_and_labels_nothing(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["label", "3dpes", "--dry-run"]) == 0
+    said = capfd.readouterr().out
+    assert "16" in said and "images/s" in said and "hours" in said
+    assert not label_shards(workspace.labels)
+
+
+def test_the_end_and_a_failure_are_posted(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted: list[dict] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("DGREID_WEBHOOK_URL", f"http://127.0.0.1:{server.server_address[1]}/SECRET")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    try:
+        assert run(["label", "3dpes"]) == 0
+        (workspace.labels / "body_prior-ccp-medians" / "_run.json").write_text("{")
+        assert run(["label", "3dpes"]) == 2
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert [(one["event"], one.get("images")) for one in posted] == [("finished", 16), ("failed", None)]
+    assert "SECRET" not in "".join(capfd.readouterr())
+    refused(["label", "3dpes", "--webhook", "SECRET"], 2, "not an HTTP URL", capfd=capfd)

@@ -1,6 +1,8 @@
+import random
+
 import pytest
 
-from shared.progress import Progress
+from shared.progress import Pace, Progress
 
 
 def test_the_closing_line_counts_everything(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,3 +22,38 @@ def test_an_unknown_total_is_no_error(capsys: pytest.CaptureFixture[str]) -> Non
         progress.advance()
         assert "left" not in progress.line()
     assert "scan: 1 files" in capsys.readouterr().err
+
+
+def estimate(moments: list[float], batch: int, at: float, total: int) -> float:
+    """Seconds left, as said at time `at` of a job that finishes `batch` items at each of the moments."""
+    pace, done = Pace(), 0
+    for moment in moments:
+        if moment <= at:
+            done += batch
+            pace.note(moment, done)
+    return (total - done) / pace.per_s(at)
+
+
+@pytest.mark.parametrize(("start_s", "every_s"), [(0.0, 0.02), (120.0, 0.3), (600.0, 2.5)])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_the_time_left_is_right_within_a_tenth_also_after_a_long_start(start_s, every_s, share) -> None:
+    rng = random.Random(0)
+    moments = [start_s + every_s * number + rng.uniform(-0.4, 0.4) * every_s for number in range(2000)]
+    at = moments[int(2000 * share)]
+    assert estimate(moments, 16, at, 32_000) == pytest.approx(moments[-1] - at, rel=0.1)
+
+
+@pytest.mark.parametrize("factor", [0.25, 3.0])
+def test_the_time_left_follows_a_change_of_pace(factor: float) -> None:
+    moments = [0.5 * number for number in range(1000)]
+    moments += [500 + 0.5 * factor * number for number in range(3000)]
+    at = 500 + (moments[-1] - 500) * 0.6
+    assert estimate(moments, 16, at, 64_000) == pytest.approx(moments[-1] - at, rel=0.1)
+
+
+def test_a_standstill_is_no_pace() -> None:
+    pace = Pace()
+    assert pace.per_s(0.0) is None
+    for second in range(100):
+        pace.note(float(second), second)
+    assert pace.per_s(99.0) == pytest.approx(1.0) and pace.per_s(10_000.0) < 0.01

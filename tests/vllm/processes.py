@@ -114,8 +114,8 @@ def make_checkpoint(family: str, folder: Path) -> Path:
 
 @contextmanager
 def tiny_vllm(family: str, checkpoint: Path, log: Path, *flags: str, timeout_s: float = 600) -> Iterator[Server]:
-    """vLLM with the flags of docker/serve_vllm.sh, ready."""
-    script = str(ROOT / "docker" / "serve_vllm.sh")
+    """vLLM with the flags of labeler/engines/serve_vllm.sh, ready."""
+    script = str(ROOT / "labeler" / "engines" / "serve_vllm.sh")
     command = [script, str(checkpoint), "--served-model-name", SERVED[family], "--port", "{port}", *CPU_FLAGS, *flags]
     environment = {
         "PATH": f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ['PATH']}",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The one place that says how vLLM is started for grounding; the image and `make vllm` both run this.
-#   docker/serve_vllm.sh MODEL [more vLLM flags]
+# The one place that says how vLLM is started for grounding: the image, `make vllm` and `dgreid vllm` run this.
+#   labeler/engines/serve_vllm.sh MODEL [more vLLM flags]
 set -euo pipefail
 model="${1:?which model? e.g. make vllm MODEL=Qwen/Qwen2.5-VL-7B-Instruct}"
 shift

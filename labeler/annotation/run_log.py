@@ -1,0 +1,52 @@
+"""What happened in a label run, as JSON lines beside its shards: `<run>/_logs/<data set>.jsonl`, rotated.
+
+Events: start, progress (every minute), image_failed, end, failed; and the warnings of this project's code. Never the
+content of an image, nor what a model said about it.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from labeler.service.logs import JsonFormatter
+from shared.files import make_folder
+from shared.labels import run_folder
+
+FILE_BYTES = 20 * 2**20  # after which a new file is begun ...
+OLD_FILES = 5  # ... and so many older ones are kept, as .1 to .5
+PROGRESS_S = 60.0
+
+_events = logging.getLogger("labeler.annotation.events")
+_events.setLevel(logging.INFO)
+_events.propagate = False  # these are for the file; a terminal has the progress line
+
+
+def event(name: str, **fields: object) -> None:
+    """One line of the log, if one is open."""
+    _events.info(name, extra={"fields": {"event": name, **fields}})
+
+
+def log_path(labels_root: Path, label_run: str, dataset: str) -> Path:
+    return run_folder(labels_root, label_run) / "_logs" / f"{dataset}.jsonl"
+
+
+@contextmanager
+def run_log(path: Path) -> Iterator[None]:
+    """Inside it events and warnings are written; for one process at a time, who holds the run's lock.
+
+    Raises DgreidError when the folder cannot be written.
+    """
+    make_folder(path.parent)
+    handler = RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8", delay=True)
+    handler.setFormatter(JsonFormatter())
+    loggers = [_events, logging.getLogger("labeler"), logging.getLogger("shared")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
