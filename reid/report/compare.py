@@ -46,7 +46,7 @@ def write_comparison(folders: Sequence[Path], workspace: Workspace, out: Path, *
             names=[run.name for run in runs],
             written=datetime.now(UTC).date().isoformat(),
             differing=sorted({setting.partition("=")[0] for group in groups for setting in group["settings"]}),
-            scores=comparison_table(groups),
+            scores=_score_table(groups),
             paired=tables.gain_table(paired),
             gain_note=tables.GAIN_NOTE,
             problems=problems,
@@ -66,6 +66,12 @@ def write_comparison(folders: Sequence[Path], workspace: Workspace, out: Path, *
     write_text(out, html)
     gone = [f"{album.missing:,} images cannot be found or read"] if album and album.missing else []
     return [*problems, *gone]
+
+
+def _score_table(groups: Sequence[dict[str, Any]]) -> tables.Table:
+    """Groups are called by their runs: all settings that differ may be a long line, and stand in the table of runs."""
+    (target, _, model, number, *scores), rows = comparison_table([{**one, "settings": one["runs"]} for one in groups])
+    return (target, "run", model, number, *scores), rows
 
 
 def _curves(runs: Sequence[RunRecord], found: dict[tuple[str, str], TargetRecord]) -> list[tuple[str, Panel]]:

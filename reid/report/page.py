@@ -318,7 +318,11 @@ def failure(
         strips.append(_strip(f"{names[1]}: {told(before)}", before, row, tile_before or tile))
     name = PurePosixPath(str(queries.paths[queries.query[row]])).name
     split = f", split {queries.split[row] + 1}" if queries.split.max() else ""
-    title = f"{100 * queries.average_precision[row]:.1f} %"
+    title = (
+        f"{100 * queries.average_precision[row]:.1f} %"
+        if before is None or names[0] == "trained"
+        else (f"{names[0]} {100 * queries.average_precision[row]:.1f} %")
+    )
     title += f" ({names[1]} {100 * before.average_precision[row]:.1f} %)" if before is not None else ""
     return {"title": title, "name": name + split, "strips": strips}
 
