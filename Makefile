@@ -34,7 +34,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; fix: make PYTHON=python3.11 ..."; exit 2; }
 	@test -x $(RUN_PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (once, several minutes: torch is large)"
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[labeler,local,reid,dev]'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[labeler,local,reid,review,dev]'
 	@touch $@
 
 .PHONY: install
@@ -137,6 +137,10 @@ compare: install ## mean and deviation over runs that differ in the seed alone: 
 .PHONY: sql
 sql: install ## ask the labels: DATASET=viper Q="select ..." or Q=<canned query>; without Q lists these [ARGS="--format csv"]
 	@$(DGREID) sql "$$DATASET" $(call option,Q,query) $(ARGS)
+
+.PHONY: review
+review: install ## look at labels and correct them in a browser: DATASET=viper [Q=...] [LABELS=...] [RUN=<training run>]
+	@$(DGREID) review $(if $(value DATASET),"$$DATASET") $(call option,Q,query) $(call option,LABELS,label-run) $(call option,RUN,run) $(ARGS)
 
 .PHONY: serve
 serve: install ## the labelling service on 127.0.0.1:8300, settings from LABELER_* variables

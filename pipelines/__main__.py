@@ -49,6 +49,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Check a label run: every image has its rows, once, in undamaged shards, with boxes inside it. Only reads.",
     ),
     "sql": ("pipelines.sql:sql", "Ask the labels of a data set with SQL; without a query, list the canned ones."),
+    "review": (
+        "pipelines.review:review",
+        "Open the page on which labels are looked at and corrected, and a trained model's failures.",
+    ),
     "protocols": (
         "pipelines.protocols:protocols",
         "List the protocols of the published tables, the paper's scores and which data sets are missing.",

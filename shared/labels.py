@@ -37,6 +37,9 @@ from shared.workspace import Workspace
 log = logging.getLogger(__name__)
 
 CORRECTS = "corrects"  # key of a run's record: the run that this one is a correction of
+CORRECTED, ACCEPTED = "corrected", "accepted"  # flags of rows that a person decided
+_TAKEN = "taken"  # key of a correction's record: the corrected run's shards whose rows it has, with their bytes
+_MERGED_ROWS = 3000  # of a shard that further corrections are added to: rewriting it stays a matter of milliseconds
 _RECORD, _OLD_RECORD = "_run.json", "run.json"  # Parquet readers pass over names that start with an underscore
 _SHARDS = "shards"
 _STAGING = "_unfinished"
@@ -222,20 +225,92 @@ def write_correction(
     check_free(labels_root, label_run)
     staging = labels_root / f".{label_run}.tmp"
     shutil.rmtree(staging, ignore_errors=True)
+    taken = {}
     for shard in label_shards(labels_root, label_run=corrects):
         place = _place(shard)
         assert place is not None
-        table = read_label_table(shard)
-        index = table.schema.get_field_index("label_run")
-        renamed = table.set_column(index, table.schema.field(index), pa.array([label_run] * len(table), pa.string()))
+        taken.update(_named(shard))
+        renamed = _with_run(read_label_table(shard), label_run)
         write_table(renamed, staging / label_run / _SHARDS / place.dataset / place.split / shard.name)
-    for split in sorted({row.split for row in rows}):
-        chosen = [row for row in rows if row.split == split]
-        write_label_shard(chosen, label_folder(staging, label_run, chosen[0].dataset, split))
-    write_record(staging, label_run, {**record, CORRECTS: corrects})
+    _write_by_split(staging, label_run, rows)
+    write_record(staging, label_run, {**record, CORRECTS: corrects, _TAKEN: taken})
     shutil.rmtree(staging / label_run / _STAGING, ignore_errors=True)
     (staging / label_run).rename(labels_root / label_run)
     shutil.rmtree(staging)
+
+
+def add_corrections(labels_root: Path, label_run: str, rows: Sequence[LabelRow]) -> bool:
+    """Add rows to a run that `write_correction` made, after whatever the corrected run got since then.
+
+    Of that, parts that were corrected here stay as they were corrected. Small shards of corrections are merged.
+
+    Args:
+        rows: of one data set and label_run.
+
+    Returns whether the corrected run had new rows. Raises DataError for a damaged shard, DgreidError when another
+    process is writing or the place cannot be written; then no row was added.
+    """
+    with writer_lock(labels_root, label_run, rows[0].dataset):
+        grown = _take_over(labels_root, label_run, rows[0].dataset)
+        _write_by_split(labels_root, label_run, rows)
+    return grown
+
+
+def _take_over(labels_root: Path, label_run: str, dataset: str) -> bool:
+    """Copy the newest rows of the corrected run's new shards, except of parts that a person decided here."""
+    record = read_record(labels_root, label_run) or {}
+    corrects = str(record.get(CORRECTS, ""))
+    own = label_shards(labels_root, label_run=label_run, dataset=dataset)
+    others = label_shards(labels_root, label_run=corrects, dataset=dataset) if corrects else []
+    names = {path.relative_to(path.parents[2]).as_posix() for path in own}
+    # of a version that kept no list: a shard was taken over under its name
+    taken = record.get(_TAKEN) or {key: size for path in others for key, size in _named(path).items() if key in names}
+    new = [path for path in others if taken.items().isdisjoint(_named(path).items())]
+    if not new:
+        return False
+    with connect(labels=own) as here, connect(labels=new) as there:
+        decided = here.sql(
+            f"select image_id, part from labels where list_has_any(flags, ['{CORRECTED}', '{ACCEPTED}'])"
+        )
+        there.register("decided", decided.to_arrow_table())
+        found = there.sql("from labels anti join decided using (image_id, part)").to_arrow_table().cast(LABEL_SCHEMA)
+    for split in pc.unique(found["split"]).to_pylist():
+        chosen = _with_run(found.filter(pc.equal(found["split"], split)), label_run)
+        write_label_table(chosen, label_folder(labels_root, label_run, dataset, split))
+    seen = {key: size for path in others for key, size in _named(path).items()}
+    record.pop("label_run", None)
+    write_record(labels_root, label_run, {**record, _TAKEN: {**taken, **seen}})
+    return True
+
+
+def _write_by_split(labels_root: Path, label_run: str, rows: Sequence[LabelRow]) -> None:
+    """The rows, as the newest of their data set; onto its last shard where that is a small one of the same engine."""
+    for split in sorted({row.split for row in rows}):
+        chosen = [row for row in rows if row.split == split]
+        folder = label_folder(labels_root, label_run, chosen[0].dataset, split)
+        table = to_table(chosen, LABEL_SCHEMA)
+        shards = label_shards(labels_root, label_run=label_run, dataset=chosen[0].dataset)
+        if shards and (last := shards[-1]).parent == folder:
+            before = read_label_table(last)
+            engines = set(pc.unique(pa.chunked_array([*before["engine"].chunks, *table["engine"].chunks])).to_pylist())
+            in_order = pc.max(before["created_at"]).as_py() <= pc.min(table["created_at"]).as_py()
+            if len(before) < _MERGED_ROWS and len(engines) == 1 and in_order:
+                staging = run_folder(labels_root, label_run) / _STAGING / chosen[0].dataset
+                write_table(pa.concat_tables([before, table]), last, staging=staging)
+                continue
+        write_label_table(table, folder)
+
+
+def _with_run(table: pa.Table, label_run: str) -> pa.Table:
+    index = table.schema.get_field_index("label_run")
+    return table.set_column(index, table.schema.field(index), pa.array([label_run] * len(table), pa.string()))
+
+
+def _named(shard: Path) -> dict[str, int]:
+    """<data set>/<split>/<file> -> its bytes."""
+    place = _place(shard)
+    assert place is not None
+    return {f"{place.dataset}/{place.split}/{shard.name}": shard.stat().st_size}
 
 
 # ---- shards
@@ -352,7 +427,11 @@ def superseded_rows(shards: Sequence[Path]) -> dict[Path, list[int]]:
 
 
 def connect(
-    *, manifests: Sequence[Path] = (), labels: Sequence[Path] = (), only_these_files: bool = False
+    *,
+    manifests: Sequence[Path] = (),
+    labels: Sequence[Path] = (),
+    only_these_files: bool = False,
+    loaded: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with views over the given Parquet files:
 
@@ -365,6 +444,7 @@ def connect(
 
     Args:
         only_these_files: queries may read no other file and load no extension.
+        loaded: read the files once, into tables of the same names; `only_these_files` then means none.
 
     Raises DataError for a file that is damaged or of another version, and for a shard that is not where it belongs.
     """
@@ -374,20 +454,25 @@ def connect(
         check_shard(path)
     connection = duckdb.connect()
     connection.execute("set TimeZone='UTC'")
-    _view(connection, "manifest", manifests, MANIFEST_SCHEMA)
+    create = "create table" if loaded else "create view"
+    _view(connection, "_manifest" if loaded else "manifest", manifests, MANIFEST_SCHEMA)
+    if loaded:
+        connection.execute("create table manifest as from _manifest")
     if labels:
         names = ", ".join(_quoted(path) for path in labels)
         connection.execute(
             f"create view _shards as from read_parquet([{names}], hive_partitioning=false, filename=true, "
             "file_row_number=true)"
         )
-        connection.execute("create view label_rows as select * exclude (filename, file_row_number) from _shards")
+        connection.execute(f"{create} label_rows as select * exclude (filename, file_row_number) from _shards")
         connection.execute(
-            f"create view labels as select * exclude (filename, file_row_number) from _shards qualify {_AGE} = 1"
+            f"{create} labels as select * exclude (filename, file_row_number) from _shards qualify {_AGE} = 1"
         )
     else:
-        _view(connection, "label_rows", (), LABEL_SCHEMA)
-        connection.execute("create view labels as from label_rows")
+        _view(connection, "_label_rows" if loaded else "label_rows", (), LABEL_SCHEMA)
+        if loaded:
+            connection.execute("create table label_rows as from _label_rows")
+        connection.execute(f"{create} labels as from label_rows")
     of_manifest = ", ".join(
         f"manifest.{name}" for name in MANIFEST_SCHEMA.names if name not in (*LABEL_SCHEMA.names, *_NOT_IN_PARTS)
     )
@@ -401,7 +486,7 @@ def connect(
         "from labels left join manifest using (dataset, image_id)"
     )
     if only_these_files:
-        _confine(connection, [*manifests, *labels])
+        _confine(connection, [] if loaded else [*manifests, *labels])
     return connection
 
 

@@ -84,6 +84,7 @@ FLOORS = {
         {"service"},
         {"annotation"},
         {"exchange", "quality", "queries", "grounder"},
+        {"review"},
         {"__init__", "__main__"},
     ),
     "reid": (

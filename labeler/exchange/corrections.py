@@ -17,11 +17,11 @@ from labeler.grounding.box_checks import check_box, relation_flags
 from labeler.grounding.rows import part_row
 from shared.errors import DataError
 from shared.geometry import Box, scaled
-from shared.labels import check_free, run_folder, write_correction
+from shared.labels import CORRECTED, check_free, run_folder, write_correction
 from shared.manifest import read_manifest
 from shared.schemas import ImageStatus, LabelRow, LabelStatus, ManifestRow
 
-ENGINE, PROMPT_VERSION, FLAG = "import", "corrected", "corrected"
+ENGINE, PROMPT_VERSION, FLAG = "import", "corrected", CORRECTED
 TOLERANCE_PX = 0.1  # tools round: percentages with few digits are no corrections
 OVERHANG_PX = 1.0  # how far a box may reach out of an image whose size the file does not say
 
@@ -80,7 +80,7 @@ def import_corrections(
     """
     old = newest_rows(labels_root, corrects, dataset)
     known, parts = part_boxes(manifest, old)
-    name = label_run or _free_name(labels_root, corrects)
+    name = label_run or free_name(labels_root, corrects)
     check_free(labels_root, name)
     matched, unknown = _matched(labels, file, manifest, known, dataset)
     looked_at = set(parts) if absent_means_removed else labels.parts
@@ -229,7 +229,8 @@ def _row(
     )
 
 
-def _free_name(labels_root: Path, corrects: str) -> str:
+def free_name(labels_root: Path, corrects: str) -> str:
+    """`<corrects>.corrected`, with a number when that is taken."""
     name, number = f"{corrects}.corrected", 2
     while run_folder(labels_root, name).exists():
         name, number = f"{corrects}.corrected-{number}", number + 1

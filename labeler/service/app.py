@@ -36,7 +36,12 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_middleware(CallerCheck, settings=settings)
+    app.add_middleware(
+        CallerCheck,
+        host=settings.host,
+        allowed_hosts=settings.allowed_hosts,
+        add_name=", or add the name to LABELER_ALLOWED_HOSTS",
+    )
     app.add_middleware(RequestLog, metrics=service.metrics)
     problems.install(app)
     app.include_router(routes.protected)

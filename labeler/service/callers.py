@@ -13,21 +13,28 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labeler.service.problems import problem
-from labeler.settings import LOOPBACK, Settings
+from labeler.settings import LOOPBACK
 
 OWN_PAGES = frozenset({"", "none", "same-origin"})  # Sec-Fetch-Site of a program, of an address typed in, of our pages
 SHOWN = 80  # characters of a header, in an error
 
 
 class CallerCheck:
-    """ASGI middleware that refuses requests of foreign pages (403) and for foreign hosts (421)."""
+    """ASGI middleware that refuses requests of foreign pages (403) and for foreign hosts (421).
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    Args:
+        host: address or name that the server is bound to.
+        allowed_hosts: further names, joined by commas; `*`: any.
+        add_name: what a user can do to have another name accepted, for the message.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, allowed_hosts: str = "", add_name: str = "") -> None:
         self._app = app
-        named = [name.strip().lower().strip("[]") for name in settings.allowed_hosts.split(",") if name.strip()]
+        named = [name.strip().lower().strip("[]") for name in allowed_hosts.split(",") if name.strip()]
         self._any_host = "*" in named
-        self._hosts = {*LOOPBACK, settings.host.lower(), *named}
-        self._any_address = settings.host not in LOOPBACK  # addresses cannot be made to point elsewhere
+        self._hosts = {*LOOPBACK, host.lower(), *named}
+        self._any_address = host not in LOOPBACK  # addresses cannot be made to point elsewhere
+        self._fix = f"use the service's address{add_name}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refused := self._refused(Headers(scope=scope))):
@@ -40,8 +47,7 @@ class CallerCheck:
         hosts = headers.getlist("host")
         host = hosts[0].lower() if len(hosts) == 1 else ""
         if not self._any_host and not self._knows(host):
-            fix = "use the service's address, or add the name to LABELER_ALLOWED_HOSTS"
-            return 421, f"this service is not called {host[:SHOWN]!r}", fix
+            return 421, f"this service is not called {host[:SHOWN]!r}", self._fix
         own = {f"http://{host}", f"https://{host}"}
         origins = headers.getlist("origin")
         sites = headers.getlist("sec-fetch-site")

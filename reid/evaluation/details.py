@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reid.evaluation.ranking import Ranking, Side
+from reid.metrics.paired import paired_difference
 from reid.metrics.scores import SCORE_NAMES, Scores
 from shared.errors import DgreidError
 
@@ -41,6 +42,39 @@ def score_details(
         "ap_histogram": ap_histogram(scores),
         "distance_histogram": distance_histogram(rankings, scores),
     }
+
+
+def gains(
+    first: Sequence[Scores], second: Sequence[Scores], identities: Sequence[ArrayLike], *, seed: int
+) -> dict[str, dict[str, Any]]:
+    """By how much the first model is better on the same queries, as JSON-able data in percent; see
+    reid.metrics.paired.
+
+    Args:
+        first, second: one per split. identities: of each split's queries [Q].
+    """
+    found = {}
+    for name, values_of in PAIRED_SCORES.items():
+        one = paired_difference(
+            [values_of(scores) for scores in first],
+            [values_of(scores) for scores in second],
+            identities,
+            seed=seed,
+        )
+        found[name] = asdict(one)
+    return found
+
+
+def _average_precision(scores: Scores) -> NDArray[np.float64]:
+    return 100 * scores.per_query_ap
+
+
+def _first_is_right(scores: Scores) -> NDArray[np.float64]:
+    rank = scores.per_query_rank
+    return np.where(rank > 0, 100.0 * (rank == 1), np.nan)
+
+
+PAIRED_SCORES = {"mean_ap": _average_precision, "rank_1": _first_is_right}
 
 
 def bootstrap_intervals(

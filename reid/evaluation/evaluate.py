@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from reid.config import RunConfig, read_config
 from reid.data.person_images import PersonImages
 from reid.data.transforms import TESTING
-from reid.evaluation.details import score_details
+from reid.evaluation.details import gains, score_details
 from reid.evaluation.ranking import Ranking
 from reid.evaluation.results import (
     FURTHER,
@@ -56,7 +56,7 @@ from shared.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-BY_TARGET = ("scores", "per_split", "details", "breakdowns", "tests")  # fields of RunResults
+BY_TARGET = ("scores", "per_split", "details", "breakdowns", "gains", "tests")  # fields of RunResults
 
 
 @dataclass(frozen=True)
@@ -289,6 +289,9 @@ def _score_target(
         results.per_split.setdefault(target.name, {})[state] = summaries
         for name, breakdown in details.items():
             getattr(results, name).setdefault(target.name, {})[state] = breakdown
+    if "untrained" in found:
+        identities = [np.array([row.person for row in split.query]) for split in target.splits]
+        results.gains[target.name] = gains(found["trained"][0], found["untrained"][0], identities, seed=config.seed)
     valid = sum(one.num_valid_queries for one in found["trained"][0])
     leaks = len(shared_images(read_image_ids(run_folder) or frozenset(), target.rows))
     results.tests[target.name] = _described(

@@ -58,6 +58,8 @@ class RunResults:
     per_split: target -> state -> one such mapping per split.
     details: target -> state -> reid.evaluation.details.score_details of the first split alone; see `breakdown`.
     breakdowns: the same over all splits, of targets with several.
+    gains: target -> score -> what training changed on the same queries: `difference`, `low`, `high` (percent),
+        `p_value`, `identities`; see reid.metrics.paired.
     tests: target -> `role` (TARGET: named by the protocol; FURTHER: a data set that it does not name; SOURCE: trained
         on, so no cross-domain score), `protocol` (the line for this target alone), `rule` and `splits` (how query and
         gallery were chosen, and how often), `queries` and `valid_queries` (in all splits; only those with a match in
@@ -77,6 +79,7 @@ class RunResults:
     per_split: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
     details: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     breakdowns: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    gains: dict[str, dict[str, Any]] = field(default_factory=dict)
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from reid.evaluation.results import STATES, QueryResults
 from reid.report import tables
 from reid.report.figures import Panel, cmc_panel, detail_panels, training_panels
 from reid.report.labels import LabelFacts, LabelledImage
-from reid.report.pictures import Album, Area, Picture, box_outlines, mask_areas, part_colours
+from reid.report.pictures import Album, Area, Picture, box_outlines, mask_areas, mask_outlines, part_colours
 from reid.report.run_record import RunRecord
 from reid.report.summary import headline, joined, protocol_targets
 from shared.schemas import PARTS
@@ -22,6 +22,8 @@ IMAGE_NOTE = "The pictures are part of this file: keep it where the data sets ma
 MASK_EXAMPLES = 8  # per target
 CMC_RANKS = 20
 STRIP_LENGTH = 10
+HARDEST = 12  # queries of a target in the failure browser
+MOST_CHANGED = 6  # queries that training lost, and that it gained
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def render_page(
         examples=[_label_tile(example, colours, album) for example in labels.examples] if album else [],
         masks=[_mask_group(target, found, colours, album) for target, found in targets.items()] if album else [],
         strips=[_strip_group(target, found, colours, album) for target, found in targets.items()] if album else [],
+        gains=tables.gain_table(summary["gains"]),
+        gain_note=tables.GAIN_NOTE,
         settings=tables.setting_rows(summary),
         config_text=yaml.safe_dump(record.config, sort_keys=False) if record.config else "not recorded",
         responsible_use=tables.RESPONSIBLE_USE,
@@ -137,6 +141,7 @@ def _details(target: str, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "target": target,
         "panels": detail_panels(found),
+        "heat": tables.camera_heat(found),
         "tables": [
             (title, table)
             for title, table in (
@@ -177,8 +182,8 @@ def _mask_tile(target: str, path: str, masks: np.ndarray, colours: Mapping[str, 
     picture = album.picture(target, path)
     shares = zip(colours, masks.reshape(len(masks), -1).mean(axis=1), strict=False)
     described = ", ".join(f"{part.replace('_', ' ')} {share:.0%}" for part, share in shares)
-    fills = _fills(masks, colours, picture)
-    return Tile(picture, path, f"{target} image, visible patches: {described}", described, fills=fills)
+    outlines = mask_outlines(masks, list(colours.values()), picture.width, picture.height) if picture else []
+    return Tile(picture, path, f"{target} image, visible patches: {described}", described, outlines=outlines)
 
 
 def _fills(masks: np.ndarray | None, colours: Mapping[str, str], picture: Picture | None) -> list[Area]:
@@ -190,7 +195,8 @@ def _fills(masks: np.ndarray | None, colours: Mapping[str, str], picture: Pictur
 def _strip_group(target: str, found: TargetRecord, colours: Mapping[str, str], album: Album) -> dict[str, Any]:
     queries = found.queries.get("trained")
     if queries is None:
-        return {"target": target, "note": "No ranked galleries of the trained model.", "strips": []}
+        note = "No ranked galleries of the trained model."
+        return {"target": target, "note": note, "strips": [], "failures": []}
     known = dict(zip(found.mask_paths, found.masks, strict=True))
 
     def tile(image: int, description: str, mark: str, verdict: str = "") -> Tile:
@@ -203,20 +209,62 @@ def _strip_group(target: str, found: TargetRecord, colours: Mapping[str, str], a
         return Tile(picture, path, described, told, mark=mark, verdict=verdict, fills=fills)
 
     strips = [_strip(title, queries, row, tile) for title, row in _chosen_queries(queries)]
-    return {"target": target, "note": "", "strips": strips}
+    failures = _failures(queries, found.queries.get("untrained"), tile)
+    return {"target": target, "note": "", "strips": strips, "failures": failures}
+
+
+def _failures(queries: QueryResults, before: QueryResults | None, tile: Callable[..., Tile]) -> list[dict[str, Any]]:
+    """Groups of queries: the hardest ones, and those that training changed most. Each query has the strip of the
+    trained model and, where training changed it, that of the untrained one."""
+    precision = 100 * queries.average_precision
+    scored = np.flatnonzero(queries.first_rank > 0)
+    hardest = scored[np.argsort(precision[scored], kind="stable")][:HARDEST]
+    groups = [("Lowest average precision", hardest, False)]
+    if before is not None and np.array_equal(before.paths[before.query], queries.paths[queries.query]):
+        change = precision - 100 * before.average_precision
+        order = scored[np.argsort(change[scored], kind="stable")]
+        lost = [row for row in order[:MOST_CHANGED] if change[row] < 0]
+        gained = [row for row in order[::-1][:MOST_CHANGED] if change[row] > 0]
+        groups += [
+            ("Most lost by training", np.array(lost, int), True),
+            ("Most gained by training", np.array(gained, int), True),
+        ]
+    return [
+        {"title": title, "queries": [_failure(int(row), queries, before if both else None, tile) for row in rows]}
+        for title, rows, both in groups
+        if len(rows)
+    ]
+
+
+def _failure(row: int, queries: QueryResults, before: QueryResults | None, tile: Callable[..., Tile]) -> dict[str, Any]:
+    def told(one: QueryResults) -> str:
+        return (
+            f"average precision {100 * one.average_precision[row]:.1f} %, first match at rank {one.first_rank[row]:,}"
+        )
+
+    strips = [_strip(f"trained: {told(queries)}", queries, row, tile)]
+    if before is not None:
+        strips.append(_strip(f"untrained: {told(before)}", before, row, tile))
+    name = PurePosixPath(str(queries.paths[queries.query[row]])).name
+    split = f", split {queries.split[row] + 1}" if queries.split.max() else ""
+    title = f"{100 * queries.average_precision[row]:.1f} %"
+    title += f" (untrained {100 * before.average_precision[row]:.1f} %)" if before is not None else ""
+    return {"title": title, "name": name + split, "strips": strips}
 
 
 def _chosen_queries(queries: QueryResults) -> list[tuple[str, int]]:
-    """Best, median and worst average precision of the first split: title and row."""
-    valid = np.flatnonzero((queries.split == 0) & (queries.first_rank > 0))
+    """Best, median and worst average precision of all splits: title and row."""
+    valid = np.flatnonzero(queries.first_rank > 0)
     order = valid[np.argsort(queries.average_precision[valid], kind="stable")]
     rows = {"Best": order[-1], "Median": order[len(order) // 2], "Worst": order[0]}
     chosen = {int(row): name for name, row in reversed(rows.items())}  # few queries: each shown once
-    of = f"of {len(order):,} queries" + (" of the first split" if queries.split.max() else "")
+    splits = int(queries.split.max()) + 1
+    of = f"of {len(order):,} queries" + (f" in {splits} splits" if splits > 1 else "")
     return [
         (
             f"{name} {of}: average precision {100 * queries.average_precision[row]:.1f} %, "
-            f"first correct match at rank {queries.first_rank[row]:,}",
+            f"first correct match at rank {queries.first_rank[row]:,}"
+            + (f", split {queries.split[row] + 1}" if splits > 1 else ""),
             row,
         )
         for row, name in reversed(chosen.items())

@@ -91,6 +91,19 @@ def mask_areas(masks: np.ndarray, colours: Sequence[str], width: float, height: 
     return areas
 
 
+def mask_outlines(masks: np.ndarray, colours: Sequence[str], width: float, height: float) -> list[Area]:
+    """The borders of the visible patches. masks bool [R, h, w] over an image of width x height pixels."""
+    cell_x, cell_y = width / masks.shape[2], height / masks.shape[1]
+    areas = []
+    for mask, colour in zip(masks, colours, strict=False):
+        inside = np.pad(mask.astype(bool), 1)
+        upright, level = inside[1:-1, 1:] != inside[1:-1, :-1], inside[1:, 1:-1] != inside[:-1, 1:-1]
+        lines = [f"M{x * cell_x:.1f} {y * cell_y:.1f}v{cell_y:.1f}" for y, x in np.argwhere(upright)]
+        lines += [f"M{x * cell_x:.1f} {y * cell_y:.1f}h{cell_x:.1f}" for y, x in np.argwhere(level)]
+        areas.append(("".join(lines), colour))
+    return areas
+
+
 def _runs(line: np.ndarray) -> list[tuple[int, int]]:
     """Half-open stretches of True in a bool [w]."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], line.astype(bool), [False]])))

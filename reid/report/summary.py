@@ -37,6 +37,7 @@ def summarise(record: RunRecord, labels: LabelFacts, missing: Sequence[str]) -> 
         "tests": results.tests,
         "notes": results.notes(),
         "scores": results.scores,
+        "gains": {results.label(target): found for target, found in results.gains.items()},
         "per_split": _by_target(spreads),
         "re_ranking": results.re_ranking,
         "details": _by_target(details),

@@ -11,6 +11,12 @@ from reid.protocols.published import PAPER_SCORES, SOURCE_NAMES
 ROLES = {FURTHER: "further data set, not in the protocol", SOURCE: "trained on: supervised, not cross-domain"}
 INTERVAL_SCORES = ("mean_ap", "rank_1")
 MAX_CAMERA_PAIRS = 60  # more are in report.json only
+MAX_HEAT_CELLS = 400
+GAIN_NOTE = (
+    "Paired randomisation test over identities (10,000 swaps) on the same queries, all splits; the interval draws "
+    "identities with replacement. It says whether these two models differ on people like these, not whether another "
+    "seed would give the same: for that train with several seeds and use `dgreid compare`."
+)
 NO_PAPER_NUMBER = (
     "No number has been published for this protocol. The paper's own results, on other data sets and with CLIP's "
     "weights, are listed for orientation only; they cannot be compared with the scores above."
@@ -125,6 +131,38 @@ def interval_note(summary: dict[str, Any]) -> str:
         "several splits every resample is scored on all of them and averaged. The standard error is of the mean over "
         "the splits; splits share people, so it is a lower bound."
     )
+
+
+def gain_table(gains: dict[str, dict[str, Any]]) -> Table:
+    """Paired differences, by target (or whatever they are of) and score."""
+    header = ("target", "score", "difference", "95 % interval", "p", "people")
+    rows: list[tuple[str, ...]] = [
+        (
+            target,
+            SCORE_TITLES[name],
+            f"{one['difference']:+.1f}",
+            f"{one['low']:+.1f} to {one['high']:+.1f}",
+            f"{one['p_value']:.4f}" if one["p_value"] >= 0.0002 else "< 0.0002",
+            f"{one['identities']:,}",
+        )
+        for target, scores in gains.items()
+        for name, one in scores.items()
+        if name in SCORE_TITLES
+    ]
+    return header, rows
+
+
+def camera_heat(details: dict[str, Any]) -> dict[str, Any] | None:
+    """mAP by query camera (rows) and gallery camera (columns); None without two pairs."""
+    pairs = {(one["query_camera"], one["gallery_camera"]): one for one in details.get("camera_pairs") or []}
+    if len(pairs) < 2 or len(pairs) > MAX_HEAT_CELLS:
+        return None
+    return {
+        "columns": sorted({gallery for _, gallery in pairs}),
+        "rows": sorted({query for query, _ in pairs}),
+        "mean_ap": {pair: one["mean_ap"] for pair, one in pairs.items()},
+        "queries": {pair: one["queries"] for pair, one in pairs.items()},
+    }
 
 
 def camera_table(details: dict[str, Any]) -> Table:

@@ -53,6 +53,7 @@ def write_report(run_folder: Path, workspace: Workspace, *, images: bool = True,
         *filter(None, [labels.problem, labels.note]),
         *(problem for found in targets.values() for problem in found.problems),
         *_earlier_breakdowns(record),
+        *_without_gains(record),
     ]
     summary = summarise(record, labels, missing)
     page = render_page(summary, record, labels, targets, Album(workspace) if images else None)
@@ -103,6 +104,16 @@ def _earlier_breakdowns(record: RunRecord) -> list[str]:
     ]
 
 
+def _without_gains(record: RunRecord) -> list[str]:
+    results = record.results
+    wanted = [target for target, states in results.scores.items() if len(states) > 1 and target not in results.gains]
+    return [
+        f"No paired test of {', '.join(wanted)}: the run was evaluated by an earlier version. To get it: dgreid eval "
+        f"--run {record.name}."
+        for _ in wanted[:1]
+    ]
+
+
 def _poorer(path: Path, page: str, reasons: list[str]) -> str:
     """Why an existing page must stay: something is missing, and it shows more than the new one would; else ""."""
     if not reasons or not path.is_file():
@@ -133,6 +144,8 @@ def render_markdown(summary: dict[str, Any]) -> str:
     ]
     if not any(summary["paper"].values()):
         sections += [tables.NO_PAPER_NUMBER, markdown_table(*tables.paper_table())]
+    sections += _with_rows("## Trained against untrained, on the same queries (%)", tables.gain_table(summary["gains"]))
+    sections += [tables.GAIN_NOTE] if summary["gains"] else []
     sections += _with_rows("## Targets", tables.test_table(summary))
     if (intervals := tables.interval_table(summary))[1]:
         sections += ["## Confidence intervals (%)", tables.interval_note(summary), markdown_table(*intervals)]

@@ -14,8 +14,9 @@ from PIL import Image
 import reid.report
 from reid.config import load_config
 from reid.evaluation.ranking import Ranking
-from reid.evaluation.results import QueryResults, write_queries
+from reid.evaluation.results import QueryResults, read_queries, read_results, write_queries
 from reid.protocols.protocol import evaluation_splits, parse_protocol
+from reid.report.pictures import mask_outlines
 from reid.report.write import write_report
 from reid.training.run_folder import open_run, write_image_ids
 from shared import labels as shards
@@ -80,6 +81,7 @@ TEST = {
     "scored_duplicates": 2,
     "cameras": True,
 }
+GAIN = {"difference": 31.25, "low": 12.34, "high": 40.0, "p_value": 0.0123, "identities": 14}
 SCORES = {"mean_ap": 41.25, "mean_inp": 30.5, "rank_1": 37.04, "rank_5": 61.0, "rank_10": 80.0}
 
 
@@ -143,6 +145,7 @@ def run(workspace: Workspace, target_rows: list[ManifestRow], features: np.ndarr
             "details": {"caviar": {"trained": {"intervals": {"mean_ap": [0, 1], "rank_1": [0, 1]}}}},
             "breakdowns": {"caviar": {"trained": DETAILS, "untrained": {}}},
             "per_split": {"caviar": {"trained": [{"mean_ap": 40.0}, {"mean_ap": 44.0}]}},
+            "gains": {"caviar": {"mean_ap": GAIN, "rank_1": {**GAIN, "p_value": 0.00005}}},
             "tests": {"caviar": TEST},
             "models": {"trained": "T", "untrained": "U"},
             "seconds": {"stage1": 2.5},
@@ -238,8 +241,7 @@ def test_strips_are_the_naive_ranking(
         elif tag == "path" and "fill-opacity" in attrs:
             filled[-1] += 1
     drawn: list[tuple[bool, int]] = []
-    assert len(starts) == 3  # best, median, worst
-    for start in starts:
+    for start in starts[:3]:  # best, median, worst; the others are in the failure browser
         query = target_rows[place[tiles[start]["title"]]]
         naive = []
         for number, row in enumerate(target_rows):
@@ -327,6 +329,50 @@ def test_intervals_camera_pairs_and_histograms_are_shown(run: Path, workspace: W
     assert "do not average to the score" in page
 
 
+def test_the_paired_test_is_shown_with_its_interval(run: Path, workspace: Workspace) -> None:
+    paths = write_report(run, workspace)
+    for text in (paths.markdown.read_text(), paths.html.read_text()):
+        for cell in ("+31.2", "+12.3 to +40.0", "0.0123"):
+            assert cell in text
+    assert "0.0002" in paths.markdown.read_text()
+
+
+def test_cameras_are_a_table_of_colours(run: Path, workspace: Workspace) -> None:
+    page = write_report(run, workspace).html.read_text()
+    assert re.findall(r'style="--share: (\d+)%" title="(\d+) queries">([\d.]+)<', page) == [
+        ("55", "9", "55.0"),
+        ("33", "5", "33.3"),
+    ]
+
+
+def test_failures_are_the_queries_of_lowest_precision_and_most_changed(run: Path, workspace: Workspace) -> None:
+    results = read_results(run)
+    queries = {state: read_queries(run, results, "caviar", state) for state in ("trained", "untrained")}
+    page = write_report(run, workspace).html.read_text()
+    part = page.split('<section id="failures">')[1].split("</section>")[0]
+    blocks = {block.split("<")[0]: block for block in part.split("<h3>")[1:]}
+    titles = {name: re.findall(r"<summary><b>(.*?)</b>", block) for name, block in blocks.items()}
+    precision = {state: 100 * found.average_precision for state, found in queries.items()}
+    worst = sorted(value for value in precision["trained"] if not np.isnan(value))[:12]
+    assert titles["caviar: lowest average precision"] == [f"{value:.1f} %" for value in worst]
+    change = precision["trained"] - precision["untrained"]
+    (largest,) = np.flatnonzero(change == np.nanmax(change))[:1]
+    wanted = f"{precision['trained'][largest]:.1f} % (untrained {precision['untrained'][largest]:.1f} %)"
+    assert titles["caviar: most gained by training"][0] == wanted
+    assert blocks["caviar: most gained by training"].count("<h4>untrained: ") == len(
+        titles["caviar: most gained by training"]
+    )
+
+
+def test_outlines_enclose_the_patches() -> None:
+    mask = np.array([[[0, 1], [0, 1], [0, 0]]], bool)
+    ((path, colour),) = mask_outlines(mask, ["#fff"], 20, 30)
+    assert colour == "#fff"
+    assert set(re.findall("M[^M]+", path)) == {
+        "M10.0 0.0v10.0", "M20.0 0.0v10.0", "M10.0 10.0v10.0", "M20.0 10.0v10.0", "M10.0 0.0h10.0", "M10.0 20.0h10.0",
+    }  # fmt: skip
+
+
 def test_queries_without_a_match_and_duplicates_are_told(run: Path, workspace: Workspace) -> None:
     paths = write_report(run, workspace)
     for text in (paths.markdown.read_text(), paths.html.read_text()):
@@ -408,7 +454,7 @@ def test_contents_point_at_sections(run: Path, workspace: Workspace) -> None:
     page = _Page(write_report(run, workspace).html.read_text())
     links = {attrs["href"] for tag, attrs in page.tags if tag == "a"}
     sections = {f"#{attrs['id']}" for tag, attrs in page.tags if tag == "section" and "id" in attrs}
-    assert links == sections and len(links) == 8
+    assert links == sections and len(links) == 10
 
 
 def test_the_report_computes_no_score() -> None:

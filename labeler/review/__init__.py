@@ -1,0 +1,1 @@
+"""The page on which people look at labels and correct them."""
