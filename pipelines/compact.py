@@ -8,13 +8,15 @@ from pipelines.datasets import DatasetNames, split_names
 from pipelines.terminal import print_table, say
 from shared.compaction import SHARD_ROWS
 from shared.errors import DataError
-from shared.labels import label_runs
+from shared.labels import corrected_runs, label_runs
 from shared.workspace import Workspace
 
 
 def compact(
     dataset: DatasetNames,
-    label_run: Annotated[str | None, typer.Option(help="name of the label run; default: every run")] = None,
+    label_run: Annotated[
+        str | None, typer.Option(help="name of the label run; default: every run that no other one corrects")
+    ] = None,
     shard_rows: Annotated[int, typer.Option(min=1, help="rows of a shard")] = SHARD_ROWS,
 ) -> None:
     """Rewrite the small shards of a data set's labels into few large ones. No row is lost or changed.
@@ -30,7 +32,9 @@ def compact(
         if not runs or (label_run and label_run not in runs):
             raise DataError(f"there are no labels of {name}{f' in run {label_run}' if label_run else ''}",
                             path=workspace.labels, fix=f"dgreid label {name}")  # fmt: skip
-        for run in [label_run] if label_run else runs:
+        for run in (
+            [label_run] if label_run else [run for run in runs if run not in corrected_runs(workspace.labels, runs)]
+        ):
             done = compact_run(workspace.labels, run, name, shard_rows=shard_rows)
             lines.append((name, run, f"{done.rows:,}", f"{done.superseded:,}", f"{done.before:,} -> {done.after:,}",
                           f"{done.bytes_before / 1e6:,.1f} -> {done.bytes_after / 1e6:,.1f}"))  # fmt: skip

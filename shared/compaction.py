@@ -7,8 +7,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.errors import DataError, DgreidError
-from shared.labels import label_shards, read_label_table, replace_shards, staged_shard, superseded_rows, writer_lock
+from shared.errors import ConfigError, DataError, DgreidError
+from shared.labels import (
+    corrected_runs,
+    label_runs,
+    label_shards,
+    read_label_table,
+    replace_shards,
+    staged_shard,
+    superseded_rows,
+    writer_lock,
+)
 from shared.parquet import write_table
 
 SHARD_ROWS = 200_000  # about 15 MB on disk and 100 MB in memory
@@ -33,8 +42,15 @@ def compact(labels_root: Path, label_run: str, dataset: str, *, shard_rows: int 
     of their own with lower numbers, so that what counts does not change, whatever the clock said. It may be killed at
     any moment and takes as much disk as the shards again.
 
-    Raises DataError for a damaged shard or when there is none, DgreidError when somebody writes labels of this run.
+    Raises ConfigError for a run that another one corrects, whose record names the shards that it took over; DataError
+    for a damaged shard or when there is none, DgreidError when somebody writes labels of this run.
     """
+    if label_run in corrected_runs(labels_root, label_runs(labels_root)):
+        raise ConfigError(
+            f"label run {label_run} is corrected by another run, which still takes over its new shards",
+            path=labels_root,
+            fix="compact the run that corrects it",
+        )
     with writer_lock(labels_root, label_run, dataset):
         shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
         if not shards:

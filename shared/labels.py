@@ -564,9 +564,9 @@ def _finish_replacing(labels_root: Path, label_run: str, dataset: str) -> None:
     ready = [(staged_shard(labels_root, label_run, dataset, *pair), place) for pair, place in places]
     if missing := [place for staged, place in ready if not (staged.is_file() or place.is_file())]:
         raise DataError(
-            "an interrupted compaction cannot be finished: a new shard is gone; the old ones are all still there",
+            "an interrupted compaction cannot be finished: a new shard is gone",
             path=missing[0],
-            fix=f"delete {record}",
+            fix=f"put the shard back, or delete {record} and see what dgreid verify-labels finds",
         )
     for staged, place in ready:
         if staged.is_file():

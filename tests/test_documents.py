@@ -1,10 +1,12 @@
 """What README, Makefile and the compose file promise exists."""
 
+import json
 import re
 import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 from labeler.settings import PREFIX, Settings
@@ -89,12 +91,71 @@ def test_the_citation_file_names_this_version() -> None:
     assert citation["version"] == project["version"] and f"{{{project['version']}}}" in README
 
 
+SERVICES = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
+
+
 def test_the_compose_file_sets_only_variables_that_are_read() -> None:
-    services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    assert set(services["labeler"]["environment"]) <= known
-    assert set(services["trainer"]["environment"]) <= known | {"DGREID_LABELER_URL"}
-    for name, service in services.items():
-        assert (ROOT / service["build"]["dockerfile"]).is_file(), name
+    assert set(SERVICES["labeler"]["environment"]) <= known
+    for name in ("label", "train", "trainer"):
+        read = known | {"DGREID_LABELER_URL", "DGREID_METRICS", "DGREID_WEBHOOK_URL"}
+        assert set(SERVICES[name]["environment"]) <= read
+    for name, service in SERVICES.items():
         for port in service.get("ports", ()):
-            assert port.startswith("127.0.0.1:"), "published on the loopback interface only"
+            assert port.startswith("127.0.0.1:"), f"{name}: published on the loopback interface only"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_is_pinned_limited_and_waits_for_what_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
+    needs = service.get("depends_on", {})
+    for needed, how in needs.items():
+        if how["condition"] == "service_healthy":
+            assert SERVICES[needed]["healthcheck"]["test"][0] == "CMD"
+        else:
+            assert how["condition"] == "service_completed_successfully" and SERVICES[needed]["restart"] == "no"
+    if "build" not in service:
+        assert re.fullmatch(r"[\w/.-]+:v?\d+\.\d+\.\d+", service["image"])
+        return
+    lines = (ROOT / service["build"]["dockerfile"]).read_text().splitlines()
+    (base,) = [line for line in lines if line.startswith("FROM ")]
+    assert re.fullmatch(r"FROM [\w/.-]+:v?\d+\.\d+\.\d+[\w-]*", base), "an exact version"
+    assert "USER 10001" in lines
+    for line in lines:
+        if line.startswith("COPY "):
+            assert all((ROOT / word).exists() for word in line.split()[1:-1]), line
+    if "healthcheck" in service:
+        assert f"CMD {json.dumps(service['healthcheck']['test'][1:])}" in (" ".join(line.split()) for line in lines)
+
+
+def test_the_kubernetes_manifests_fit_together() -> None:
+    documents = list(yaml.safe_load_all((ROOT / "docker" / "kubernetes" / "labelling.yaml").read_text()))
+    by_kind: dict[str, dict] = {}
+    for document in documents:
+        by_kind.setdefault(document["kind"], {})[document["metadata"]["name"]] = document
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known |= {"DGREID_LABELER_URL", "DGREID_METRICS", "DGREID_WEBHOOK_URL", "HF_HUB_OFFLINE", "MODEL", "DATASET"}
+    pods = [one["spec"]["template"] for kind in ("Deployment", "Job") for one in by_kind[kind].values()]
+    assert len(pods) == 3
+    for pod in pods:
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] and not pod["spec"]["automountServiceAccountToken"]
+        (container,) = pod["spec"]["containers"]
+        assert {one["name"] for one in container["env"]} <= known
+        assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {one["name"] for one in pod["spec"]["volumes"]}
+        for one in container["env"]:
+            if url := re.fullmatch(r"http://(\w+):(\d+)", one.get("value", "")):
+                (port,) = by_kind["Service"][url[1]]["spec"]["ports"]
+                assert port["port"] == int(url[2])
+    for name, service in by_kind["Service"].items():
+        labels = by_kind["Deployment"][name]["spec"]["template"]["metadata"]["labels"]
+        assert service["spec"]["selector"].items() <= labels.items()
+
+
+def test_the_addresses_that_prometheus_reads_are_services() -> None:
+    config = yaml.safe_load((ROOT / "docker" / "prometheus.yml").read_text())
+    targets = [one for job in config["scrape_configs"] for static in job["static_configs"] for one in static["targets"]]
+    assert {target.split(":")[0] for target in targets} <= set(SERVICES)

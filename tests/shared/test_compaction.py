@@ -8,15 +8,17 @@ import pytest
 
 from shared import labels as store
 from shared.compaction import compact
-from shared.errors import DataError, DgreidError
+from shared.errors import ConfigError, DataError, DgreidError
 from shared.geometry import Box
 from shared.labels import (
+    add_corrections,
     is_being_replaced,
     label_folder,
     label_shards,
     newest_labels,
     read_label_table,
     read_labels,
+    write_correction,
     write_label_shard,
     writer_lock,
 )
@@ -70,6 +72,20 @@ def test_no_row_changes_and_the_same_ones_count(tmp_path: Path, old: bool, shard
     )
     newest = {(row["image_id"], row["part"]): row["x_max"] for row in what_counts(tmp_path)}
     assert newest[f"{0:016x}", "head"] == 9, "what is written later counts"
+
+
+def test_a_run_that_another_one_corrects_stays_as_it_is_and_the_other_one_can_be_compacted(tmp_path: Path) -> None:
+    fill(tmp_path)
+    write_correction(
+        tmp_path, "first", "first.corrected", [label_row(manifest_row(0), label_run="first.corrected")], {}
+    )
+    with pytest.raises(ConfigError, match="is corrected by another run"):
+        compact(tmp_path, "first", "toy")
+    rows = everything(tmp_path)
+    assert compact(tmp_path, "first.corrected", "toy").after < 6
+    assert everything(tmp_path) == rows
+    one = label_row(manifest_row(1), label_run="first.corrected")
+    assert not add_corrections(tmp_path, "first.corrected", [one]), "nothing is taken over a second time"
 
 
 class KilledError(BaseException):
