@@ -112,7 +112,7 @@ class VllmProcesses:
         replicas: int = 0,
         port: int | None = None,
         flags: Sequence[str] = (),
-        command: Sequence[str] = (str(SERVE),),
+        command: Sequence[str] = ("bash", str(SERVE)),
     ) -> None:
         gpus = visible_gpus()
         if gpus and replicas > len(gpus):
