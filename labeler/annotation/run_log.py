@@ -41,12 +41,16 @@ def run_log(path: Path) -> Iterator[None]:
     make_folder(path.parent)
     handler = RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8", delay=True)
     handler.setFormatter(JsonFormatter())
-    loggers = [_events, logging.getLogger("labeler"), logging.getLogger("shared")]
-    for logger in loggers:
-        logger.addHandler(handler)
+    added: list[tuple[logging.Logger, logging.Handler]] = [(_events, handler)]
+    for logger in (logging.getLogger("labeler"), logging.getLogger("shared")):
+        if not logger.hasHandlers() and logging.lastResort:  # where nobody set up logging, warnings still reach stderr
+            added.append((logger, logging.lastResort))
+        added.append((logger, handler))
+    for logger, one in added:
+        logger.addHandler(one)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
+        for logger, one in added:
+            logger.removeHandler(one)
         handler.close()
