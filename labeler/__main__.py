@@ -8,8 +8,8 @@ import uvicorn
 
 from labeler.engines.vllm_processes import started_vllm
 from labeler.service.app import create_app
+from labeler.service.json_log import log_as_json
 from labeler.service.limits import BACKLOG, SparseAcceptLog, bounded_http
-from labeler.service.logs import log_as_json
 from labeler.settings import LOOPBACK, describe, load_settings
 from shared.errors import DgreidError
 from shared.workspace import Workspace

@@ -41,8 +41,8 @@ def serve(
 
     import uvicorn
 
+    from labeler.service.json_log import log_as_json
     from labeler.service.limits import BACKLOG, SparseAcceptLog, bounded_http
-    from labeler.service.logs import log_as_json
     from labeler.settings import LOOPBACK, load_settings
     from pipelines.person_service import PersonService, create_app
     from reid.evaluation.calibration import read_calibration

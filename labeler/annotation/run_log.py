@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from labeler.service.logs import JsonFormatter
+from labeler.service.json_log import JsonFormatter
 from shared.files import make_folder
 from shared.labels import run_folder
 

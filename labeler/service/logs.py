@@ -1,12 +1,9 @@
-"""Request ids, one log line and the counters of every request, and the JSON log format that carries the ids."""
+"""Request ids, one log line and the counters of every request."""
 
-import json
 import logging
 import random
 import re
-import sys
 import time
-from datetime import UTC, datetime
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,30 +61,3 @@ class RequestLog:
         images = scope.get("state", {}).get("images")
         fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
         log.log(level, "request", extra={"fields": fields | ({} if images is None else {"images": images})})
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, request id if any, and the `fields` given as `extra`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if request_id := current_request_id.get():
-            line["request_id"] = request_id
-        line |= getattr(record, "fields", {})
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
-
-
-def log_as_json(level: int = logging.INFO) -> None:
-    """Send all logging of this process to stderr as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    for chatty in ("httpx", "httpcore"):  # one line per question to the model would be too much
-        logging.getLogger(chatty).setLevel(logging.WARNING)

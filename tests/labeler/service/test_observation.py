@@ -13,7 +13,7 @@ from labeler.engines.vllm_server import VllmServer
 from labeler.service import api_models
 from labeler.service.api_models import GroundResponse, Problem
 from labeler.service.app import create_app
-from labeler.service.logs import JsonFormatter
+from labeler.service.json_log import JsonFormatter
 from labeler.settings import load_settings
 from shared.schemas import PARTS
 
