@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 NUMBER = r"-?\d{1,7}(?:\.\d{1,6})?"
 _GAP = r"(?:[ \t,;()\[\]]{1,6}|,\s{1,40})"
+# `rest` gives nothing back; written with a look-ahead, as `*+` over a group ends it wrongly in Python 3.11.2
 _RUN = re.compile(
-    rf"(?<![\w.])(?P<open>[\[(]\s{{0,4}})?(?P<first>{NUMBER})(?P<rest>(?:{_GAP}{NUMBER})*+)(?![\w.]*\d)"
+    rf"(?<![\w.])(?P<open>[\[(]\s{{0,4}})?(?P<first>{NUMBER})(?=(?P<rest>(?:{_GAP}{NUMBER})*))(?P=rest)(?![\w.]*\d)"
     r"(?P<close>\s{0,4}[\])])?"
 )
 _ANY_BRACKET = re.compile(r"[()\[\]]")
