@@ -40,9 +40,9 @@ SCORES = {"mean_ap", "mean_inp", "rank_1", "rank_5", "rank_10"}
 
 
 @pytest.fixture
-def trained(workspace: Workspace, sources: None, run_config: Config) -> Path:
+def trained(train_run: Callable[[RunConfig, Path], None], workspace: Workspace, sources: None, run_config: Config) -> Path:
     folder = workspace.training_runs / "run"
-    train(run_config(), workspace, folder)
+    train_run(run_config(), folder)
     return folder
 
 
@@ -151,12 +151,12 @@ def test_embeddings_are_used_again_only_for_the_same_checkpoint(
     assert made == ["gamma.untrained.npz"]
 
 
-def test_the_scores_of_random_splits_are_their_mean(
+def test_the_scores_of_random_splits_are_their_mean(train_run: Callable[[RunConfig, Path], None], 
     workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
 ) -> None:
     add_loose("loose")
     run = workspace.training_runs / "run"
-    train(run_config("evaluation.splits=4", protocol="alpha2loose"), workspace, run)
+    train_run(run_config("evaluation.splits=4", protocol="alpha2loose"), run)
     found = evaluate_run(run, workspace)
     splits = [split["mean_ap"] for split in found.per_split["loose"]["trained"]]
     assert len(splits) == 4
@@ -197,13 +197,13 @@ def test_what_stands_behind_the_scores_is_written_down(trained: Path, workspace:
     assert json.loads((trained / "splits" / "gamma.json").read_text())["rule"] == "fixed query and gallery"
 
 
-def test_every_query_of_every_split_is_written_with_its_ranked_gallery(
+def test_every_query_of_every_split_is_written_with_its_ranked_gallery(train_run: Callable[[RunConfig, Path], None], 
     workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
 ) -> None:
     """Against a loop over the stored splits and embeddings."""
     add_loose("loose")
     run = workspace.training_runs / "run"
-    train(run_config("evaluation.splits=3", protocol="alpha2loose"), workspace, run)
+    train_run(run_config("evaluation.splits=3", protocol="alpha2loose"), run)
     results = evaluate_run(run, workspace)
     for state in STATES:
         stored = read(run / "embeddings" / f"loose.{state}.npz")
@@ -294,12 +294,12 @@ def test_a_source_is_refused_or_marked(trained: Path, workspace: Workspace, add_
     assert found.protocol.endswith("| alpha was trained on: not a cross-domain score")
 
 
-def test_test_images_that_were_trained_on_have_no_score(
+def test_test_images_that_were_trained_on_have_no_score(train_run: Callable[[RunConfig, Path], None], 
     workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
 ) -> None:
     add_loose("loose")
     run = workspace.training_runs / "run"
-    train(run_config("data.missing_labels=prior", protocol="loose2gamma"), workspace, run)
+    train_run(run_config("data.missing_labels=prior", protocol="loose2gamma"), run)
     with pytest.raises(ConfigError, match="no train split of its own"):
         evaluate_run(run, workspace, targets=["loose"], allow_source=True)
 
@@ -359,12 +359,12 @@ def test_queries_without_a_match_and_duplicates_are_counted(
     assert np.isnan(read_queries(trained, found, "gamma", "trained").average_precision).sum() == 1
 
 
-def test_removal_is_not_claimed_where_no_camera_is_labelled(
+def test_removal_is_not_claimed_where_no_camera_is_labelled(train_run: Callable[[RunConfig, Path], None], 
     workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
 ) -> None:
     add_loose("loose")
     run = workspace.training_runs / "run"
-    train(run_config(protocol="alpha2gamma+loose"), workspace, run)
+    train_run(run_config(protocol="alpha2gamma+loose"), run)
     found = evaluate_run(run, workspace)
     assert "removed (no camera labels in loose)" in found.protocol
     assert "no image removed: no camera labels" in found.tests["loose"]["protocol"]

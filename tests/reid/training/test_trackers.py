@@ -2,6 +2,7 @@
 
 import builtins
 import csv
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,14 @@ def test_wandb_keeps_the_run_in_its_folder_without_a_network(
     folder = workspace.training_runs / "mine"
     train_run(run_config("log.wandb=true"), folder)
     tell_trackers(folder, read_config(folder), summary={"scores/gamma/trained/mean_ap": 12.5})
-    kept = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert kept
-    content = b"".join(records(path.read_bytes()) for path in kept)
-    for word in (b"mine", b"stage1/loss", b"stage2/mask_iou", b"stage2.epochs", b"scores/gamma/trained/mean_ap"):
+    words = (b"mine", b"stage1/loss", b"stage2/mask_iou", b"stage2.epochs", b"scores/gamma/trained/mean_ap")
+    deadline, content = time.monotonic() + 30, b""
+    # W&B's own process ends the file a moment after finish() has returned
+    while not all(word in content for word in words) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        kept = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+        content = b"".join(records(path.read_bytes()) for path in kept)
+    for word in words:
         assert word in content, word
     assert len({path.stem for path in kept}) == 1  # one run
 

@@ -14,7 +14,6 @@ from reid.config import RunConfig
 from reid.evaluation.evaluate import evaluate_run
 from reid.protocols.protocol import parse_protocol
 from reid.training.run_folder import read_image_ids
-from reid.training.train import train
 from shared.errors import ConfigError, DataError
 from shared.manifest import build_manifest, read_manifest
 from shared.workspace import Workspace
@@ -119,7 +118,7 @@ def test_a_run_of_an_earlier_version_is_resumed(
 
 
 @pytest.mark.usefixtures("sources")
-def test_protocol_and_configuration_belong_together(workspace: Workspace, run_config: Config, tmp_path: Path) -> None:
+def test_protocol_and_configuration_belong_together(train_run: Callable[[RunConfig, Path], None], workspace: Workspace, run_config: Config, tmp_path: Path) -> None:
     protocol = parse_protocol("alpha2gamma", workspace.data_root)
     with pytest.raises(ConfigError, match="for protocol 'alpha\\+beta2gamma', not 'alpha2gamma'"):
-        train(protocol, run_config(), workspace, tmp_path / "run")
+        train_run(protocol, run_config(), tmp_path / "run")
