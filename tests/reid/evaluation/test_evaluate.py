@@ -40,7 +40,9 @@ SCORES = {"mean_ap", "mean_inp", "rank_1", "rank_5", "rank_10"}
 
 
 @pytest.fixture
-def trained(train_run: Callable[[RunConfig, Path], None], workspace: Workspace, sources: None, run_config: Config) -> Path:
+def trained(
+    train_run: Callable[[RunConfig, Path], None], workspace: Workspace, sources: None, run_config: Config
+) -> Path:
     folder = workspace.training_runs / "run"
     train_run(run_config(), folder)
     return folder
@@ -151,8 +153,12 @@ def test_embeddings_are_used_again_only_for_the_same_checkpoint(
     assert made == ["gamma.untrained.npz"]
 
 
-def test_the_scores_of_random_splits_are_their_mean(train_run: Callable[[RunConfig, Path], None], 
-    workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
+def test_the_scores_of_random_splits_are_their_mean(
+    train_run: Callable[[RunConfig, Path], None],
+    workspace: Workspace,
+    sources: None,
+    run_config: Config,
+    add_loose: Callable[..., None],
 ) -> None:
     add_loose("loose")
     run = workspace.training_runs / "run"
@@ -197,8 +203,12 @@ def test_what_stands_behind_the_scores_is_written_down(trained: Path, workspace:
     assert json.loads((trained / "splits" / "gamma.json").read_text())["rule"] == "fixed query and gallery"
 
 
-def test_every_query_of_every_split_is_written_with_its_ranked_gallery(train_run: Callable[[RunConfig, Path], None], 
-    workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
+def test_every_query_of_every_split_is_written_with_its_ranked_gallery(
+    train_run: Callable[[RunConfig, Path], None],
+    workspace: Workspace,
+    sources: None,
+    run_config: Config,
+    add_loose: Callable[..., None],
 ) -> None:
     """Against a loop over the stored splits and embeddings."""
     add_loose("loose")
@@ -294,8 +304,12 @@ def test_a_source_is_refused_or_marked(trained: Path, workspace: Workspace, add_
     assert found.protocol.endswith("| alpha was trained on: not a cross-domain score")
 
 
-def test_test_images_that_were_trained_on_have_no_score(train_run: Callable[[RunConfig, Path], None], 
-    workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
+def test_test_images_that_were_trained_on_have_no_score(
+    train_run: Callable[[RunConfig, Path], None],
+    workspace: Workspace,
+    sources: None,
+    run_config: Config,
+    add_loose: Callable[..., None],
 ) -> None:
     add_loose("loose")
     run = workspace.training_runs / "run"
@@ -359,8 +373,12 @@ def test_queries_without_a_match_and_duplicates_are_counted(
     assert np.isnan(read_queries(trained, found, "gamma", "trained").average_precision).sum() == 1
 
 
-def test_removal_is_not_claimed_where_no_camera_is_labelled(train_run: Callable[[RunConfig, Path], None], 
-    workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
+def test_removal_is_not_claimed_where_no_camera_is_labelled(
+    train_run: Callable[[RunConfig, Path], None],
+    workspace: Workspace,
+    sources: None,
+    run_config: Config,
+    add_loose: Callable[..., None],
 ) -> None:
     add_loose("loose")
     run = workspace.training_runs / "run"
@@ -369,6 +387,102 @@ def test_removal_is_not_claimed_where_no_camera_is_labelled(train_run: Callable[
     assert "removed (no camera labels in loose)" in found.protocol
     assert "no image removed: no camera labels" in found.tests["loose"]["protocol"]
     assert "removed (" not in found.tests["gamma"]["protocol"]
+
+
+@pytest.fixture
+def add_table(workspace: Workspace) -> Callable[..., None]:
+    """A data set of a table: (path, identity, camera, split) of each image; `broken` ones cannot be read."""
+
+    def add(name: str, rows: list[tuple[str, object, object, str]], broken: tuple[str, ...] = ()) -> None:
+        rng = np.random.default_rng(0)
+        folder = workspace.data_root / name
+        folder.mkdir()
+        for path, *_ in rows:
+            Image.fromarray(rng.integers(0, 256, (32, 16, 3), dtype=np.uint8)).save(folder / path)
+            if path in broken:
+                (folder / path).write_bytes(f"no image: {path}".encode())
+        lines = ["path,identity,camera,split", *(",".join(map(str, row)) for row in rows)]
+        (folder / "images.csv").write_text("\n".join(lines) + "\n")
+        (folder / "dataset.yaml").write_text("layout: csv\ncsv: images.csv\n")
+        build_manifest(name, workspace.data_root, workspace.manifest(name))
+
+    return add
+
+
+FOUR = range(1, 5)
+FIXED_ROWS = [
+    *((f"q{who}.png", who, 1, "query") for who in FOUR),
+    *((f"g{who}_{number}.png", who, 2, "gallery") for who in FOUR for number in (1, 2)),
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "broken", "told"),
+    [
+        (FIXED_ROWS, (), []),
+        (
+            FIXED_ROWS,
+            ("q1.png", "g2_1.png", "g2_2.png"),
+            ["1 query and 2 gallery images are unreadable and left out.", "2 of 3 queries scored"],
+        ),
+        (
+            [*FIXED_ROWS, ("j1.png", -1, 1, "query"), ("j2.png", -1, 1, "query")],
+            (),
+            ["2 query images are junk or distractors: nobody is searched for with them."],
+        ),
+        (
+            [*FIXED_ROWS, ("a1.png", 9, 1, "all"), ("a2.png", 9, 2, "all")],
+            (),
+            ["2 images of split 'all' are neither query nor gallery."],
+        ),
+        (
+            [(path, who, "" if path == "q1.png" else camera, split) for path, who, camera, split in FIXED_ROWS],
+            (),
+            ["1 of 4 query images have no camera label: none is removed as same-camera for them."],
+        ),
+        (
+            [(path, who, "" if path[-5:] == "2.png" else camera, split) for path, who, camera, split in FIXED_ROWS],
+            (),
+            ["1 of 4 query and 4 of 8 gallery images have no camera label"],
+        ),
+        (
+            [(f"{who}_{n}.png", who, n, "all") for who in range(1, 10) for n in (1, 2) if who < 4 or n < 2],
+            (),
+            ["6 of 9 people have no two images from different cameras: in no split."],
+        ),
+        (
+            [(f"{who}_{n}.png", who, 1 if who > 3 else n, "all") for who in range(1, 8) for n in (1, 2)],
+            ("7_1.png",),
+            ["1 test images are unreadable and left out.", "4 of 7 people have no two images from different cameras"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_scores_are_not_about_is_told(
+    rows: list[tuple[str, object, object, str]],
+    broken: tuple[str, ...],
+    told: list[str],
+    trained: Path,
+    workspace: Workspace,
+    add_table: Callable[..., None],
+) -> None:
+    add_table("odd", rows, broken)
+    notes = evaluate_run(trained, workspace, targets=["odd"], untrained=False).notes()
+    notes = [note for note in notes if "untrained" not in note]
+    assert len(notes) == len(told) and all(any(one in note for note in notes) for one in told), notes
+
+
+def test_people_of_half_sets_without_a_gallery_image_are_told(
+    trained: Path, workspace: Workspace, add_dataset: Callable[..., object]
+) -> None:
+    """VIPeR with one camera's folder half copied."""
+    for camera, people in (("cam_a", range(1, 9)), ("cam_b", range(1, 4))):
+        for who in people:
+            path = workspace.data_root / "VIPeR" / camera / f"{who:03d}_45.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((32, 16, 3), 9 * who, np.uint8)).save(path)
+    build_manifest("viper", workspace.data_root, workspace.manifest("viper"))
+    notes = evaluate_run(trained, workspace, targets=["viper"], untrained=False).notes()
+    assert "viper: 5 of 8 people of the query have no gallery image: in no split." in notes
 
 
 def test_scores_of_an_earlier_version_are_made_again_beside_a_new_target(
