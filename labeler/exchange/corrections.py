@@ -95,7 +95,13 @@ def import_corrections(
             changes = _changes(_in_pixels(given, image), before, image, given, parts)
             for part in before.keys() - given.boxes.keys():
                 if part in looked_at and (given.boxes or absent_means_removed):
-                    changes[part] = _Change("removed", None)
+                    across, down = max(-box.x_min, box.x_max - image.width), max(-box.y_min, box.y_max - image.height)
+        if across > MAX_BEYOND * image.width or down > MAX_BEYOND * image.height:
+            raise NotUnderstoodError(
+                f"the box of {part!r} ({numbers}) reaches far out of the image of {image.width} x {image.height} "
+                "pixels: are these two corners, not x, y, width, height?"
+            )
+        changes[part] = _Change("removed", None)
                 else:
                     kept += 1
             after = {part: box for part, box in before.items() if part not in changes}
@@ -200,12 +206,6 @@ def _changes(
             raise NotUnderstoodError(
                 f"the box of {part!r} ({numbers}) cannot be a body part in an image of {image.width} x {image.height} "
                 f"pixels: {', '.join(checked.flags)}"
-            )
-        across, down = max(-box.x_min, box.x_max - image.width), max(-box.y_min, box.y_max - image.height)
-        if across > MAX_BEYOND * image.width or down > MAX_BEYOND * image.height:
-            raise NotUnderstoodError(
-                f"the box of {part!r} ({numbers}) reaches far out of the image of {image.width} x {image.height} "
-                "pixels: are these two corners, not x, y, width, height?"
             )
         overhang = max(abs(a - b) for a, b in zip(checked.box, box, strict=True))
         if not given.relative and None in given.size and overhang > OVERHANG_PX:
