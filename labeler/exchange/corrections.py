@@ -95,13 +95,7 @@ def import_corrections(
             changes = _changes(_in_pixels(given, image), before, image, given, parts)
             for part in before.keys() - given.boxes.keys():
                 if part in looked_at and (given.boxes or absent_means_removed):
-                    across, down = max(-box.x_min, box.x_max - image.width), max(-box.y_min, box.y_max - image.height)
-        if across > MAX_BEYOND * image.width or down > MAX_BEYOND * image.height:
-            raise NotUnderstoodError(
-                f"the box of {part!r} ({numbers}) reaches far out of the image of {image.width} x {image.height} "
-                "pixels: are these two corners, not x, y, width, height?"
-            )
-        changes[part] = _Change("removed", None)
+                    changes[part] = _Change("removed", None)
                 else:
                     kept += 1
             after = {part: box for part, box in before.items() if part not in changes}
@@ -212,6 +206,12 @@ def _changes(
             raise NotUnderstoodError(
                 f"the box of {part!r} ({numbers}) reaches out of the image of {image.width} x {image.height} pixels, "
                 "and the file does not say the image's size; was it drawn on a resized image?"
+            )
+        across, down = max(-box.x_min, box.x_max - image.width), max(-box.y_min, box.y_max - image.height)
+        if across > MAX_BEYOND * image.width or down > MAX_BEYOND * image.height:
+            raise NotUnderstoodError(
+                f"the box of {part!r} ({numbers}) reaches far out of the image of {image.width} x {image.height} "
+                "pixels: are these two corners, not x, y, width, height?"
             )
         changes[part] = _Change("moved" if part in before else "added", checked.box, checked.flags)
     return changes
