@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from reid.evaluation.results import STATES, Examples, QueryResults
 from reid.report import tables
@@ -129,9 +129,10 @@ def render_page(
     return Page(html, album.missing if album else 0)
 
 
-def page_environment() -> Environment:
+def page_environment(*packages: str) -> Environment:
+    """Jinja over the templates of `packages`, then of this room (page.html, report_style.html, macros.html)."""
     return Environment(
-        loader=PackageLoader("reid.report.write"),
+        loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "reid.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
