@@ -99,7 +99,7 @@ def left_out(rows: Sequence[ManifestRow], splits: Sequence[EvaluationSplit]) -> 
     """
     told = []
     tested = [row for row in rows if row.split in ("query", "gallery", "all")]
-    if unreadable := Counter(row.split for row in tested if row.status != ImageStatus.OK):
+    if unreadable := Counter(str(row.split) for row in tested if row.status != ImageStatus.OK):
         told.append(f"{_counts(unreadable)} images are unreadable and left out")
     query = [row for row in tested if row.split == "query" and row.status == ImageStatus.OK]
     loose = [row for row in tested if row.split == "all" and row.status == ImageStatus.OK]
