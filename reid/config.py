@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import ConfigError, DataError, did_you_mean
-from shared.schemas import PARTS
+from shared.parts import PARTS
 
 # Earlier names of keys, still read from config.yaml of existing runs, presets and overrides.
 RENAMED = {"visible_share": "patch_coverage", "crop_keeps": "min_box_visibility"}  # of section `data`

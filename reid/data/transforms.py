@@ -36,7 +36,8 @@ def normalised(images: Tensor) -> Tensor:
     if images.device.type == "cpu":  # in NumPy: torch's threads would keep spinning beside the loading threads
         values = np.empty(images.shape, np.float32)
         for image, value in zip(images.numpy(), values, strict=True):  # one image at a time stays in the cache
-            np.multiply(image, _SCALE, out=value, dtype=np.float32)
+            np.copyto(value, image)  # apart: NumPy converts in a buffer what it converts while multiplying
+            np.multiply(value, _SCALE, out=value)
             np.subtract(value, _SHIFT, out=value)
         return torch.from_numpy(values)
     scaled = images.to(torch.float32)

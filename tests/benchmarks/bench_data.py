@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_data.py [packed decode epoch training-set] [--rows 1000000] [--images FOLDER]
 
 packed: images per second from a pack at 256 x 128, gathered, half of them mirrored, as normalised float32 batches.
-decode: images per second of making such a pack from crops under --images (default: DATA_ROOT), once.
+decode: images per second of making such a pack from crops under --images (default: DATA_ROOT), once; beside it the
+    ceiling: as many processes as there are processors that do nothing but read, decode and resize the same files.
 epoch: the share of a stage-2 epoch of 2,000 crops with the preset pocket that is spent outside the model's own forward
     and backward passes and the optimiser's steps (the feature bank's forward pass counts as the model's own).
 training-set: seconds and peak memory (GB) from manifest and label shards on disk to the training set, in a process of
@@ -14,6 +15,7 @@ Writes RUNS_ROOT/bench/data.json. Run it on an otherwise idle machine.
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -112,8 +114,36 @@ def bench_decode(options: argparse.Namespace) -> dict[str, Any]:
             pack(workspace)
 
         seconds = best_of(ROUNDS, once)
+        paths = [workspace.data_root / NAME / row.path for row in rows]
+        processes = len(os.sched_getaffinity(0))
+        shares = [paths[first::processes] for first in range(processes)]
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            pool.map(bare_decode, shares, chunksize=1)
+            ceiling = len(paths) / best_of(ROUNDS, lambda: pool.map(bare_decode, shares, chunksize=1))
+    rate = len(rows) / seconds
+    pixels = sum(row.width * row.height for row in rows) / len(rows)
     kinds = {suffix: sum(row.path.endswith(suffix) for row in rows) for suffix in (".jpg", ".jpeg", ".png", ".bmp")}
-    return {"decode_images_per_s": round(len(rows) / seconds, 1), "decode_images": len(rows), "decode_files": kinds}
+    return {
+        "decode_images_per_s": round(rate, 1),
+        "decode_ceiling_images_per_s": round(ceiling, 1),
+        "decode_share_of_ceiling": round(rate / ceiling, 3),
+        "decode_images": len(rows),
+        "decode_files": kinds,
+        "decode_mean_pixels": round(pixels),
+    }
+
+
+def bare_decode(paths: list[Path]) -> None:
+    """Read, decode and resize files, in one thread, with the libraries alone."""
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    for path in paths:
+        found = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = torch.from_numpy(found).permute(2, 0, 1)[None]
+        torch.nn.functional.interpolate(image, SIZE, mode="bicubic", antialias=True)
 
 
 def bench_epoch(options: argparse.Namespace) -> dict[str, Any]:
