@@ -221,7 +221,7 @@ def _fill(file: int, first: int, plan: _Plan) -> None:
 
 
 def _write_at(file: int, content: np.ndarray, place: int) -> None:
-    view = memoryview(content)
+    view = content.data
     while view:
         written = os.pwrite(file, view, place)
         view, place = view[written:], place + written
