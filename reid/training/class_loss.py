@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK_BYTES = 128 * 2**20  # of float32 logits that exist at once; the largest published protocols stay below it
+BLOCK_BYTES = 32 * 2**20  # of float32 logits that exist at once; published protocols stay far below it
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

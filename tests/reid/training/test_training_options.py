@@ -237,15 +237,19 @@ def test_compiled_encoders_train_alike(
 ) -> None:
     train_run(run_config("stage2.epochs=1"), tmp_path / "plain")
     compiled: list[str] = []
+    modes: list[object] = []
 
-    def traced(module: nn.Module, **_: object) -> None:  # what is traced would be compiled
+    def traced(module: nn.Module, **options: object) -> None:  # what is traced would be compiled
         compiled.append(type(module).__name__)
+        modes.append(options.get("mode"))
         compile_module(module, backend="eager")
 
     compile_module = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", traced)
     train_run(run_config("stage2.epochs=1", "compile=true"), tmp_path / "compiled")
-    assert compiled == ["MaskedEncoder", "TextEncoder"]
+    assert compiled == ["MaskedEncoder", "TextEncoder"] and modes == [None, None]
+    train_run(run_config("stage2.epochs=1", "compile=true", "cuda_graphs=true"), tmp_path / "graphs")
+    assert modes[2:] == ["reduce-overhead", None]
     assert losses_of(tmp_path / "compiled") == pytest.approx(losses_of(tmp_path / "plain"), rel=1e-3)
 
 
