@@ -226,6 +226,10 @@ bench-model: install ## our model against plain open_clip: speed and memory, alo
 bench-data: install ## speed of packing and of packed batches, time around a training step, memory of a large training set
 	@$(RUN_PY) tests/benchmarks/bench_data.py $(ARGS)
 
+.PHONY: bench-masks
+bench-masks: install ## which form of the attention mask is fastest here [ARGS="--batch 64 --flex"]
+	@$(RUN_PY) tests/benchmarks/bench_masks.py $(ARGS)
+
 .PHONY: gpu-check
 gpu-check: ## what only a GPU can show: equal results, speed and memory against plain CLIP; without one a tiny CPU run
 	@$(if $(wildcard $(RUN_PY)),$(RUN_PY),$(PYTHON)) tests/gpu/gpu_check.py $(ARGS)

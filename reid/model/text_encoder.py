@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from reid.config import ModelConfig
 from reid.model.block import run_block
 from shared.errors import ConfigError
-from shared.schemas import PART_WORDS
+from shared.parts import PART_WORDS
 
 CONTEXT_TOKENS = 4  # learnable vectors per prompt
 _FIRST_CONTEXT = 5  # their first position: after the start token and "a photo of a"

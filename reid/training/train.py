@@ -78,7 +78,9 @@ def train(
     fabric.barrier()
     model.to(fabric.device)
     if config.compile:
-        model.image_encoder.compile(dynamic=False)  # a batch has one size in training and one in the feature bank
+        mode = "reduce-overhead" if config.cuda_graphs else None
+        # a batch has one size in training and one in the feature bank
+        model.image_encoder.compile(dynamic=False, mode=mode)
         model.text_encoder.compile()
     try:
         train_images(model, job, learn_prompts(model, job))
