@@ -56,6 +56,10 @@ def train(
                 with suppress(DataError):  # not on this machine: training says that it was not checked
                     scan(target, workspace)
         fabric.barrier()
-        train_both_stages(parsed, config, workspace, folder, fabric)
+        try:
+            train_both_stages(parsed, config, workspace, folder, fabric)
+        finally:
+            if fabric.is_global_zero:
+                workspace.store_run(folder)
     if fabric.is_global_zero:
         say(f"trained: {folder}\nnext: dgreid eval --run {name_of(workspace, folder)}")

@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shared.errors import ConfigError, DataError, DgreidError, did_you_mean
-from shared.files import make_folder, move_file, write_text
+from shared.files import make_folder, move_file, remove_tree, write_text
+from shared.lease import lease
+from shared.object_storage import THREADS, remote
 from shared.parquet import check_file, read_table, to_table, write_table
 from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, PARTS, LabelRow, LabelStatus
 from shared.workspace import Workspace
@@ -186,27 +189,34 @@ def writer_lock(labels_root: Path, label_run: str, dataset: str) -> Iterator[Non
     """
     run = run_folder(labels_root, label_run)
     folder = make_folder(run / f"dataset={dataset}" if _is_old(run) else run)
-    path = folder / (".lock" if _is_old(run) else f"_{dataset}.lock")
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            raise DgreidError(
-                "another process is labelling this data set in this run",
-                path=path.parent,
-                fix="wait for it, or stop it",
-            ) from err
+    with _locked(folder / (".lock" if _is_old(run) else f"_{dataset}.lock")):
         if _is_old(run):
             for leftover in folder.glob("split=*/.part-*.tmp"):
                 leftover.unlink(missing_ok=True)
         _finish_replacing(labels_root, label_run, dataset)
-        shutil.rmtree(run / _STAGING / dataset, ignore_errors=True)
+        remove_tree(run / _STAGING / dataset)
         try:
             yield
         finally:
-            shutil.rmtree(run / _STAGING / dataset, ignore_errors=True)
-            with suppress(OSError):  # another data set is being labelled
-                (run / _STAGING).rmdir()
+            remove_tree(run / _STAGING / dataset)
+            if not remote(run):
+                with suppress(OSError):  # another data set is being labelled
+                    (run / _STAGING).rmdir()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    what = "labelling this data set in this run"
+    if there := remote(path):
+        with lease(there, what):
+            yield
+        return
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise DgreidError(f"another process is {what}", path=path.parent, fix="wait for it, or stop it") from err
+        yield
 
 
 def write_correction(
@@ -220,9 +230,12 @@ def write_correction(
         record: what made the run.
 
     Raises ConfigError when the run exists or has no plain name, DataError for a damaged shard, DgreidError when the
-    place cannot be written.
+    place cannot be written, or is in an object store, where nothing can be renamed.
     """
     check_free(labels_root, label_run)
+    if remote(labels_root):
+        raise DgreidError("a correction of a whole label run cannot appear at once in an object store",
+                          path=labels_root, fix="correct a copy of the label store in a folder")  # fmt: skip
     staging = labels_root / f".{label_run}.tmp"
     shutil.rmtree(staging, ignore_errors=True)
     taken = {}
@@ -420,9 +433,10 @@ def superseded_rows(shards: Sequence[Path]) -> dict[Path, list[int]]:
     """By shard, the positions of the rows that a newer one has taken the place of; shards without any are left out."""
     query = f"select filename, file_row_number from _shards qualify {_AGE} > 1 order by all"
     found: dict[Path, list[int]] = {}
+    path_of = {str(path): path for path in shards}
     with connect(labels=shards) as connection:
         for name, position in connection.execute(query).fetchall() if shards else ():
-            found.setdefault(Path(name), []).append(position)
+            found.setdefault(path_of[name], []).append(position)
     return found
 
 
@@ -450,9 +464,16 @@ def connect(
     """
     for path in manifests:
         check_file(path, MANIFEST_SCHEMA, fix=f"dgreid manifest {path.stem}")
-    for path in labels:
-        check_shard(path)
+    there = next(filter(None, map(remote, (*manifests, *labels))), None)
+    if there:
+        with ThreadPool(THREADS) as pool:
+            pool.map(check_shard, labels, chunksize=1)
+    else:
+        for path in labels:
+            check_shard(path)
     connection = duckdb.connect()
+    if there:
+        connection.register_filesystem(there.filesystem)
     connection.execute("set TimeZone='UTC'")
     create = "create table" if loaded else "create view"
     _view(connection, "_manifest" if loaded else "manifest", manifests, MANIFEST_SCHEMA)

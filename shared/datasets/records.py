@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from shared.errors import DataError
+from shared.object_storage import remote
 from shared.schemas import Kind, Split
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
@@ -98,6 +99,9 @@ class Image(NamedTuple):
 
 def walk_files(root: Path) -> Tree:
     """All files under `root`. Linked folders are followed, each once; hidden folders are left out."""
+    if there := remote(root):
+        paths = (PurePosixPath(name) for name in there.files())
+        return Tree([str(path) for path in paths if not any(part.startswith(".") for part in path.parts[:-1])])
     found: list[str] = []
     repeated: list[str] = []
     seen: set[tuple[int, int]] = set()
