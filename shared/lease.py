@@ -69,8 +69,11 @@ def lease(path: ObjectPath, what: str) -> Iterator[None]:
         except StorageError as err:
             log.warning("the lock stays behind and counts for nothing in %.0f s: %s", LEFT_S, err)
     if lost.is_set():
-        raise DgreidError(f"another process began {what} meanwhile", path=str(path),
-                          fix="dgreid verify-labels says whether rows were written twice; stop one of the two")  # fmt: skip
+        raise DgreidError(
+            f"another process began {what} meanwhile",
+            path=str(path),
+            fix="stop one of the two; dgreid verify-labels says whether rows were written twice",
+        )
 
 
 def _take_over(path: ObjectPath, content: bytes, what: str) -> None:

@@ -13,7 +13,7 @@ import os
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from shared.object_storage import THREADS, ObjectPath, ObjectStatus
+from shared.object_storage import THREADS, ObjectPath, ObjectStatus, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ def fetch(folder: Path) -> None:
     if not (place := place_of(folder)) or not _alone(folder):
         return
     there, here = place.files(), _files(folder)
+    if unsafe := [name for name in there if ".." in name.split("/")]:
+        raise StorageError("a name that leaves the folder", path=str(place / unsafe[0]), fix="delete this object")
     for name in here.keys() - there.keys():
         (folder / name).unlink(missing_ok=True)
 
@@ -87,7 +89,7 @@ def _files(folder: Path) -> dict[str, tuple[int, int]]:
     """Name -> size and time of the files below, without unfinished ones and our lock."""
     found = {}
     for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink() and path.suffix not in (".tmp", ".lock"):
+        if path.is_file() and not path.is_symlink() and not path.name.endswith((".tmp", ".lock")):
             status = path.stat()
             found[path.relative_to(folder).as_posix()] = (status.st_size, int(status.st_mtime))
     return found

@@ -1,8 +1,8 @@
 """Object storage: a root may be s3://bucket/prefix, gs://, az:// or hf://, read and written through fsspec.
 
-An ObjectPath has as much of pathlib's interface as the code that reads a root uses, so that one code reads both. What is
-not there is told apart from what could not be asked: fsspec's own `exists`, `isfile` and `glob` answer "no" when the
-network fails, and a label run that seems empty would be made again. Here everything but "not there" is a StorageError.
+An ObjectPath has as much of pathlib's interface as the code that reads a root uses, so that one code reads both. What
+is not there is told apart from what could not be asked: fsspec's own `exists`, `isfile` and `glob` answer "no" when
+the network fails, and a label run that seems empty would be made again. Here all but "not there" is a StorageError.
 
 An object appears whole or not at all: it is put in one request, or as parts that become an object at the end.
 """
@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, cast
@@ -56,6 +56,11 @@ class ObjectPath:
 
     def __init__(self, store: _Store, pure: PurePosixPath) -> None:
         self._store, self._pure = store, pure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For other processes; what listings said stays here."""
+        listed: dict[str, Mapping[str, Any]] | None = None if self._store.listed is None else {}
+        return ObjectPath, (replace(self._store, listed=listed), self._pure)
 
     # ---- names, as pathlib has them
 
@@ -261,8 +266,6 @@ class ObjectPath:
         hints = CREDENTIALS.get(self._store.scheme, "the store's credentials")
         if isinstance(err, PermissionError) or "Credential" in name or "Auth" in name or "Token" in name:
             return self._error(f"the object store refuses access ({text})", f"set {hints}; they must be allowed there")
-        if isinstance(err, OSError) and err.errno == 22 and "credential" in text.lower():
-            return self._error(f"the object store refuses access ({text})", f"set {hints}")
         if "Connect" in name or "Timeout" in name or isinstance(err, ConnectionError | TimeoutError):
             return self._error(f"the object store cannot be reached ({text})",
                                "check the network and the address, then run the same command again")  # fmt: skip

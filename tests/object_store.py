@@ -22,7 +22,7 @@ REFUSED = (
 class Proxy:
     """A TCP proxy in front of a server: one request a connection.
 
-    away: connections are refused. delay_s: before every answer. failing: share of requests that are answered with 500 or
+    away: connections are cut. delay_s: before every answer. failing: share of requests that are answered with 500 or
     503, or whose answer is lost after the server has done what was asked. away_after_puts: of shards, after which it
     goes away. refusing: every request is answered as S3 answers a key that it does not know. lose: so many answers are
     lost.

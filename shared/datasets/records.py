@@ -100,8 +100,10 @@ class Image(NamedTuple):
 def walk_files(root: Path) -> Tree:
     """All files under `root`. Linked folders are followed, each once; hidden folders are left out."""
     if there := remote(root):
-        paths = (PurePosixPath(name) for name in there.files())
-        return Tree([str(path) for path in paths if not any(part.startswith(".") for part in path.parts[:-1])])
+        names = list(there.files())
+        unsafe = {name: "a name that leaves the folder" for name in names if not is_safe(name)}
+        kept = [name for name in names if not any(part.startswith(".") for part in name.split("/")[:-1])]
+        return Tree([name for name in kept if name not in unsafe], unsafe)
     found: list[str] = []
     repeated: list[str] = []
     seen: set[tuple[int, int]] = set()
