@@ -46,6 +46,7 @@ _MERGED_ROWS = 3000  # of a shard that further corrections are added to: rewriti
 _RECORD, _OLD_RECORD = "_run.json", "run.json"  # Parquet readers pass over names that start with an underscore
 _SHARDS = "shards"
 _STAGING = "_unfinished"
+_COPYING = "_copying"  # in an object store, where nothing can be renamed: the run is not there yet
 _REPLACING = "_{dataset}.replacing.json"  # which shards take the place of which, while they do
 _SHARD = re.compile(r"part-(\d+)\.parquet")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -109,10 +110,11 @@ def check_free(labels_root: Path, label_run: str) -> None:
 def run_folder(labels_root: Path, label_run: str) -> Path:
     """The folder of a label run, whether or not it is there. Raises DataError when two folders claim the name."""
     new, old = labels_root / label_run, labels_root / f"label_run={label_run}"
-    if new.is_dir() and old.is_dir():
+    is_old = old.is_dir()
+    if is_old and new.is_dir():
         raise DataError(f"two folders hold label run {label_run!r}: {new.name} and {old.name}", path=labels_root,
                         fix="rename one of them")  # fmt: skip
-    return old if old.is_dir() else new
+    return old if is_old else new
 
 
 def label_runs(labels_root: Path, datasets: Iterable[str] | None = None) -> list[str]:
@@ -230,14 +232,19 @@ def write_correction(
         record: what made the run.
 
     Raises ConfigError when the run exists or has no plain name, DataError for a damaged shard, DgreidError when the
-    place cannot be written, or is in an object store, where nothing can be renamed.
+    place cannot be written.
     """
+    check_name(label_run)
+    run = labels_root / label_run
+    if remote(run) and (run / _COPYING).exists():  # left by a killed process
+        remove_tree(run / _SHARDS)
+        remove_tree(run)
     check_free(labels_root, label_run)
-    if remote(labels_root):
-        raise DgreidError("a correction of a whole label run cannot appear at once in an object store",
-                          path=labels_root, fix="correct a copy of the label store in a folder")  # fmt: skip
-    staging = labels_root / f".{label_run}.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
+    staging = labels_root if remote(run) else labels_root / f".{label_run}.tmp"
+    if remote(run):
+        write_text(run / _COPYING, "")
+    else:
+        shutil.rmtree(staging, ignore_errors=True)
     taken = {}
     for shard in label_shards(labels_root, label_run=corrects):
         place = _place(shard)
@@ -247,8 +254,11 @@ def write_correction(
         write_table(renamed, staging / label_run / _SHARDS / place.dataset / place.split / shard.name)
     _write_by_split(staging, label_run, rows)
     write_record(staging, label_run, {**record, CORRECTS: corrects, _TAKEN: taken})
+    if remote(run):
+        (run / _COPYING).unlink()
+        return
     shutil.rmtree(staging / label_run / _STAGING, ignore_errors=True)
-    (staging / label_run).rename(labels_root / label_run)
+    (staging / label_run).rename(run)
     shutil.rmtree(staging)
 
 
@@ -340,6 +350,8 @@ def label_shards(labels_root: Path, *, label_run: str = "*", dataset: str = "*")
     runs = [run_folder(labels_root, label_run)] if label_run != "*" else _run_folders(labels_root)
     found = []
     for run in runs:
+        if remote(run) and (run / _COPYING).exists():
+            continue
         pattern = "dataset=*/split=*/part-*" if _is_old(run) else f"{_SHARDS}/*/*/part-*"
         for path in run.glob(pattern):
             place = _place(path)

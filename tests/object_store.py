@@ -1,5 +1,6 @@
 """A real S3 server for the tests, and what stands before it: a proxy that can be cut, slow or failing."""
 
+import logging
 import random
 import socket
 import threading
@@ -22,7 +23,7 @@ REFUSED = (
 class Proxy:
     """A TCP proxy in front of a server: one request a connection.
 
-    away: connections are cut. delay_s: before every answer. failing: share of requests that are answered with 500 or
+    away: see `leave`. delay_s: before every answer. failing: share of requests that are answered with 500 or
     503, or whose answer is lost after the server has done what was asked. away_after_puts: of shards, after which it
     goes away. refusing: every request is answered as S3 answers a key that it does not know. lose: so many answers are
     lost.
@@ -35,21 +36,32 @@ class Proxy:
     away_after_puts: int | None = None
     refusing: bool = False
     lose: int = 0
-    puts: int = 0
+    puts: int = 0  # of shards
+    images: int = 0  # that were fetched
     requests: int = 0
     failed: int = 0
     dice: random.Random = field(default_factory=lambda: random.Random(7))
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.port = 0
+        self.come_back()
 
-    def _accept(self) -> None:
+    def come_back(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
+        self.port, self.away = self._listener.getsockname()[1], False
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def leave(self) -> None:
+        """Refuse connections, and answer no request that is under way."""
+        self.away = True
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
             except OSError:
                 return
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
@@ -87,9 +99,11 @@ class Proxy:
     def _answer(self, client: socket.socket, request: bytes) -> None:
         with self._lock:
             self.requests += 1
-            self.puts += request.startswith(b"PUT") and b"/part-" in request.split(b"\r\n", 1)[0]
-            if self.away_after_puts is not None and self.puts > self.away_after_puts:
-                self.away = True
+            line = request.split(b"\r\n", 1)[0]
+            self.puts += line.startswith(b"PUT") and b"/part-" in line
+            self.images += line.startswith(b"GET") and b".jpg" in line
+            if self.away_after_puts is not None and self.puts > self.away_after_puts and not self.away:
+                self.leave()
             fails, lost = self.dice.random() < self.failing, self.dice.random() < 0.5
             if self.lose:
                 self.lose, fails, lost = self.lose - 1, True, True
@@ -112,9 +126,6 @@ class Proxy:
                     return
                 client.sendall(part)
 
-    def close(self) -> None:
-        self._listener.close()
-
 
 @contextmanager
 def s3_server() -> Iterator[tuple[str, int]]:
@@ -123,6 +134,7 @@ def s3_server() -> Iterator[tuple[str, int]]:
     pytest.importorskip("s3fs", reason="needs s3fs (pip install 'dgreid[s3]')")
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
@@ -156,7 +168,8 @@ def proxy(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Pr
     try:
         yield found
     finally:
-        found.close()
+        if not found.away:
+            found.leave()
         bucket = boto3.resource("s3", endpoint_url=f"http://{moto[0]}:{moto[1]}").Bucket(BUCKET)
         bucket.objects.all().delete()
         bucket.delete()
