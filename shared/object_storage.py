@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, cast
 
@@ -315,12 +315,18 @@ def root_path(text: str, *, remember: bool = False) -> Path:
 
 
 def _status(info: Mapping[str, Any]) -> ObjectStatus:
-    time = next(
-        (info[key] for key in ("LastModified", "mtime", "last_modified", "updated", "created") if info.get(key)), ""
-    )
-    mark = next((info[key] for key in ("ETag", "etag", "md5Hash", "blob_id", "generation") if info.get(key)), time)
+    def first(*keys: str) -> Any:
+        return next((info[key] for key in keys if info.get(key)), "")
+
+    time = first("LastModified", "last_modified", "updated", "mtime", "created")
+    mark = first("ETag", "etag", "md5Hash", "blob_id", "generation") or time
     number = int.from_bytes(hashlib.sha256(str(mark).encode()).digest()[:8]) >> 1
-    return ObjectStatus(int(info.get("size") or 0), time.timestamp() if isinstance(time, datetime) else 0.0, number)
+    if not isinstance(time, datetime):
+        try:
+            time = datetime.fromisoformat(str(time))
+        except ValueError:  # no time, but another one for another content
+            time = datetime.fromtimestamp(number % 2**31, UTC)
+    return ObjectStatus(int(info.get("size") or 0), time.timestamp(), number)
 
 
 def _refuse_missing_bucket(err: FileNotFoundError) -> None:
