@@ -23,20 +23,20 @@ REFUSED = (
 class Proxy:
     """A TCP proxy in front of a server: one request a connection.
 
-    away: see `leave`. delay_s: before every answer. failing: share of requests that are answered with 500 or
-    503, or whose answer is lost after the server has done what was asked. away_after_puts: of shards, after which it
-    goes away. refusing: every request is answered as S3 answers a key that it does not know. lose: so many answers are
-    lost.
+    away: see `leave`. away_after: it leaves by itself after so many puts of names with this in them. delay_s: before
+    every answer. failing: share of requests that are answered with 500 or 503, or whose answer is lost after the server
+    has done what was asked. refusing: every request is answered as S3 answers a key that it does not know. lose: so
+    many answers are lost.
     """
 
     server: tuple[str, int]
     away: bool = False
     delay_s: float = 0.0
     failing: float = 0.0
-    away_after_puts: int | None = None
+    away_after: tuple[int, bytes] | None = None
     refusing: bool = False
     lose: int = 0
-    puts: int = 0  # of shards
+    puts: int = 0  # of shards, or of what `away_after` names
     images: int = 0  # that were fetched
     requests: int = 0
     failed: int = 0
@@ -100,9 +100,10 @@ class Proxy:
         with self._lock:
             self.requests += 1
             line = request.split(b"\r\n", 1)[0]
-            self.puts += line.startswith(b"PUT") and b"/part-" in line
+            most, named = self.away_after or (None, b"/part-")
+            self.puts += line.startswith(b"PUT") and named in line
             self.images += line.startswith(b"GET") and b".jpg" in line
-            if self.away_after_puts is not None and self.puts > self.away_after_puts and not self.away:
+            if most is not None and self.puts > most and not self.away:
                 self.leave()
             fails, lost = self.dice.random() < self.failing, self.dice.random() < 0.5
             if self.lose:
@@ -174,6 +175,14 @@ def proxy(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Pr
         bucket.objects.all().delete()
         bucket.delete()
         s3fs.S3FileSystem.clear_instance_cache()
+
+
+def give_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that are made from now on ask twice, not five times with longer and longer pauses."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def upload(folder: Path, prefix: str, address: tuple[str, int]) -> None:

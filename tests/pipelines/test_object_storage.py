@@ -26,7 +26,7 @@ from shared.labels import (
 from shared.manifest import read_manifest
 from shared.schemas import ImageStatus
 from shared.workspace import Workspace
-from tests.object_store import BUCKET, Proxy, keys, upload
+from tests.object_store import BUCKET, Proxy, give_up_soon, keys, upload
 from tests.pipelines.conftest import write_people
 from tests.pipelines.test_commands import MINI, refused
 
@@ -61,8 +61,13 @@ def rows_and_pairs(workspace: Workspace) -> tuple[int, int, int]:
     return len(rows), len(set(rows)), len(shards)
 
 
+def _metrics(workspace: Workspace) -> list[str]:
+    return (workspace.runs_root / "train" / "first" / "stage2" / "metrics.csv").read_text().splitlines()
+
+
 def test_from_crops_to_scores_in_a_bucket(
     stored: Workspace,
+    proxy: Proxy,
     moto: tuple[str, int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -77,7 +82,14 @@ def test_from_crops_to_scores_in_a_bucket(
     assert str(3 * IMAGES) in capfd.readouterr().out
     for place in (f"s3://{BUCKET}/runs/labels/{label_runs(stored.labels)[0]}/_run.json", __file__):
         refused(["sql", "3dpes", f"from read_text('{place}')"], 2, capfd=capfd)
-    assert run(["train", "3dpes2caviar", *MINI, "stage2.epochs=1", "--preset", "tiny", "--run", "first"]) == 0
+    give_up_soon(monkeypatch)
+    command = ["train", "3dpes2caviar", *MINI, "--preset", "tiny", "--run", "first"]
+    proxy.puts, proxy.away_after = 0, (1, b"/stage2/latest.pt")
+    refused(command, 1, "the object store cannot be reached", capfd=capfd)
+    proxy.away_after = None
+    proxy.come_back()
+    assert run(command) == 0
+    assert [line[:2] for line in _metrics(stored)] == ["ep", "1,", "2,"]
     assert run(["eval"]) == 0
     assert run(["report", "--run", "first"]) == 0
     run_keys = {key.removeprefix("runs/train/first/") for key in keys("runs/train/first/", moto)}
@@ -89,7 +101,6 @@ def test_from_crops_to_scores_in_a_bucket(
 
     monkeypatch.setenv("CACHE_ROOT", str(tmp_path / "another machine"))  # which continues and scores it anew
     latest = (stored.runs_root / "train" / "first" / "stage2" / "latest.pt").stat()
-    command = ["train", "3dpes2caviar", *MINI, "stage2.epochs=1", "--preset", "tiny", "--run", "first"]
     assert run(command) == 0
     assert (stored.runs_root / "train" / "first" / "stage2" / "latest.pt").stat() == latest
     refused([*command, "seed=3"], 2, "another configuration", "seed", capfd=capfd)
@@ -125,9 +136,10 @@ def test_a_server_that_goes_away_costs_no_row(
     stored: Workspace, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     small_shards(monkeypatch)
-    proxy.away_after_puts = 3
+    give_up_soon(monkeypatch)
+    proxy.away_after = (3, b"/part-")
     refused(["label", "3dpes"], 1, "the object store cannot be reached", "run the same command again", capfd=capfd)
-    proxy.away_after_puts = None
+    proxy.away_after = None
     proxy.come_back()
     rows, pairs, shards = rows_and_pairs(stored)
     assert shards == 3 and 0 < rows == pairs < 3 * IMAGES
@@ -214,6 +226,7 @@ def test_what_cannot_be_used_is_one_sentence(
     monkeypatch.setenv("DATA_ROOT", f"s3://{BUCKET}/nothing")
     refused(["label", "3dpes"], 2, "no such folder", f"s3://{BUCKET}/nothing", capfd=capfd)
     monkeypatch.setenv("DATA_ROOT", f"s3://{BUCKET}/data")
+    give_up_soon(monkeypatch)
     proxy.leave()
     refused(["label", "3dpes"], 1, "cannot be reached", "network", capfd=capfd)
 
