@@ -38,11 +38,13 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
 
 
 def _read_object(path: ObjectPath, max_bytes: int) -> bytes:
-    if path.is_dir():
-        raise OSError(errno.EINVAL, "a folder, not a regular file")
-    size = path.stat().st_size
-    content = path.read_bytes(max_bytes + 1) if 0 < size <= max_bytes else b""  # no range fits an empty object
-    if max(size, len(content)) > max_bytes:
+    try:
+        content = path.read_bytes(max_bytes + 1)
+    except FileNotFoundError:
+        if path.is_dir():
+            raise OSError(errno.EINVAL, "a folder, not a regular file") from None
+        raise
+    if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"larger than the limit of {_bytes_told(max_bytes)}")
     return content
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def test_a_place_in_a_store_reads_like_a_folder(
     for name in files:
         assert (root / name).read_bytes() == (tmp_path / name).read_bytes() == read_limited(root / name, 100)
         assert (root / name).stat().st_size == (tmp_path / name).stat().st_size
+    assert pickle.loads(pickle.dumps(root / "a" / "1.jpg")).read_bytes() == b"a/1.jpg"
     assert str(root / "a" / "1.jpg") == f"s3://{BUCKET}/tree/a/1.jpg"
     with pytest.raises(OSError, match="larger than the limit"):
         read_limited(root / "a" / "1.jpg", 3)
