@@ -210,6 +210,10 @@ bench-vllm: install $(VENV_VLLM)/.installed ## what the service adds to the time
 bench-labeler: install ## images per second and memory of annotator and service on two cores: [ARGS="1000 50000"]
 	@$(RUN_PY) tests/benchmarks/bench_labeler.py $(ARGS)
 
+.PHONY: bench-attacks
+bench-attacks: install ## how long the service takes to answer while it is attacked: runs/bench/attacks.json, alone on the machine
+	@$(RUN_PY) -m tests.benchmarks.bench_attacks $(ARGS)
+
 .PHONY: bench-eval
 bench-eval: install ## speed and memory of scoring, re-ranking and image loading: [ARGS="market rerank --scale 0.1"]
 	@$(RUN_PY) tests/benchmarks/bench_eval.py $(ARGS)
