@@ -28,7 +28,7 @@ def serve() -> None:
     log.info("settings", extra={"fields": {"settings": shown}})
     if settings.host not in LOOPBACK and settings.api_key is None:
         log.warning("listening on %s without an API key; set LABELER_API_KEY", settings.host)
-    with started_vllm(settings, Workspace.from_environment().runs_root / "logs") as settings:
+    with started_vllm(settings, Workspace.from_environment().on_disk / "logs") as settings:
         uvicorn.run(
             create_app(settings),
             host=settings.host,

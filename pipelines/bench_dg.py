@@ -40,7 +40,7 @@ def bench_dg(
         for source in parsed.sources:
             if problem := label_dataset(source, workspace, settings, label_run=label_run).problem:
                 say(f"left out of training: {problem}", err=True)
-    folder = workspace.runs_root / "bench"
+    folder = workspace.on_disk / "bench"
     summary = run_benchmark(preset, parsed, overrides or (), seeds, workspace, folder)
     say(benchmark_table(summary))
     say(f"written: {folder / 'dg.json'}, dg.md, dg.html")

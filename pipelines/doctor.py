@@ -9,8 +9,9 @@ from importlib import metadata
 from pipelines.terminal import print_table
 from shared.datasets import known_datasets, locate
 from shared.errors import DgreidError, UsageError
-from shared.files import write_text
+from shared.files import make_folder, write_text
 from shared.labels import label_runs, label_shards
+from shared.object_storage import remote
 from shared.workspace import Workspace
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "fastapi", "httpx", "pyarrow", "duckdb")
@@ -64,7 +65,11 @@ def _runs_root(workspace: Workspace) -> str:
     probe = workspace.runs_root / ".doctor"
     write_text(probe, "ok")
     probe.unlink()
-    return f"{workspace.runs_root}, {shutil.disk_usage(workspace.runs_root).free / 2**30:.0f} GiB free"
+    make_folder(workspace.on_disk)
+    kept = (
+        f"{workspace.runs_root}, worked on in {workspace.on_disk}" if remote(workspace.runs_root) else str(probe.parent)
+    )
+    return f"{kept}, {shutil.disk_usage(workspace.on_disk).free / 2**30:.0f} GiB free"
 
 
 def _data_root(workspace: Workspace) -> str:

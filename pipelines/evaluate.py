@@ -71,6 +71,7 @@ def evaluate(
         return
     show_scores(found)
     tell_trackers(folder, read_config(folder), summary=found.flat_scores())
+    workspace.store_run(folder)
     failed = {**{name: err.what for name, err in problems.items()}, **found.failed}
     if failed:
         told = "; ".join(f"{name}: {reason}" for name, reason in failed.items())

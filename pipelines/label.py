@@ -61,7 +61,7 @@ def label(
     settings = None if url else embedded_settings(engine)
     names = split_names(dataset, workspace)
     failures = []
-    with started_vllm(settings, workspace.runs_root / "logs") if settings else nullcontext() as settings:
+    with started_vllm(settings, workspace.on_disk / "logs") if settings else nullcontext() as settings:
         for name in names:
             if dry_run:
                 _estimate(name, workspace, settings, url=url, label_run=label_run, options=options)

@@ -73,7 +73,7 @@ def review(
         choose_label_run(None, names, workspace.labels)  # says what to do
     tables = LabelTables(workspace, names, chosen)
     pictures = Pictures(
-        {one: locate(one, workspace.data_root) for one in names}, workspace.runs_root / "review" / "thumbnails"
+        {one: locate(one, workspace.data_root) for one in names}, workspace.on_disk / "review" / "thumbnails"
     )
     token = new_token()
     app = create_app(

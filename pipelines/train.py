@@ -57,6 +57,10 @@ def train(
                 except DataError as err:  # e.g. not on this machine
                     say(f"target {target}: {err}", err=True)
         fabric.barrier()
-        train_both_stages(parsed, config, workspace, folder, fabric)
+        try:
+            train_both_stages(parsed, config, workspace, folder, fabric)
+        finally:
+            if fabric.is_global_zero:
+                workspace.store_run(folder)
     if fabric.is_global_zero:
         say(f"trained: {folder}\nnext: dgreid eval --run {name_of(workspace, folder)}")

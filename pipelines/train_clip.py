@@ -34,7 +34,7 @@ def train_clip(
     for name in names:
         scan(name, workspace)
     config = clip_training(sources=names, seed=seed, device=device, **({"rounds": rounds} if rounds else {}))
-    folder = workspace.runs_root / "pocket-clip"
+    folder = workspace.on_disk / "pocket-clip"
     model = load_config(preset).model
     scores = write_release(train(config, model, workspace, folder), config, model, workspace, folder)
     say(

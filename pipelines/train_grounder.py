@@ -33,7 +33,7 @@ def train_grounder(
     from pipelines.recipes.grounder.training import GrounderTraining, Trainer
 
     torch.set_num_threads(threads)
-    root = Workspace.from_environment().runs_root / "train-grounder"
+    root = Workspace.from_environment().on_disk / "train-grounder"
     real = real_scenes(truth)
     people = generated_scenes(root / "generated", generated)
     config = GrounderTraining(minutes=minutes, steps=steps)

@@ -21,7 +21,7 @@ def vllm(
     """Run vLLM servers on this machine, one per GPU, and start those again that die. Ctrl-C takes all of them down."""
     from labeler.engines.vllm_processes import VllmProcesses
 
-    folder = logs or Workspace.from_environment().runs_root / "logs"
+    folder = logs or Workspace.from_environment().on_disk / "logs"
     signal.signal(signal.SIGTERM, _interrupt)
     with VllmProcesses(model, logs=folder, replicas=replicas, port=port, flags=flags or ()) as servers:
         say(f"starting {len(servers.urls)} model servers; logs in {folder}", err=True)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shared.errors import ConfigError, DataError, DgreidError
 from shared.labels import (
@@ -18,7 +17,7 @@ from shared.labels import (
     superseded_rows,
     writer_lock,
 )
-from shared.parquet import write_table
+from shared.parquet import row_count, write_table
 
 SHARD_ROWS = 200_000  # about 15 MB on disk and 100 MB in memory
 
@@ -57,7 +56,7 @@ def compact(labels_root: Path, label_run: str, dataset: str, *, shard_rows: int 
             raise DataError(f"label run {label_run} has no labels of {dataset}", path=labels_root,
                             fix=f"dgreid label {dataset}")  # fmt: skip
         superseded = superseded_rows(shards)
-        rows = {shard: pq.read_metadata(shard).num_rows for shard in shards}
+        rows = {shard: row_count(shard) for shard in shards}
         of_split: dict[str, list[Path]] = {}
         for shard in shards:
             of_split.setdefault(shard.parent.name.removeprefix("split="), []).append(shard)

@@ -1,15 +1,22 @@
-"""Files appear whole or not at all: written under a temporary name, synced, then renamed. Reading has a limit."""
+"""Files appear whole or not at all: written under a temporary name, synced, then renamed. Reading has a limit.
+
+In an object store they are written on this machine and then put; see shared.object_storage.
+"""
 
 import errno
 import os
 import re
+import shutil
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import DgreidError
+from shared.mirror import put_mirrored, remove_mirrored
+from shared.object_storage import ObjectPath, remote
 
 
 def read_limited(path: Path, max_bytes: int) -> bytes:
@@ -18,6 +25,8 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     Raises OSError, with the reason as `strerror`, for a larger file, for what is no regular file (a FIFO or a device
     would block, or never end) and for what the system refuses.
     """
+    if there := remote(path):
+        return _read_object(there, max_bytes)
     _require_regular(path.stat().st_mode)  # before opening, which already does something to a device
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
@@ -26,6 +35,18 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
         if content is not None and len(content) > status.st_size:  # it grew, or has no size, as those of /proc
             content += file.read(max_bytes + 1 - len(content))
     if content is None or len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"larger than the limit of {_bytes_told(max_bytes)}")
+    return content
+
+
+def _read_object(path: ObjectPath, max_bytes: int) -> bytes:
+    try:
+        content = path.read_bytes(max_bytes + 1)
+    except FileNotFoundError:
+        if path.is_dir():
+            raise OSError(errno.EINVAL, "a folder, not a regular file") from None
+        raise
+    if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"larger than the limit of {_bytes_told(max_bytes)}")
     return content
 
@@ -43,7 +64,9 @@ def _bytes_told(count: int) -> str:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder and its parents. Raises DgreidError when the place cannot be written."""
+    """Create a folder and its parents; an object store needs none. Raises DgreidError when it cannot be written."""
+    if remote(path):
+        return path
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as err:
@@ -61,6 +84,15 @@ def atomic_path(path: Path, *, staging: Path | None = None) -> Iterator[Path]:
     Args:
         staging: folder for the temporary file, on the same file system; default: the folder of `path`.
     """
+    if there := remote(path):
+        try:
+            with tempfile.TemporaryDirectory(prefix="dgreid-") as scratch:
+                yield Path(scratch) / path.name
+                there.put(Path(scratch) / path.name)
+        except OSError as err:  # of this machine: the store's are StorageErrors
+            raise DgreidError(f"cannot write the file before it is put: {err.strerror or err}", path=path,
+                              fix="free some space, or name another place with TMPDIR=<folder>") from err  # fmt: skip
+        return
     make_folder(path.parent)
     folder = make_folder(staging) if staging else path.parent
     _remove_leftovers(folder, path.name)
@@ -71,6 +103,7 @@ def atomic_path(path: Path, *, staging: Path | None = None) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
+        put_mirrored(path)
     except OSError as err:
         raise _cannot_write(path, err) from err
     finally:
@@ -81,11 +114,34 @@ def atomic_path(path: Path, *, staging: Path | None = None) -> Iterator[Path]:
 def move_file(path: Path, to: Path) -> None:
     """Give a complete file another place on the same file system. Raises DgreidError when it cannot be written."""
     make_folder(to.parent)
+    source, target = remote(path), remote(to)
+    if source and target:
+        source.copy_to(target)
+        source.unlink()
+        return
     try:
         path.replace(to)
         _sync_folder(to.parent)
     except OSError as err:
         raise _cannot_write(to, err) from err
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file, if it is there. Raises DgreidError when it cannot be deleted."""
+    try:
+        path.unlink(missing_ok=True)
+        remove_mirrored(path)
+    except OSError as err:
+        raise _cannot_write(path, err) from err
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder and all in it, as far as that can be done."""
+    if there := remote(folder):
+        for name in there.files():
+            (there / name).unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shared.errors import ConfigError, DataError, DgreidError, did_you_mean
-from shared.files import make_folder, move_file, write_text
+from shared.files import make_folder, move_file, remove_tree, write_text
+from shared.lease import lease
+from shared.object_storage import THREADS, remote
 from shared.parquet import check_file, read_table, to_table, write_table
 from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, PARTS, LabelRow, LabelStatus
 from shared.workspace import Workspace
@@ -43,6 +46,7 @@ _MERGED_ROWS = 3000  # of a shard that further corrections are added to: rewriti
 _RECORD, _OLD_RECORD = "_run.json", "run.json"  # Parquet readers pass over names that start with an underscore
 _SHARDS = "shards"
 _STAGING = "_unfinished"
+_COPYING = "_copying"  # in an object store, where nothing can be renamed: the run is not there yet
 _REPLACING = "_{dataset}.replacing.json"  # which shards take the place of which, while they do
 _SHARD = re.compile(r"part-(\d+)\.parquet")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -106,10 +110,11 @@ def check_free(labels_root: Path, label_run: str) -> None:
 def run_folder(labels_root: Path, label_run: str) -> Path:
     """The folder of a label run, whether or not it is there. Raises DataError when two folders claim the name."""
     new, old = labels_root / label_run, labels_root / f"label_run={label_run}"
-    if new.is_dir() and old.is_dir():
+    is_old = old.is_dir()
+    if is_old and new.is_dir():
         raise DataError(f"two folders hold label run {label_run!r}: {new.name} and {old.name}", path=labels_root,
                         fix="rename one of them")  # fmt: skip
-    return old if old.is_dir() else new
+    return old if is_old else new
 
 
 def label_runs(labels_root: Path, datasets: Iterable[str] | None = None) -> list[str]:
@@ -186,27 +191,34 @@ def writer_lock(labels_root: Path, label_run: str, dataset: str) -> Iterator[Non
     """
     run = run_folder(labels_root, label_run)
     folder = make_folder(run / f"dataset={dataset}" if _is_old(run) else run)
-    path = folder / (".lock" if _is_old(run) else f"_{dataset}.lock")
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            raise DgreidError(
-                "another process is labelling this data set in this run",
-                path=path.parent,
-                fix="wait for it, or stop it",
-            ) from err
+    with _locked(folder / (".lock" if _is_old(run) else f"_{dataset}.lock")):
         if _is_old(run):
             for leftover in folder.glob("split=*/.part-*.tmp"):
                 leftover.unlink(missing_ok=True)
         _finish_replacing(labels_root, label_run, dataset)
-        shutil.rmtree(run / _STAGING / dataset, ignore_errors=True)
+        remove_tree(run / _STAGING / dataset)
         try:
             yield
         finally:
-            shutil.rmtree(run / _STAGING / dataset, ignore_errors=True)
-            with suppress(OSError):  # another data set is being labelled
-                (run / _STAGING).rmdir()
+            remove_tree(run / _STAGING / dataset)
+            if not remote(run):
+                with suppress(OSError):  # another data set is being labelled
+                    (run / _STAGING).rmdir()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    what = "labelling this data set in this run"
+    if there := remote(path):
+        with lease(there, what):
+            yield
+        return
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise DgreidError(f"another process is {what}", path=path.parent, fix="wait for it, or stop it") from err
+        yield
 
 
 def write_correction(
@@ -222,9 +234,17 @@ def write_correction(
     Raises ConfigError when the run exists or has no plain name, DataError for a damaged shard, DgreidError when the
     place cannot be written.
     """
+    check_name(label_run)
+    run = labels_root / label_run
+    if remote(run) and (run / _COPYING).exists():  # left by a killed process
+        remove_tree(run / _SHARDS)
+        remove_tree(run)
     check_free(labels_root, label_run)
-    staging = labels_root / f".{label_run}.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
+    staging = labels_root if remote(run) else labels_root / f".{label_run}.tmp"
+    if remote(run):
+        write_text(run / _COPYING, "")
+    else:
+        shutil.rmtree(staging, ignore_errors=True)
     taken = {}
     for shard in label_shards(labels_root, label_run=corrects):
         place = _place(shard)
@@ -234,8 +254,11 @@ def write_correction(
         write_table(renamed, staging / label_run / _SHARDS / place.dataset / place.split / shard.name)
     _write_by_split(staging, label_run, rows)
     write_record(staging, label_run, {**record, CORRECTS: corrects, _TAKEN: taken})
+    if remote(run):
+        (run / _COPYING).unlink()
+        return
     shutil.rmtree(staging / label_run / _STAGING, ignore_errors=True)
-    (staging / label_run).rename(labels_root / label_run)
+    (staging / label_run).rename(run)
     shutil.rmtree(staging)
 
 
@@ -327,6 +350,8 @@ def label_shards(labels_root: Path, *, label_run: str = "*", dataset: str = "*")
     runs = [run_folder(labels_root, label_run)] if label_run != "*" else _run_folders(labels_root)
     found = []
     for run in runs:
+        if remote(run) and (run / _COPYING).exists():
+            continue
         pattern = "dataset=*/split=*/part-*" if _is_old(run) else f"{_SHARDS}/*/*/part-*"
         for path in run.glob(pattern):
             place = _place(path)
@@ -420,9 +445,10 @@ def superseded_rows(shards: Sequence[Path]) -> dict[Path, list[int]]:
     """By shard, the positions of the rows that a newer one has taken the place of; shards without any are left out."""
     query = f"select filename, file_row_number from _shards qualify {_AGE} > 1 order by all"
     found: dict[Path, list[int]] = {}
+    path_of = {str(path): path for path in shards}
     with connect(labels=shards) as connection:
         for name, position in connection.execute(query).fetchall() if shards else ():
-            found.setdefault(Path(name), []).append(position)
+            found.setdefault(path_of[name], []).append(position)
     return found
 
 
@@ -450,9 +476,16 @@ def connect(
     """
     for path in manifests:
         check_file(path, MANIFEST_SCHEMA, fix=f"dgreid manifest {path.stem}")
-    for path in labels:
-        check_shard(path)
+    there = next(filter(None, map(remote, (*manifests, *labels))), None)
+    if there:
+        with ThreadPool(THREADS) as pool:
+            pool.map(check_shard, labels, chunksize=1)
+    else:
+        for path in labels:
+            check_shard(path)
     connection = duckdb.connect()
+    if there:
+        connection.register_filesystem(there.filesystem)
     connection.execute("set TimeZone='UTC'")
     create = "create table" if loaded else "create view"
     _view(connection, "_manifest" if loaded else "manifest", manifests, MANIFEST_SCHEMA)

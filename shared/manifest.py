@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from shared.datasets import FileRecord, locate, resolve_name, scan_dataset
 from shared.errors import DataError
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
+from shared.object_storage import THREADS, remote
 from shared.parquet import iter_rows, read_columns, to_table, write_table
 from shared.progress import Progress
 from shared.schemas import MANIFEST_SCHEMA, ImageStatus, Kind, ManifestRow
@@ -100,7 +101,7 @@ def build_manifest(name: str, data_root: Path, out: Path, *, workers: int = WORK
 
     Args:
         name: any accepted name of the data set.
-        workers: decoding threads.
+        workers: decoding threads, of a folder on this machine.
 
     Raises ConfigError for an unknown name, DataError when the data set is not there, cannot be read whole, has no
     images or a split without people, DgreidError when `out` cannot be written.
@@ -110,6 +111,8 @@ def build_manifest(name: str, data_root: Path, out: Path, *, workers: int = WORK
     for sentence in scanned.told():
         log.warning("%s: %s", name, printable(sentence))
     root, known = locate(name, data_root), _known(name, out)
+    if remote(root):
+        workers = THREADS
     with Progress(f"scan {name}", len(scanned.files)) as progress, ThreadPool(workers) as pool:
         rows = []
         for row in pool.imap(lambda record: _row(name, root, record, known), scanned.files, chunksize=16):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 
 from shared.errors import DataError
 from shared.files import atomic_path
+from shared.object_storage import remote
 
 ROWS_AT_ONCE = 1024  # of a file that is streamed
 _VERSION = b"dgreid.version"
@@ -32,8 +34,9 @@ def read_table(path: Path, schema: pa.Schema, *, fix: str, columns: Sequence[str
     """The rows of a file, all columns or some of them as dictionaries. Raises DataError when the file is damaged (as
     its pages' checksums tell), has other columns than `schema` or another version."""
     try:
-        with pq.ParquetFile(path, read_dictionary=list(columns or ()), page_checksum_verification=True) as file:
-            _check_schema(pq.read_schema(path) if columns else file.schema_arrow, schema, path, fix)
+        source = _source(path)
+        with pq.ParquetFile(source, read_dictionary=list(columns or ()), page_checksum_verification=True) as file:
+            _check_schema(pq.read_schema(source) if columns else file.schema_arrow, schema, path, fix)
             return file.read(columns=list(columns) if columns else None)
     except (OSError, pa.ArrowException) as err:
         raise _damaged(err, path, fix) from err
@@ -42,7 +45,7 @@ def read_table(path: Path, schema: pa.Schema, *, fix: str, columns: Sequence[str
 def read_columns(path: Path, schema: pa.Schema, columns: Sequence[str], *, fix: str) -> pa.Table:
     """Some columns of a file as they are. Raises as `read_table`."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(_source(path)) as file:
             _check_schema(file.schema_arrow, schema, path, fix)
             return file.read(columns=list(columns))
     except (OSError, pa.ArrowException) as err:
@@ -52,7 +55,7 @@ def read_columns(path: Path, schema: pa.Schema, columns: Sequence[str], *, fix: 
 def iter_rows(path: Path, schema: pa.Schema, *, fix: str) -> Iterator[dict[str, object]]:
     """The rows of a file as mappings, read as they are asked for. Raises as `read_table`, at the first row."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(_source(path), page_checksum_verification=True) as file:
             _check_schema(file.schema_arrow, schema, path, fix)
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
                 yield from batch.to_pylist()
@@ -63,10 +66,20 @@ def iter_rows(path: Path, schema: pa.Schema, *, fix: str) -> Iterator[dict[str, 
 def check_file(path: Path, schema: pa.Schema, *, fix: str) -> None:
     """Raises what `read_table` raises, as far as the file's footer shows it."""
     try:
-        found = pq.read_schema(path)
+        found = pq.read_schema(_source(path))
     except (OSError, pa.ArrowException) as err:
         raise _damaged(err, path, fix) from err
     _check_schema(found, schema, path, fix)
+
+
+def row_count(path: Path) -> int:
+    """As the file's footer says it."""
+    return int(pq.read_metadata(_source(path)).num_rows)
+
+
+def _source(path: Path) -> Any:
+    """What pyarrow reads: the file, or the content of an object, whose failures are then told as what they are."""
+    return pa.BufferReader(there.read_bytes()) if (there := remote(path)) else path
 
 
 def _check_schema(found: pa.Schema, schema: pa.Schema, path: Path, fix: str) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.object_store import moto, proxy  # noqa: F401  (fixtures)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _same_environment_everywhere() -> None:

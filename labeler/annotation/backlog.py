@@ -1,10 +1,13 @@
 """The remaining work: manifest minus finished rows, read from disk in small batches, each file checked by its hash."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
 
 from shared.images import UnreadableImageError, image_id_of, read_file
+from shared.object_storage import THREADS, remote
 from shared.schemas import ImageStatus, ManifestRow
 
 
@@ -54,8 +57,7 @@ class Backlog:
 def batches(items: Iterable[Item], root: Path, *, max_images: int, max_bytes: int) -> Iterator[Batch]:
     """Read the items' files into batches of at most `max_images` and, beyond the first image, `max_bytes`."""
     batch = Batch()
-    for item in items:
-        read = _read(item, root)
+    for read in _read_all(items, root):
         full = len(batch.to_send) + len(batch.unreadable) >= max_images
         if full or (batch.to_send and batch.size_bytes + len(read.content) > max_bytes):
             yield batch
@@ -64,6 +66,21 @@ def batches(items: Iterable[Item], root: Path, *, max_images: int, max_bytes: in
         batch.size_bytes += len(read.content)
     if batch.to_send or batch.unreadable:
         yield batch
+
+
+def _read_all(items: Iterable[Item], root: Path) -> Iterator[Item]:
+    """The items in their order; from an object store THREADS at a time."""
+    if not remote(root):
+        yield from (_read(item, root) for item in items)
+        return
+    waiting: deque[AsyncResult[Item]] = deque()
+    with ThreadPool(THREADS) as pool:
+        for item in items:
+            waiting.append(pool.apply_async(_read, (item, root)))
+            if len(waiting) >= THREADS:
+                yield waiting.popleft().get()
+        while waiting:
+            yield waiting.popleft().get()
 
 
 def _read(item: Item, root: Path) -> Item:

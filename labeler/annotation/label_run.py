@@ -14,6 +14,7 @@ import duckdb
 from labeler.grounding.answers import BOUND_TO, LabelSource
 from shared.errors import ConfigError, DataError
 from shared.labels import check_name, connect, label_shards, read_record, record_path, run_folder, write_record
+from shared.object_storage import StorageError, remote
 from shared.schemas import FINAL_STATUSES
 
 
@@ -103,6 +104,12 @@ def _shards_of(labels_root: Path, label_run: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as err:
+        if there := remote(labels_root):
+            raise StorageError(
+                f"the shards of this label run cannot be read ({str(err).splitlines()[0][:200]})",
+                path=str(there / label_run),
+                fix="run the same command again; dgreid verify-labels says whether a shard is damaged",
+            ) from err
         raise DataError(
             f"a shard of this label run cannot be read ({str(err).splitlines()[0][:200]})",
             path=run_folder(labels_root, label_run),

@@ -24,6 +24,7 @@ from pipelines.synthetic.render import DEFAULT_SIZE
 from pipelines.synthetic.writing import GALLERY, QUERY, TRAIN, Picture, PictureTruth, write_pictures
 from shared.errors import ConfigError, DgreidError, UsageError
 from shared.files import make_folder, write_text
+from shared.object_storage import remote
 from shared.progress import Progress
 from shared.schemas import PARTS
 from shared.yaml_files import YamlFileError, read_mapping
@@ -84,6 +85,9 @@ def generate_dataset(
         _refuse_another(folder, recipe)
         log.info("%s is already there, generated with the same parameters: nothing to do", folder)
         return folder
+    if remote(root):
+        raise ConfigError("generated data sets are written into a folder", path=root,
+                          fix="name one with DATA_ROOT=<folder>, and copy it to the store afterwards")  # fmt: skip
     make_folder(root)
     _remove_leftovers(root, folder.name)
     temporary = root / f".{folder.name}.{os.getpid()}.tmp"

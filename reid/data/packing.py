@@ -30,6 +30,7 @@ from shared.files import atomic_path
 from shared.image_cache import pack_name, size_told
 from shared.images import UnreadableImageError
 from shared.manifest import manifest_columns
+from shared.object_storage import THREADS, remote
 from shared.progress import Progress
 from shared.schemas import ImageStatus
 from shared.workspace import Workspace
@@ -204,6 +205,8 @@ def _fill(file: int, first: int, plan: _Plan) -> None:
         return len(places)
 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if remote(plan.root):
+        threads = max(threads, THREADS)
     with Progress(f"pack {plan.dataset}", len(paths)) as progress, ThreadPool(threads) as pool:
         waiting = 0
         try:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shared.errors import DataError, DgreidError, UsageError
-from shared.files import atomic_path, make_folder
+from shared.files import atomic_path, make_folder, remove_file
 
 VERSION = "1"
 GROUP_ROWS = 16_384  # of a row group, what a reader holds at once
@@ -223,7 +223,7 @@ class StoreWriter:
                 ]
                 self._write(columns, path)
             else:
-                path.unlink()
+                remove_file(path)
         return removed
 
     def _next(self) -> Path:

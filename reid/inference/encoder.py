@@ -74,7 +74,7 @@ class PersonEncoder:
         """
         folder = Path(run)
         if not folder.is_dir() and len(folder.parts) == 1:
-            folder = Workspace.from_environment().training_runs / folder
+            folder = Workspace.from_environment().training_run(folder.name)
         trained = read_trained_run(folder)
         return cls(trained.model(), trained.config.model.parts, make_fabric(device, "32-true").device)
 

@@ -14,6 +14,7 @@ Published folds say which identities are for training, one set per fold:
                                    lists the training identities by the numbers in the file names
 """
 
+import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,7 @@ import numpy as np
 from shared.datasets.records import FOLDS_FILE, GRID_PARTITIONS
 from shared.errors import DataError
 from shared.files import write_text
+from shared.object_storage import StorageError
 from shared.schemas import ImageStatus, Kind, ManifestRow
 
 Folds = tuple[frozenset[int], ...]
@@ -197,6 +199,8 @@ def _checked(path: Path, read: Callable[[Path], Iterable[Iterable[Any]]]) -> Fol
     fix = f"expected {expected}; correct it, or delete it to draw random halves"
     try:
         folds = tuple(frozenset(int(number) for number in fold) for fold in read(path))
+    except StorageError:
+        raise
     except Exception as err:  # hostile MATLAB files raise what they like
         told = " ".join(f"{type(err).__name__}: {err}".split())[:200]
         raise DataError(f"not a list of folds ({told})", path=path, fix=fix) from err
@@ -212,7 +216,7 @@ def _listed(path: Path) -> Iterable[Iterable[Any]]:
 def _partitions(path: Path) -> Iterable[Iterable[Any]]:
     from scipy.io import loadmat  # slow to import, needed for GRID's archive only
 
-    cells = loadmat(path, variable_names=["trainIdxAll"])["trainIdxAll"]
+    cells = loadmat(io.BytesIO(path.read_bytes()), variable_names=["trainIdxAll"])["trainIdxAll"]
     return [np.ravel(cell[0, 0][_PEOPLE_FIELD]).tolist() for cell in np.ravel(cells)]
 
 

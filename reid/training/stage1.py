@@ -20,6 +20,7 @@ from reid.training.job import Job, describe_training
 from reid.training.optimizer import prompt_optimizer, set_learning_rate, stage1_lr
 from reid.training.snapshots import require_same
 from reid.training.steps import PromptStep
+from shared.files import remove_file
 from shared.progress import Progress
 
 PROMPTS = "prompts.safetensors"
@@ -102,7 +103,7 @@ def learn_prompts(model: Muva, job: Job) -> Path:
             save_prompts(model, path, job.data)
     job.fabric.barrier()
     if job.fabric.is_global_zero:
-        latest.unlink(missing_ok=True)
+        remove_file(latest)
     return path
 
 

@@ -3,14 +3,17 @@
 import os
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from shared.datasets import csv_table, pattern
 from shared.datasets.description import Description, ForeignDescriptionError, read_description
 from shared.datasets.layouts import LAYOUTS
 from shared.datasets.records import DESCRIPTION_FILE, Scan
 from shared.errors import ConfigError, DataError, UsageError, did_you_mean
+from shared.object_storage import remote
 from shared.schemas import Kind
 
 
@@ -86,7 +89,7 @@ def _spec_of(folder: Path) -> DatasetSpec | None:
     if reason := _why_closed(folder):
         fix = "make it readable for your user (chmod u+rx)"
         return replace(unnamed, problem=DataError(f"the folder cannot be read: {reason}", path=folder, fix=fix))
-    if not os.path.lexists(folder / DESCRIPTION_FILE):
+    if not _exists(folder / DESCRIPTION_FILE, os.path.lexists):
         return None
     try:
         declared = read_description(folder / DESCRIPTION_FILE)
@@ -223,7 +226,7 @@ def _layout_below(folder: Path, spec: DatasetSpec) -> tuple[Path, str] | None:
         places += [place for place in below if place.name not in VARIANTS - {spec.variant}]
     for place in places:
         for layout in spec.layouts:
-            if any(os.path.exists(place / mark) for mark in _marks(layout)):  # noqa: PTH110  (Path.exists raises)
+            if any(_exists(place / mark, os.path.exists) for mark in _marks(layout)):
                 return place, layout
     return None
 
@@ -233,7 +236,18 @@ def _marks(layout: str) -> tuple[str, ...]:
     return LAYOUTS[layout].marks if layout in LAYOUTS else ("",)
 
 
+def _exists(path: Path, look: Callable[[Path], bool]) -> bool:
+    """look: os.path's function, which unlike `Path.exists` never raises."""
+    there = remote(path)
+    return there.exists() if there else look(path)
+
+
 def _listed_in(folder: Path) -> str:
+    if there := remote(folder):
+        try:
+            return ", ".join([path.name for path in there.iterdir()][:12]) or "nothing"
+        except FileNotFoundError:
+            return "no such folder"
     try:
         with os.scandir(folder) as entries:
             return ", ".join(sorted(entry.name for entry in entries)[:12]) or "nothing"
@@ -244,6 +258,8 @@ def _listed_in(folder: Path) -> str:
 
 
 def _folders(place: Path) -> list[Path]:
+    if there := remote(place):
+        return [cast(Path, folder) for folder in there.folders() if not folder.name.startswith(".")]
     try:
         with os.scandir(place) as entries:
             names = [entry.name for entry in entries if not entry.name.startswith(".")]
@@ -254,6 +270,8 @@ def _folders(place: Path) -> list[Path]:
 
 def _why_closed(folder: Path) -> str:
     """Why a folder cannot be listed, "" when it can."""
+    if remote(folder):
+        return ""  # a store refuses all or nothing, and that is an error of its own
     try:
         with os.scandir(folder):
             return ""

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from shared.errors import DataError
+from shared.object_storage import remote
 from shared.schemas import Kind, Split
 from shared.terminal import printable
 
@@ -101,6 +102,11 @@ class Image(NamedTuple):
 
 def walk_files(root: Path) -> Tree:
     """All files under `root`. Linked folders are followed, each once; hidden folders are left out."""
+    if there := remote(root):
+        names = list(there.files())
+        unsafe = {name: "a name that leaves the folder" for name in names if not is_safe(name)}
+        kept = [name for name in names if not any(part.startswith(".") for part in name.split("/")[:-1])]
+        return Tree([name for name in kept if name not in unsafe], unsafe)
     found: list[str] = []
     repeated: list[str] = []
     seen: set[tuple[int, int]] = set()
