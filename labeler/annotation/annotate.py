@@ -131,8 +131,7 @@ def annotate(
     """Label the images of one data set that this label run has not labelled yet.
 
     Args:
-        rows: the manifest of the data set, streamed; iterated twice, to count the remaining images, unless it is an
-            iterator.
+        rows: the manifest of the data set; a ManifestFile is streamed.
         dataset_root: folder that its paths are relative to.
         labels_root: folder of all label runs.
         label_run: name of the run; by default derived from engine, model and prompt version.
@@ -185,30 +184,26 @@ async def annotate_with(
     label_run = label_run or default_label_run(info)
     open_label_run(labels_root, label_run, info)
     with writer_lock(labels_root, label_run, dataset):
-        finished = finished_parts(labels_root, label_run, dataset, final_only=options.retry_failed)
-        backlog = Backlog(info.parts, finished)
+        finished = finished_parts(labels_root, label_run, dataset, info.parts, final_only=options.retry_failed)
+        backlog = Backlog(rows, info.parts, finished)
         writer = LabelWriter(
             labels_root, label_run, dataset, shard_rows=options.shard_rows, shard_seconds=options.shard_seconds
         )
-        is_iterator = iter(rows) is rows
-        total = None if is_iterator else sum(1 for _ in Backlog(info.parts, finished).items(rows))
         metrics = AnnotatorMetrics(dataset, label_run, client.service_metrics)
         with (
             metrics.served(options.metrics),
             run_log(log_path(labels_root, label_run, dataset)),
-            Progress(f"label {dataset}", total) as progress,
+            Progress(f"label {dataset}", backlog.remaining) as progress,
         ):
-            job = _Job(client, info, options, writer, Summary(label_run, dataset), progress, metrics)
+            summary = Summary(label_run, dataset, backlog.done_before)
+            job = _Job(client, info, options, writer, summary, progress, metrics)
             work = batches(
-                backlog.items(_of_dataset(rows, dataset)),
+                _of_dataset(backlog, dataset),
                 dataset_root,
                 max_images=min(options.batch_images, info.max_images),
                 max_bytes=int(info.max_body_bytes * BODY_SHARE),
             )
-            try:
-                return await job.run(work)
-            finally:
-                job.summary.done_before = backlog.done_before
+            return await job.run(work)
 
 
 class _Job:
@@ -391,13 +386,13 @@ class _Job:
         )
 
 
-def _of_dataset(rows: Iterable[ManifestRow], dataset: str) -> Iterator[ManifestRow]:
-    for row in rows:
-        if row.dataset != dataset:
+def _of_dataset(items: Iterable[Item], dataset: str) -> Iterator[Item]:
+    for item in items:
+        if (row := item.row).dataset != dataset:
             raise DataError(
                 f"the manifest of {dataset} has a row of {row.dataset}", path=row.path, fix="scan the data set again"
             )
-        yield row
+        yield item
 
 
 @contextmanager

@@ -84,14 +84,12 @@ async def estimate(
     await client.wait_ready(options.ready_timeout_s)
     info = await client.info()
     label_run = label_run or default_label_run(info)
-    finished = finished_parts(labels_root, label_run, dataset, final_only=options.retry_failed)
-    backlog = Backlog(info.parts, finished)
-    remaining = unreadable = 0
-    for item in backlog.items(rows):
-        remaining += 1
-        unreadable += item.row.status != ImageStatus.OK
+    finished = finished_parts(labels_root, label_run, dataset, info.parts, final_only=options.retry_failed)
+    backlog = Backlog(rows, info.parts, finished)
+    remaining = backlog.remaining
+    unreadable = sum(item.row.status != ImageStatus.OK for item in backlog)
     step = max(1, (remaining - unreadable) // sample)
-    readable = (item for item in Backlog(info.parts, finished).items(rows) if item.row.status == ImageStatus.OK)
+    readable = (item for item in backlog if item.row.status == ImageStatus.OK)
     chosen = islice(readable, 0, step * sample, step)
     size = min(options.batch_images, info.max_images)
     work = batches(chosen, dataset_root, max_images=size, max_bytes=int(info.max_body_bytes * BODY_SHARE))
