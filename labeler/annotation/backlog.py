@@ -1,6 +1,6 @@
 """The remaining work: manifest minus finished rows, read from disk in small batches, each file checked by its hash."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from labeler.grounding.answers import ImageAnswer
 from shared.errors import DataError
 from shared.images import UnreadableImageError, image_id_of, read_file
 from shared.manifest import ManifestFile, manifest_columns
@@ -23,6 +24,10 @@ class Item:
     parts: frozenset[str]
     content: bytes = b""
     unreadable: str = ""  # why it must not be sent
+
+
+Answered = tuple[Item, ImageAnswer | None]  # None: it was not asked about, `unreadable` says why
+Request = Callable[[], Awaitable[Sequence[Answered]]]
 
 
 @dataclass

@@ -72,14 +72,14 @@ def main() -> None:
 
 
 def _tell(result: dict[str, object], name: str) -> None:
-    write_text(Workspace.from_environment().runs_root / "bench" / name, json.dumps(result) + "\n")
+    write_text(Workspace.fromenvironment().runs_root / "bench" / name, json.dumps(result) + "\n")
     print(json.dumps(result))
 
 
 def _measure(images: int, engine: str) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        _make_dataset(place, images)
+        make_dataset(place, images)
         with (
             _server(place / "upstream.log", str(HERE / "instant_upstream.py")) as (_, upstream),
             _server(
@@ -92,12 +92,12 @@ def _measure(images: int, engine: str) -> dict[str, object]:
         ):
             before = _cpu_s(service)
             command = [sys.executable, __file__, "client", url, name]
-            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=_environment())
+            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment())
             client = json.loads(told.stdout)
             return {
                 "images": images,
                 "images_per_s": round(images / client["seconds"], 1),
-                "peak_rss_mb": {"client": client["peak_rss_mb"], "service": _peak_rss_mb(service)},
+                "peak_rss_mb": {"client": client["peak_rss_mb"], "service": peak_rss_mb(service)},
                 "cpu_ms_per_image": {
                     "client": round(client["cpu_s"] / images * 1000, 2),
                     "service": round((_cpu_s(service) - before) / images * 1000, 2),
@@ -109,22 +109,22 @@ def _measure(images: int, engine: str) -> dict[str, object]:
 def _measure_embedded(images: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        _make_dataset(place, images)
+        make_dataset(place, images)
         labels, command = place / "labels", [sys.executable, __file__, "client", "", name]
         resident: list[float] = []
-        process = subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE)
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE)
         started = time.monotonic()
         while len(resident) < 8:
             assert process.poll() is None, "ended before it could be killed: label more images"
-            if _rows_in(labels) >= (len(resident) + 1) * images * len(PARTS) / 10:
+            if rows_in(labels) >= (len(resident) + 1) * images * len(PARTS) / 10:
                 resident.append(_rss_mb(process.pid))
             time.sleep(1)
-        seconds, first_peak = time.monotonic() - started, _peak_rss_mb(process.pid)
+        seconds, first_peak = time.monotonic() - started, peak_rss_mb(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        before = _rows_in(labels)
+        before = rows_in(labels)
         started = time.monotonic()
-        again = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=_environment()).stdout)
+        again = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment()).stdout)
         whole = time.monotonic() - started
         with connect(labels=label_shards(labels)) as connection:
             counted = "select count(*), count(distinct (image_id, part)) from label_rows"
@@ -141,7 +141,7 @@ def _measure_embedded(images: int) -> dict[str, object]:
         }
 
 
-def _rows_in(labels: Path) -> int:
+def rows_in(labels: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in label_shards(labels))
 
 
@@ -156,10 +156,10 @@ def _client(url: str, place: Path) -> None:
     )
     assert not summary.failed, summary.failed
     figures = {"seconds": summary.seconds, "cpu_s": time.process_time() - before}
-    print(json.dumps(figures | {"peak_rss_mb": _peak_rss_mb(os.getpid())}))
+    print(json.dumps(figures | {"peak_rss_mb": peak_rss_mb(os.getpid())}))
 
 
-def _make_dataset(place: Path, images: int) -> None:
+def make_dataset(place: Path, images: int) -> None:
     root = place / DATASET
     root.mkdir()
     ids, sizes = [], []
@@ -211,7 +211,7 @@ def _is_crop(path: Path) -> bool:
 def _server(log: Path, *command: str, **settings: str) -> Iterator[tuple[int, str]]:
     """(process id, URL) of a server that logs its address."""
     with log.open("wb") as file:
-        process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=file, env=_environment() | settings)
+        process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=file, env=environment() | settings)
     try:
         while not (listening := re.search(r"running on (http://[\d.]+:\d+)", log.read_text())):
             assert process.poll() is None, log.read_text()
@@ -222,7 +222,7 @@ def _server(log: Path, *command: str, **settings: str) -> Iterator[tuple[int, st
         process.wait()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LABELER_")}
     return inherited | {"PYTHONPATH": str(HERE.parents[1])}
 
@@ -233,7 +233,7 @@ def _cpu_s(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _peak_rss_mb(process: int) -> float:
+def peak_rss_mb(process: int) -> float:
     """Highest resident memory so far, in MiB, as Linux keeps it."""
     return _status_mb(process, "VmHWM")
 
