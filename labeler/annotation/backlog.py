@@ -100,7 +100,7 @@ def batches(items: Iterable[Item], root: Path, *, max_images: int, max_bytes: in
     """Read the items' files into batches of at most `max_images` and, beyond the first image, `max_bytes`."""
     batch = Batch()
     for item in items:
-        read = _read(item, root)
+        read = read_item(item, root)
         full = len(batch.to_send) + len(batch.unreadable) >= max_images
         if full or (batch.to_send and batch.size_bytes + len(read.content) > max_bytes):
             yield batch
@@ -111,7 +111,8 @@ def batches(items: Iterable[Item], root: Path, *, max_images: int, max_bytes: in
         yield batch
 
 
-def _read(item: Item, root: Path) -> Item:
+def read_item(item: Item, root: Path) -> Item:
+    """The item with its file's content, or with the reason why it must not be sent."""
     row = item.row
     if row.status == ImageStatus.UNREADABLE:
         return Item(row, item.parts, unreadable=row.reason or "unreadable when the data set was scanned")

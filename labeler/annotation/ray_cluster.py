@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,16 +25,15 @@ import pyarrow as pa
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import SecretStr
 
-from labeler.annotation.backlog import Answered, Item, Request
+from labeler.annotation.backlog import Answered, Item, Request, read_item
 from labeler.annotation.client import GroundingClient, ServiceError, ServiceUnfitError, client_of, saying
 from labeler.engines.vllm_processes import started_vllm
 from labeler.grounding.answers import ImageAnswer, ServiceInfo
 from labeler.service.grounding_service import limit_image_threads
 from labeler.settings import Settings
 from shared.errors import ConfigError, DgreidError
-from shared.images import UnreadableImageError, read_file
 from shared.parquet import to_table
-from shared.schemas import MANIFEST_SCHEMA, ImageStatus, ManifestRow
+from shared.schemas import MANIFEST_SCHEMA, ManifestRow
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ MOST_IN_BLOCK = 256  # images that an actor is given at once, and that are asked
 LEAST_IN_BLOCK = 16
 BLOCKS = 64  # ... and as many blocks at least, so that few images are many actors' work, too
 BLOCKS_AT_ONCE = 2  # of an actor: the next one fills the gaps that the last images of a block leave
+CONNECT_S = 10.0
 LOST_STARTS = 20  # actors in a row that may be lost with their machine while they start
 _ADDED = [  # to the columns of the manifest
     pa.field("number", pa.int64(), nullable=False),  # counted through the dataset
@@ -88,11 +89,14 @@ class RayCluster:
         local: dict[str, Any] = {"include_dashboard": False} if self._address == "local" else {}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
         try:
+            if (place := self._address.rpartition("/")[2]) not in ("local", "auto"):
+                host, _, port = place.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()  # Ray would wait for minutes
             self._ray.init(self._address, log_to_driver=False, logging_level=logging.WARNING, **local)
-        except (ConnectionError, TimeoutError, RuntimeError, ValueError) as err:
+        except (OSError, RuntimeError, ValueError, OverflowError) as err:
             raise ConfigError(
                 f"no Ray cluster at {self._address}: {_first_line(err)}",
-                fix="start one (`ray start --head`), or use --cluster local",
+                fix="start one (`ray start --head`), or use --cluster local; if it asks for a token, set RAY_AUTH_MODE",
             ) from err
         return self
 
@@ -108,19 +112,23 @@ class RayCluster:
         reference = probe.remote(self._asking)
         started = time.monotonic()
 
-        def waiting() -> str:
-            held = self._ray.cluster_resources()
+        def room() -> str:
+            asked, held = self._resources(), self._ray.cluster_resources()
             return (
-                f"waiting {time.monotonic() - started:.0f} of {timeout_s:.0f} s for a worker of the cluster with "
-                f"{self._resources()}; it has {held.get('CPU', 0):g} CPUs and {held.get('GPU', 0):g} GPUs"
+                f"it is given {asked['num_cpus']:g} CPUs and {asked['num_gpus']:g} GPUs, "
+                f"the cluster has {held.get('CPU', 0):g} and {held.get('GPU', 0):g}"
             )
+
+        def waiting() -> str:
+            past = time.monotonic() - started
+            return f"waiting {past:.0f} of {timeout_s:.0f} s for a first worker of the cluster: {room()}"
 
         async with saying(waiting):
             ready, _ = await asyncio.to_thread(self._ray.wait, [reference], timeout=timeout_s)
         if not ready:
             self._ray.cancel(reference, force=True)
             raise ServiceError(
-                f"no worker of the cluster is ready after {timeout_s:.0f} s: it was given {self._resources()}",
+                f"no worker of the cluster is ready after {timeout_s:.0f} s: {room()}",
                 fix="see `ray status`, LABELER_RAY_CPUS and LABELER_RAY_GPUS, and the logs of the model server",
             )
         try:
@@ -329,17 +337,12 @@ def _check_unreadable(answered: Sequence[Answered], root: Path) -> None:
     """Raises ConfigError for an image that an actor could not read and this process can: a folder that is not the same
     everywhere would else be labelled unreadable."""
     for item, answer in answered:
-        if answer is not None or item.row.status != ImageStatus.OK:
-            continue
-        try:
-            read_file(root / item.row.path)
-        except UnreadableImageError:
-            continue
-        raise ConfigError(
-            f"a machine of the cluster cannot read an image that this one can ({item.unreadable})",
-            path=root / item.row.path,
-            fix="let every machine see the same DATA_ROOT; where the file was changed, scan the data set again",
-        )
+        if answer is None and read_item(item, root).content:
+            raise ConfigError(
+                f"a machine of the cluster cannot read an image that this one can ({item.unreadable})",
+                path=root / item.row.path,
+                fix="let every machine of the cluster see the same DATA_ROOT under the same path",
+            )
 
 
 def _told(err: DgreidError) -> dict[str, str | None]:

@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _tell(result: dict[str, object], name: str) -> None:
-    write_text(Workspace.fromenvironment().runs_root / "bench" / name, json.dumps(result) + "\n")
+    write_text(Workspace.from_environment().runs_root / "bench" / name, json.dumps(result) + "\n")
     print(json.dumps(result))
 
 

@@ -1,6 +1,7 @@
 """Labelling on a Ray cluster of one, two and three nodes, against the annotator without Ray; nodes and driver killed.
 
     python -m tests.benchmarks.bench_ray [IMAGES]    # 20000 generated crops
+    python -m tests.benchmarks.bench_ray --faults    # the run with faults alone, into ray_faults.json
     python -m tests.benchmarks.bench_ray --pocket    # 500 crops by the pocket grounder: the same rows as without Ray?
 
 The nodes are Ray's own on this machine (`ray.cluster_utils`), each for one actor with the engine body_prior, beside a
@@ -48,11 +49,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         make_dataset(place, images)
-        alone = _labelled(place, "alone", "")
+        if "--faults" in sys.argv:
+            _tell(_with_faults(place, images), "ray_faults.json")
+            return
+        alone = _labelled(place, "alone")
         rates = {}
         for nodes in (1, 2, 3):
             with _cluster(nodes) as cluster:
-                rates[str(nodes)] = _labelled(place, f"nodes{nodes}", cluster.address)
+                rates[str(nodes)] = _labelled(place, f"nodes{nodes}", cluster)
         told = {
             "images": images,
             "images_per_s": rates,
@@ -68,18 +72,17 @@ def _with_faults(place: Path, images: int) -> dict[str, Any]:
     labels, rows = place / "faults", images * len(PARTS)
     events = []
     with _cluster(3) as cluster:
-        process = _started(place, "faults", cluster.address)
+        process = _started(place, "faults", cluster)
         for share in KILLS:
             _wait_for(labels, share * rows, process)
-            victim = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[-1]
-            cluster.remove_node(victim, allow_graceful=False)
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
             events.append({"node killed at rows": rows_in(labels)})
             cluster.add_node(num_cpus=1)
         _wait_for(labels, DRIVER_KILLED * rows, process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         events.append({"driver killed at rows": rows_in(labels)})
-        again = _ended(_started(place, "faults", cluster.address))
+        again = _ended(_started(place, "faults", cluster))
     with connect(labels=label_shards(labels)) as connection:
         counted = "select count(*), count(distinct (image_id, part)) from label_rows where status = 'ok'"
         ((found, pairs),) = connection.execute(counted).fetchall()
@@ -95,9 +98,9 @@ def _pocket() -> dict[str, Any]:
             seed=7, name=DATASET,
         )  # fmt: skip
         build_manifest_of(folder, place)
-        alone = _labelled(place, "alone", "", engine="local")
+        alone = _labelled(place, "alone", engine="local")
         with _cluster(2) as cluster:
-            rate = _labelled(place, "nodes2", cluster.address, engine="local")
+            rate = _labelled(place, "nodes2", cluster, engine="local")
         first, second = (
             {(row.pop("path"), row["part"]): row | {"created_at": None} for row in table.to_pylist()}
             for table in (newest_labels(place / run, "r", DATASET) for run in ("alone", "nodes2"))
@@ -116,10 +119,10 @@ def build_manifest_of(folder: Path, place: Path) -> None:
     build_manifest(folder.name, folder.parent, place / "manifest.parquet")
 
 
-def _driver(place: str, labels: str, address: str, engine: str) -> None:
+def _driver(place: str, labels: str, address: str, nodes: str, engine: str) -> None:
     """What `dgreid label --cluster` runs, in a process that can be killed; prints how it ended."""
     options = AnnotateOptions(cluster=address or None, shard_rows=3_000)
-    settings = load_settings(engine=engine)
+    settings = load_settings(engine=engine, ray_min_actors=max(1, int(nodes)))
     manifest, root = ManifestFile(Path(place) / "manifest.parquet"), Path(place) / DATASET
     summary = annotate(manifest, root, DATASET, Path(labels), "r", settings=settings, options=options)
     assert not summary.failed, summary.failed
@@ -127,8 +130,9 @@ def _driver(place: str, labels: str, address: str, engine: str) -> None:
     print(json.dumps(told))
 
 
-def _started(place: Path, labels: str, address: str, engine: str = "body_prior") -> subprocess.Popen[bytes]:
-    words = ("driver", str(place), str(place / labels), address, engine)
+def _started(place: Path, labels: str, cluster: Any, engine: str = "body_prior") -> subprocess.Popen[bytes]:
+    address, nodes = (cluster.address, len(cluster.worker_nodes)) if cluster else ("", 0)
+    words = ("driver", str(place), str(place / labels), address, str(nodes), engine)
     command = [sys.executable, "-m", "tests.benchmarks.bench_ray", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment())
 
@@ -140,9 +144,9 @@ def _ended(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     return told
 
 
-def _labelled(place: Path, labels: str, address: str, engine: str = "body_prior") -> float:
-    """Images per second of a whole session, from its first request on."""
-    return float(_ended(_started(place, labels, address, engine))["images_per_s"])
+def _labelled(place: Path, labels: str, cluster: Any = None, engine: str = "body_prior") -> float:
+    """Images per second of a whole session; the start of actors is in it, that of the first worker is not."""
+    return float(_ended(_started(place, labels, cluster, engine))["images_per_s"])
 
 
 def _wait_for(labels: Path, rows: float, process: subprocess.Popen[bytes]) -> None:
