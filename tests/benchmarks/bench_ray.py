@@ -1,7 +1,7 @@
 """Labelling on a Ray cluster of one, two and three nodes, against the annotator without Ray; nodes and driver killed.
 
     python -m tests.benchmarks.bench_ray [IMAGES]    # 20000 generated crops
-    python -m tests.benchmarks.bench_ray --faults    # the run with faults alone, into ray_faults.json
+    python -m tests.benchmarks.bench_ray --speed     # one half of it alone, into ray_speed.json; --faults: the other
     python -m tests.benchmarks.bench_ray --pocket    # 500 crops by the pocket grounder: the same rows as without Ray?
 
 The nodes are Ray's own on this machine (`ray.cluster_utils`), each for one actor with the engine body_prior, beside a
@@ -49,22 +49,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         make_dataset(place, images)
-        if "--faults" in sys.argv:
-            _tell(_with_faults(place, images), "ray_faults.json")
-            return
-        alone = _labelled(place, "alone")
-        rates = {}
-        for nodes in (1, 2, 3):
-            with _cluster(nodes) as cluster:
-                rates[str(nodes)] = _labelled(place, f"nodes{nodes}", cluster)
-        told = {
-            "images": images,
-            "images_per_s": rates,
-            "annotator_images_per_s": alone,
-            "over_annotator": {nodes: round(rate / alone, 2) for nodes, rate in rates.items()},
-        }
-        print(json.dumps(told), file=sys.stderr)
-        _tell(told | _with_faults(place, images), "ray.json")
+        told: dict[str, Any] = {"images": images}
+        if "--faults" not in sys.argv:
+            told |= _speed(place)
+        if "--speed" not in sys.argv:
+            told |= _with_faults(place, images)
+        _tell(told, next((f"ray_{word[2:]}.json" for word in sys.argv if word in ("--speed", "--faults")), "ray.json"))
+
+
+def _speed(place: Path) -> dict[str, Any]:
+    alone = _labelled(place, "alone")
+    rates = {}
+    for nodes in (1, 2, 3):
+        with _cluster(nodes) as cluster:
+            rates[str(nodes)] = _labelled(place, f"nodes{nodes}", cluster)
+    return {
+        "images_per_s": rates,
+        "annotator_images_per_s": alone,
+        "over_annotator": {nodes: round(rate / alone, 2) for nodes, rate in rates.items()},
+    }
 
 
 def _with_faults(place: Path, images: int) -> dict[str, Any]:
