@@ -37,7 +37,7 @@ from shared.schemas import MANIFEST_SCHEMA, ManifestRow
 
 log = logging.getLogger(__name__)
 
-MOST_IN_BLOCK = 256  # images that an actor is given at once, and that are asked about again when it is lost ...
+MOST_IN_BLOCK = 64  # images that an actor is given at once, and that are asked about again when it is lost ...
 LEAST_IN_BLOCK = 16
 BLOCKS = 64  # ... and as many blocks at least, so that few images are many actors' work, too
 BLOCKS_AT_ONCE = 2  # of an actor: the next one fills the gaps that the last images of a block leave
@@ -229,7 +229,7 @@ class _Walk:
             batch_size=None,
             batch_format="pyarrow",
             compute=data.ActorPoolStrategy(
-                min_size=settings.ray_min_actors,
+                min_size=min(settings.ray_min_actors, len(blocks)),
                 max_size=settings.ray_max_actors or None,
                 max_concurrent_calls_per_actor=BLOCKS_AT_ONCE,
                 enable_true_multi_threading=True,

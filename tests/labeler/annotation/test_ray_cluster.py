@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from labeler.annotation import ray_cluster
 from labeler.annotation.annotate import AnnotateOptions, annotate, client_for
-from labeler.annotation.client import ServiceError, ServiceUnfitError
+from labeler.annotation.backlog import Item
+from labeler.annotation.client import InProcessClient, ServiceError, ServiceUnfitError
 from labeler.annotation.estimate import estimate
+from labeler.annotation.ray_cluster import Asking, GroundingActor
 from labeler.settings import load_settings
 from shared.errors import ConfigError
 from shared.images import image_id_of
@@ -49,7 +52,7 @@ def table_of(labels: Path) -> list[dict[str, Any]]:
 
 
 def test_the_rows_are_those_of_the_annotator_though_a_node_is_killed(cluster, make_dataset, tmp_path: Path) -> None:
-    root, manifest = make_dataset(640)
+    root, manifest = make_dataset(400)
     (root / manifest[5].path).write_bytes(b"changed")
     (root / manifest[6].path).unlink()
     labels = tmp_path / "on_ray"
@@ -65,8 +68,8 @@ def test_the_rows_are_those_of_the_annotator_though_a_node_is_killed(cluster, ma
     killer.start()
     summary = annotate(manifest, root, "toy", labels, "r", settings=SETTINGS, options=on(cluster))
     killer.join()
-    assert 0 < rows_at_kill[0] < 3 * 640
-    assert (summary.images, summary.done_now, summary.failed) == (640, 640, {"unreadable": 2})
+    assert 0 < rows_at_kill[0] < 3 * 400
+    assert (summary.images, summary.done_now, summary.failed) == (400, 400, {"unreadable": 2})
     counts = Counter((row.image_id, row.part) for row in read_labels(label_shards(labels)))
     assert counts == {(row.image_id, part): 1 for row in manifest for part in PARTS}
 
@@ -74,12 +77,30 @@ def test_the_rows_are_those_of_the_annotator_though_a_node_is_killed(cluster, ma
     assert table_of(labels) == table_of(tmp_path / "here")
 
     again = annotate(manifest, root, "toy", labels, "r", settings=SETTINGS, options=on(cluster))
-    assert (again.done_before, again.done_now) == (640, 0)
-    (root / manifest[5].path).write_bytes(b"")
-    healed = [*manifest[:5], manifest[7].model_copy(update={"image_id": image_id_of(b"new"), "path": "new.png"})]
+    assert (again.done_before, again.done_now) == (400, 0)
+    more = [*manifest[:5], manifest[7].model_copy(update={"image_id": image_id_of(b"new"), "path": "new.png"})]
     (root / "new.png").write_bytes(b"new")
-    last = annotate(healed, root, "toy", labels, "r", settings=SETTINGS, options=on(cluster))
+    last = annotate(more, root, "toy", labels, "r", settings=SETTINGS, options=on(cluster))
     assert (last.done_before, last.done_now, last.failed) == (5, 1, {"unreadable": 1}), "no image, said by the engine"
+
+
+def test_an_actor_that_does_not_see_the_data_set_says_so_and_labels_nothing(make_dataset, tmp_path: Path) -> None:
+    _, manifest = make_dataset(2)
+    asking = Asking(SETTINGS, None, None, connections=1, attempts=1, batch_images=4, ready_timeout_s=10)
+    info = InProcessClient(SETTINGS)._service.info()
+    items = [Item(row, frozenset(PARTS)) for row in manifest]
+    told = GroundingActor(asking, info, tmp_path / "elsewhere")(ray_cluster._block(items, 0)).to_pylist()
+    assert [row["kind"] for row in told] == ["ConfigError"] and "is not on the machine" in told[0]["what"]
+
+
+def test_an_image_that_only_an_actor_cannot_read_stops_the_run(make_dataset, tmp_path: Path) -> None:
+    root, manifest = make_dataset(3)
+    items = [Item(row, frozenset(PARTS), unreadable="No such file") for row in manifest]
+    (root / manifest[0].path).unlink()
+    (root / manifest[1].path).write_bytes(b"changed")
+    ray_cluster._check_unreadable([(item, None) for item in items[:2]], root)
+    with pytest.raises(ConfigError, match=r"cannot read an image that this one can \(No such file\)"):
+        ray_cluster._check_unreadable([(item, None) for item in items], root)
 
 
 async def test_a_dry_run_measures_the_cluster(cluster, make_dataset, tmp_path: Path) -> None:
