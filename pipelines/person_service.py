@@ -7,7 +7,6 @@ or an address; a gallery is chosen when the service starts.
 """
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -18,18 +17,17 @@ import numpy as np
 import torch
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter
 from pydantic import BaseModel
 from torch import Tensor
 
 from labeler.grounding.decoding import ImageLimits, PixelBudget, decoded
-from labeler.service.api_models import GroundRequest, Problem
+from labeler.service.api_models import Problem
 from labeler.service.arrivals import Arrivals, BusyError
-from labeler.service.callers import CallerCheck
 from labeler.service.grounding_service import BODIES, limit_image_threads
-from labeler.service.logs import RequestLog
-from labeler.service.metrics import SECONDS
-from labeler.service.problems import RequestError, install, problem
+from labeler.service.guarded import check_key, guarded_app, image_body
+from labeler.service.metrics import RequestMetrics
+from labeler.service.problems import RequestError, problem
 from labeler.service.request_body import read_batch
 from labeler.settings import Settings
 from reid.evaluation.calibration import Calibration
@@ -95,20 +93,10 @@ class SearchResponse(BaseModel):
     unknown: list[bool | None]
 
 
-class _Metrics:
+class _Metrics(RequestMetrics):
     def __init__(self) -> None:
-        registry = self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "dgreid_requests", "Answered requests", ["method", "route", "status"], registry=registry
-        )
-        self.seconds = Histogram(
-            "dgreid_request_seconds", "From first byte to last", ["route"], buckets=SECONDS, registry=registry
-        )
-        self.in_flight = Gauge("dgreid_requests_in_flight", "Requests being answered", registry=registry)
-        self.images = Counter("dgreid_images", "Images by outcome", ["status"], registry=registry)
-
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
+        super().__init__("dgreid")
+        self.images = Counter("dgreid_images", "Images by outcome", ["status"], registry=self.registry)
 
 
 class PersonService:
@@ -214,23 +202,8 @@ def create_app(service: PersonService) -> FastAPI:
         finally:
             service.close()
 
-    app = FastAPI(
-        title="Person re-identification",
-        version="1",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = guarded_app("Person re-identification", service.settings, service.metrics, lifespan)
     app.state.service = service
-    app.add_middleware(
-        CallerCheck,
-        host=service.settings.host,
-        allowed_hosts=service.settings.allowed_hosts,
-        add_name=", or add the name to LABELER_ALLOWED_HOSTS",
-    )
-    app.add_middleware(RequestLog, metrics=service.metrics)  # type: ignore[arg-type]  # has the counters it uses
-    install(app)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.include_router(_protected)
     app.include_router(_public)
@@ -249,41 +222,12 @@ def _service(request: Request) -> PersonService:
 
 
 async def _demand_key(request: Request) -> None:
-    key = _service(request).settings.api_key
-    if key is None:
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if (
-        not secrets.compare_digest(given.strip().encode(), key.get_secret_value().encode())
-        or scheme.lower() != "bearer"
-    ):
-        raise RequestError(
-            401,
-            "missing or wrong API key",
-            fix="send `Authorization: Bearer <LABELER_API_KEY of the service>`",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+    check_key(request, _service(request).settings.api_key)
 
 
 _public = APIRouter(tags=["state"])
 _protected = APIRouter(dependencies=[Depends(_demand_key)])
-_FORM = {
-    "type": "object",
-    "required": ["images"],
-    "properties": {
-        "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
-        "parts": {"type": "string", "description": "one part"},
-    },
-}
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": GroundRequest.model_json_schema()},
-            "multipart/form-data": {"schema": _FORM},
-        },
-    }
-}
+_BODY = image_body("one part")
 _PROBLEM: dict[str, Any] = {"model": Problem}
 _RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 408, 413, 415, 422, 429, 504), _PROBLEM)
 FalseAccepts = Annotated[Literal["1e-2", "1e-3", "1e-4"], Query(description="rate of the threshold for same_person")]

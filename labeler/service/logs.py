@@ -9,7 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeler.grounding.engine import current_request_id
-from labeler.service.metrics import Metrics
+from labeler.service.metrics import RequestMetrics
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class RequestLog:
     `current_request_id` and the response's X-Request-ID.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

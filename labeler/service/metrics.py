@@ -12,27 +12,39 @@ from labeler.grounding.engine import Engine, HasUpstreams
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
-class Metrics:
-    """The service's counters. Label values are routes and statuses only, so their number is bounded.
+class RequestMetrics:
+    """Counters of requests under names that begin with `prefix`. Label values are routes and statuses only, so their
+    number is bounded."""
+
+    def __init__(self, prefix: str) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            f"{prefix}_requests", "Answered requests", ["method", "route", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            f"{prefix}_request_seconds", "From a request's first byte to its answer's last", ["route"],
+            buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self.in_flight = Gauge(f"{prefix}_requests_in_flight", "Requests being answered", registry=registry)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class Metrics(RequestMetrics):
+    """The labelling service's counters. Label values are routes and statuses only, so their number is bounded.
 
     Args:
         engine: the states of its model servers are read when the metrics are.
     """
 
     def __init__(self, engine: Engine) -> None:
-        registry = self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "labeler_requests", "Answered requests", ["method", "route", "status"], registry=registry
-        )
-        self.seconds = Histogram(
-            "labeler_request_seconds", "From a request's first byte to its answer's last", ["route"],
-            buckets=SECONDS, registry=registry,
-        )  # fmt: skip
+        super().__init__("labeler")
+        registry = self.registry
         self.image_seconds = Histogram(
             "labeler_image_seconds", "One image: decoding, all questions, box checks",
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
-        self.in_flight = Gauge("labeler_requests_in_flight", "Requests being answered", registry=registry)
         self.images_in_work = Gauge("labeler_images_in_work", "Images decoded or with the engine", registry=registry)
         self._images = Counter(
             "labeler_images", "Answered images by the first failed part's status, or ok", ["status"], registry=registry
@@ -46,9 +58,6 @@ class Metrics:
         self._images.labels(str(answer.failure or "ok")).inc()
         self._tokens.labels("prompt").inc(answer.prompt_tokens)
         self._tokens.labels("completion").inc(answer.completion_tokens)
-
-    def text(self) -> bytes:
-        return generate_latest(self.registry)
 
 
 class _Upstreams(Collector):

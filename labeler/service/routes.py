@@ -1,7 +1,6 @@
 """The HTTP interface: /v1/ground, /v1/models, /livez, /readyz, /metrics."""
 
 import asyncio
-import secrets
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -9,9 +8,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from labeler.service import api_models
-from labeler.service.api_models import Alive, GroundRequest, GroundResponse, ModelList, Problem, Ready
+from labeler.service.api_models import Alive, GroundResponse, ModelList, Problem, Ready
 from labeler.service.grounding_service import GroundingService
-from labeler.service.problems import RequestError
+from labeler.service.guarded import check_key, image_body
 from labeler.service.request_body import read_batch
 
 Answer = TypeVar("Answer")
@@ -26,40 +25,13 @@ def _service(request: Request) -> GroundingService:
 
 async def demand_key(request: Request) -> None:  # async although it awaits nothing: FastAPI runs plain ones in a thread
     """Raises RequestError 401 unless the request carries the configured API key, if there is one."""
-    key = _service(request).settings.api_key
-    if key is None:
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    known = key.get_secret_value().encode()
-    if not secrets.compare_digest(given.strip().encode(), known) or scheme.lower() != "bearer":
-        raise RequestError(
-            401,
-            "missing or wrong API key",
-            fix="send `Authorization: Bearer <LABELER_API_KEY of the service>`",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+    check_key(request, _service(request).settings.api_key)
 
 
 public = APIRouter(tags=["state"])  # without the key: what orchestrators probe
 protected = APIRouter(dependencies=[Depends(demand_key)])
 
-_FORM = {
-    "type": "object",
-    "required": ["images"],
-    "properties": {
-        "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
-        "parts": {"type": "string", "description": "comma-separated; all parts when absent"},
-    },
-}
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": GroundRequest.model_json_schema(), "example": api_models.REQUEST},
-            "multipart/form-data": {"schema": _FORM},
-        },
-    }
-}
+_BODY = image_body("comma-separated; all parts when absent", example=api_models.REQUEST)
 _PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/json": {"example": api_models.PROBLEM}}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {"example": api_models.RESPONSE}}},

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from reid.config import load_config, read_config
@@ -22,6 +21,7 @@ from reid.evaluation.evaluate import evaluate_run
 from reid.metrics.scores import spread
 from reid.protocols.protocol import Protocol
 from reid.report.figures import FIRST, SECOND, STYLE, Panel, inline_svg
+from reid.report.page import page_environment
 from reid.report.tables import RESPONSIBLE_USE, Table, markdown_table
 from reid.training.run_folder import versions
 from reid.training.train import train
@@ -143,19 +143,16 @@ def write_benchmark(summary: Mapping[str, Any], folder: Path) -> None:
     write_text(folder / "dg.json", json.dumps(summary, indent=2) + "\n")
     notes = _notes(summary)
     write_text(folder / "dg.md", "\n\n".join([benchmark_table(summary), *notes, RESPONSIBLE_USE]) + "\n")
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("pipelines.recipes"), PackageLoader("reid.report")]),  # the latter: style
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("benchmark.html").render(
-        summary=summary,
-        tables={title: _table(summary, name) for name, title in MEASURES.items()},
-        panel=_panel(summary),
-        notes=notes,
-        responsible_use=RESPONSIBLE_USE,
+    page = (
+        page_environment("pipelines.recipes")
+        .get_template("benchmark.html")
+        .render(
+            summary=summary,
+            tables={title: _table(summary, name) for name, title in MEASURES.items()},
+            panel=_panel(summary),
+            notes=notes,
+            responsible_use=RESPONSIBLE_USE,
+        )
     )
     write_text(folder / "dg.html", page)
 

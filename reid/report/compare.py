@@ -11,7 +11,7 @@ import numpy as np
 from reid.evaluation.comparison import compare_runs, comparison_table, paired_runs, same_queries
 from reid.report import tables
 from reid.report.figures import Panel, cmc_panel
-from reid.report.page import IMAGE_NOTE, TargetRecord, failure, page_environment, tile_maker
+from reid.report.page import IMAGE_NOTE, TargetRecord, failure, one_of_each_image, page_environment, tile_maker
 from reid.report.pictures import Album, part_colours
 from reid.report.run_record import RunRecord, read_run
 from reid.report.write import read_target
@@ -110,7 +110,8 @@ def _differences(
             change = one.average_precision - other.average_precision
             scored = np.flatnonzero(~np.isnan(change))
             order = scored[np.argsort(change[scored], kind="stable")]
-            for better, rows in ((second, order[:DIFFERENT]), (first, order[::-1][:DIFFERENT])):
+            for better, ordered in ((second, order), (first, order[::-1])):
+                rows = one_of_each_image(one, ordered)[:DIFFERENT]
                 chosen = [int(row) for row in rows if (change[row] > 0 if better is first else change[row] < 0)]
                 names = first.name, second.name
                 queries = [failure(row, one, other, tiles[0], tiles[1], names) for row in chosen]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
 
 from reid.evaluation.results import STATES, Examples, QueryResults
 from reid.report import tables
@@ -129,9 +130,10 @@ def render_page(
     return Page(html, album.missing if album else 0)
 
 
-def page_environment() -> Environment:
+def page_environment(*packages: str) -> Environment:
+    """Jinja over the templates of `packages`, then of this room (page.html, report_style.html, macros.html)."""
     return Environment(
-        loader=PackageLoader("reid.report.write"),
+        loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "reid.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -280,13 +282,13 @@ def _failures(queries: QueryResults, before: QueryResults | None, tile: Callable
     precision = 100 * queries.average_precision
     scored = np.flatnonzero(queries.first_rank > 0)
     imperfect = scored[precision[scored] < 100]
-    hardest = imperfect[np.argsort(precision[imperfect], kind="stable")][:HARDEST]
+    hardest = one_of_each_image(queries, imperfect[np.argsort(precision[imperfect], kind="stable")])[:HARDEST]
     groups = [("Lowest average precision", hardest, False)]
     if before is not None and np.array_equal(before.paths[before.query], queries.paths[queries.query]):
         change = precision - 100 * before.average_precision
         order = scored[np.argsort(change[scored], kind="stable")]
-        lost = [row for row in order[:MOST_CHANGED] if change[row] < 0]
-        gained = [row for row in order[::-1][:MOST_CHANGED] if change[row] > 0]
+        lost = [row for row in one_of_each_image(queries, order)[:MOST_CHANGED] if change[row] < 0]
+        gained = [row for row in one_of_each_image(queries, order[::-1])[:MOST_CHANGED] if change[row] > 0]
         groups += [
             ("Most lost by training", np.array(lost, int), True),
             ("Most gained by training", np.array(gained, int), True),
@@ -296,6 +298,12 @@ def _failures(queries: QueryResults, before: QueryResults | None, tile: Callable
         for title, rows, both in groups
         if len(rows)
     ]
+
+
+def one_of_each_image(queries: QueryResults, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The first of the rows of each query image: with many splits an image is a query in several of them."""
+    _, first = np.unique(queries.query[rows], return_index=True)
+    return rows[np.sort(first)]
 
 
 def failure(

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from reid.report.page import Tile
+from reid.report.page import Tile, page_environment
 from reid.report.pictures import Picture, mask_areas, part_colours
 
 
@@ -26,15 +25,8 @@ class Shown:
 def render_strips(title: str, note: str, strips: Mapping[str, Sequence[Shown]], parts: Sequence[str]) -> str:
     """One self-contained page; strips: heading -> the query, then what was found."""
     colours = part_colours(parts)
-    environment = Environment(
-        loader=PackageLoader("reid.report.write"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tiles = {heading: [_tile(one, colours) for one in shown] for heading, shown in strips.items()}
-    return environment.get_template("search.html").render(title=title, note=note, strips=tiles, colours=colours)
+    return page_environment().get_template("search.html").render(title=title, note=note, strips=tiles, colours=colours)
 
 
 def _tile(shown: Shown, colours: Mapping[str, str]) -> Tile:

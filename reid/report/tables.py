@@ -115,12 +115,14 @@ def interval_table(summary: dict[str, Any]) -> Table:
         for state, found in states.items():
             intervals = found.get("intervals") or {}
             errors = (summary["per_split"].get(target, {}).get(state) or {}).get("standard_error") or {}
-            cells = [
-                f"{low:.1f} to {high:.1f}" for low, high in (intervals[name] for name in INTERVAL_SCORES if intervals)
-            ]
+            cells = [_interval(*intervals[name]) for name in INTERVAL_SCORES if intervals]
             told = [f"{errors[name]:.2f}" if name in errors else "one split" for name in INTERVAL_SCORES]
             rows.append((target, state, *(cells or ["–", "–"]), *told))
     return header, rows
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:.1f} to {high:.1f}" if low < high else f"none: {low:.1f} in every resample"
 
 
 def interval_note(summary: dict[str, Any]) -> str:

@@ -113,6 +113,18 @@ def test_pages_of_a_trained_run_in_a_browser(trained: Path, workspace: Workspace
                     assert page.evaluate("document.documentElement.scrollWidth") <= width, link
                     faults = Axe().run(page).response["violations"]
                     assert not [one["id"] for one in faults if one["impact"] in ("serious", "critical")], link
+                points = page.evaluate("fetch('/api/features').then((answer) => answer.json())")
+                inside = [x < sum((min(points["x"]), max(points["x"]))) / 2 for x in points["x"]]
+                assert any(inside) and not all(inside)
+                area = page.locator("#map").bounding_box()  # the map fills it: half of its width is half of the range
+                left, top, middle = area["x"] + 1, area["y"] + 1, area["x"] + area["width"] / 2
+                page.mouse.move(left, top)
+                page.mouse.down()
+                for corner in ((middle, top), (middle, top + area["height"] - 2), (left, top + area["height"] - 2)):
+                    page.mouse.move(*corner)
+                page.mouse.up()
+                page.wait_for_url("**/?picked=*")
+                assert page.locator("#total").text_content() == str(sum(inside))
                 page.goto(address.split("/failures")[0] + links[1])
                 assert not page.locator(".mask").first.is_visible()
                 page.keyboard.press("m")

@@ -40,7 +40,9 @@ SCORES = {"mean_ap", "mean_inp", "rank_1", "rank_5", "rank_10"}
 
 
 @pytest.fixture
-def trained(train_run: Callable[[RunConfig, Path], None], workspace: Workspace, sources: None, run_config: Config) -> Path:
+def trained(
+    train_run: Callable[[RunConfig, Path], None], workspace: Workspace, sources: None, run_config: Config
+) -> Path:
     folder = workspace.training_runs / "run"
     train_run(run_config(), folder)
     return folder
@@ -151,8 +153,12 @@ def test_embeddings_are_used_again_only_for_the_same_checkpoint(
     assert made == ["gamma.untrained.npz"]
 
 
-def test_the_scores_of_random_splits_are_their_mean(train_run: Callable[[RunConfig, Path], None], 
-    workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
+def test_the_scores_of_random_splits_are_their_mean(
+    train_run: Callable[[RunConfig, Path], None],
+    workspace: Workspace,
+    sources: None,
+    run_config: Config,
+    add_loose: Callable[..., None],
 ) -> None:
     add_loose("loose")
     run = workspace.training_runs / "run"
@@ -197,8 +203,12 @@ def test_what_stands_behind_the_scores_is_written_down(trained: Path, workspace:
     assert json.loads((trained / "splits" / "gamma.json").read_text())["rule"] == "fixed query and gallery"
 
 
-def test_every_query_of_every_split_is_written_with_its_ranked_gallery(train_run: Callable[[RunConfig, Path], None], 
-    workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
+def test_every_query_of_every_split_is_written_with_its_ranked_gallery(
+    train_run: Callable[[RunConfig, Path], None],
+    workspace: Workspace,
+    sources: None,
+    run_config: Config,
+    add_loose: Callable[..., None],
 ) -> None:
     """Against a loop over the stored splits and embeddings."""
     add_loose("loose")
@@ -294,8 +304,12 @@ def test_a_source_is_refused_or_marked(trained: Path, workspace: Workspace, add_
     assert found.protocol.endswith("| alpha was trained on: not a cross-domain score")
 
 
-def test_test_images_that_were_trained_on_have_no_score(train_run: Callable[[RunConfig, Path], None], 
-    workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
+def test_test_images_that_were_trained_on_have_no_score(
+    train_run: Callable[[RunConfig, Path], None],
+    workspace: Workspace,
+    sources: None,
+    run_config: Config,
+    add_loose: Callable[..., None],
 ) -> None:
     add_loose("loose")
     run = workspace.training_runs / "run"
@@ -359,8 +373,12 @@ def test_queries_without_a_match_and_duplicates_are_counted(
     assert np.isnan(read_queries(trained, found, "gamma", "trained").average_precision).sum() == 1
 
 
-def test_removal_is_not_claimed_where_no_camera_is_labelled(train_run: Callable[[RunConfig, Path], None], 
-    workspace: Workspace, sources: None, run_config: Config, add_loose: Callable[..., None]
+def test_removal_is_not_claimed_where_no_camera_is_labelled(
+    train_run: Callable[[RunConfig, Path], None],
+    workspace: Workspace,
+    sources: None,
+    run_config: Config,
+    add_loose: Callable[..., None],
 ) -> None:
     add_loose("loose")
     run = workspace.training_runs / "run"

@@ -27,7 +27,9 @@ from reid.evaluation.results import (
 from reid.metrics.paired import paired_difference
 from reid.protocols.protocol import evaluation_splits, parse_protocol
 from reid.report.compare import write_comparison
+from reid.report.page import one_of_each_image
 from reid.report.pictures import mask_outlines
+from reid.report.tables import interval_table
 from reid.report.write import write_report
 from reid.training.run_folder import open_run, write_image_ids
 from shared import labels as shards
@@ -388,6 +390,18 @@ def test_failures_are_the_queries_of_lowest_precision_and_most_changed(run: Path
     assert blocks["caviar: most gained by training"].count("<h4>untrained: ") == len(
         titles["caviar: most gained by training"]
     )
+
+
+def test_an_image_that_is_a_query_of_several_splits_is_shown_once(run: Path) -> None:
+    queries = read_queries(run, read_results(run), "caviar", "trained")
+    twice = replace(queries, query=np.array([4, 7, 4, 7, 9], np.int32))
+    assert one_of_each_image(twice, np.array([2, 1, 0, 4, 3])).tolist() == [2, 1, 4]
+
+
+def test_scores_that_are_the_same_in_every_resample_have_no_interval() -> None:
+    found = {"intervals": {"mean_ap": [1.0, 2.5], "rank_1": [0.0, 0.0]}}
+    _, rows = interval_table({"details": {"grid": {"untrained": found}}, "per_split": {}})
+    assert rows[0][2:4] == ("1.0 to 2.5", "none: 0.0 in every resample")
 
 
 @pytest.fixture

@@ -118,7 +118,9 @@ def test_a_run_of_an_earlier_version_is_resumed(
 
 
 @pytest.mark.usefixtures("sources")
-def test_protocol_and_configuration_belong_together(train_run: Callable[[RunConfig, Path], None], workspace: Workspace, run_config: Config, tmp_path: Path) -> None:
+def test_protocol_and_configuration_belong_together(
+    train_run: Callable[[RunConfig, Path], None], workspace: Workspace, run_config: Config, tmp_path: Path
+) -> None:
     protocol = parse_protocol("alpha2gamma", workspace.data_root)
     with pytest.raises(ConfigError, match="for protocol 'alpha\\+beta2gamma', not 'alpha2gamma'"):
         train_run(protocol, run_config(), tmp_path / "run")
