@@ -13,7 +13,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -160,13 +160,13 @@ class RayCluster:
             count += len(chunk)
         if not blocks:
             return
+        assert self._info is not None, "wait_ready comes first"
         given = (blocks, self._asking, self._info, root.resolve(), self._resources())
+        next_table: Callable[[], pa.Table | None]
         if self._address.startswith("ray://"):  # from outside of a cluster a Ray dataset cannot be walked through
             beside_head = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
             walker = self._ray.remote(_Walk).options(**beside_head).remote(*given)
-
-            def next_table() -> pa.Table | None:
-                return self._ray.get(walker.next_table.remote())
+            next_table = partial(_table_from, self._ray, walker)
         else:
             next_table = _Walk(*given).next_table
         del blocks, given
@@ -241,6 +241,10 @@ class _Walk:
     def next_table(self) -> pa.Table | None:
         """The answers about one block, whichever is next; None at the end."""
         return next(self._tables, None)
+
+
+def _table_from(ray: ModuleType, walker: Any) -> pa.Table | None:
+    return ray.get(walker.next_table.remote())
 
 
 class GroundingActor:

@@ -121,6 +121,8 @@ def test_an_unfit_engine_is_told_as_without_ray(cluster, make_dataset, tmp_path:
             annotate(manifest, root, "toy", tmp_path, "r", settings=strict, options=options)
         told.append((caught.value.what, caught.value.fix))
     assert told[0] == told[1] and not label_shards(tmp_path)
+    with pytest.raises(ConfigError, match="is not on the machine"):  # said by an actor, not by the first worker
+        annotate(manifest, tmp_path / "gone", "toy", tmp_path, "r", settings=SETTINGS, options=on(cluster))
 
 
 def test_a_cluster_without_room_says_what_it_was_asked_for(cluster, make_dataset, tmp_path: Path) -> None:
