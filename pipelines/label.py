@@ -64,8 +64,11 @@ def label(
     settings = None if url else embedded_settings(engine)
     names = split_names(dataset, workspace)
     failures = []
-    here = settings is not None and cluster is None
-    with started_vllm(settings, workspace.runs_root / "logs") if here else nullcontext(settings) as settings:
+    with (
+        started_vllm(settings, workspace.runs_root / "logs")
+        if settings and cluster is None
+        else nullcontext(settings) as settings
+    ):
         for name in names:
             if dry_run:
                 _estimate(name, workspace, settings, url=url, label_run=label_run, options=options)

@@ -18,7 +18,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self
 
 import pyarrow as pa
@@ -243,7 +242,7 @@ class _Walk:
         return next(self._tables, None)
 
 
-def _table_from(ray: ModuleType, walker: Any) -> pa.Table | None:
+def _table_from(ray: Any, walker: Any) -> pa.Table | None:
     return ray.get(walker.next_table.remote())
 
 
@@ -370,7 +369,7 @@ def _first_line(err: Exception) -> str:
     return (str(err).strip().splitlines() or [type(err).__name__])[0][:300]
 
 
-def _imported_ray() -> ModuleType:
+def _imported_ray() -> Any:
     try:
         import ray
         import ray.data
