@@ -14,7 +14,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,6 +83,7 @@ class RayCluster:
         self._address, self._asking = address, asking
         self._ray = _imported_ray()
         self._info: ServiceInfo | None = None
+        self._walk: _Walk | None = None
 
     async def __aenter__(self) -> Self:
         local: dict[str, Any] = {"include_dashboard": False} if self._address == "local" else {}
@@ -100,6 +101,8 @@ class RayCluster:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._walk:
+            self._walk.close()  # else Ray's own threads would connect anew
         self._ray.shutdown()
 
     async def wait_ready(self, timeout_s: float) -> float:
@@ -167,7 +170,8 @@ class RayCluster:
             walker = self._ray.remote(_Walk).options(**beside_head).remote(*given)
             next_table = partial(_table_from, self._ray, walker)
         else:
-            next_table = _Walk(*given).next_table
+            self._walk = _Walk(*given)
+            next_table = self._walk.next_table
         del blocks, given
         answered = bytearray(count)
         ended = False
@@ -240,6 +244,11 @@ class _Walk:
     def next_table(self) -> pa.Table | None:
         """The answers about one block, whichever is next; None at the end."""
         return next(self._tables, None)
+
+    def close(self) -> None:
+        """End the actors, unless a thread is still waiting for a table."""
+        with suppress(ValueError):
+            self._tables.close()
 
 
 def _table_from(ray: Any, walker: Any) -> pa.Table | None:
