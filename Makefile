@@ -214,6 +214,10 @@ bench-labeler: install ## images per second and memory of annotator and service 
 bench-ray: install ## labelling on Ray clusters of 1 to 3 nodes, nodes and driver killed: runs/bench/ray.json [ARGS=--pocket]
 	@$(RUN_PY) -m tests.benchmarks.bench_ray $(ARGS)
 
+.PHONY: bench-attacks
+bench-attacks: install ## how long the service takes to answer while it is attacked: runs/bench/attacks.json, alone on the machine
+	@$(RUN_PY) -m tests.benchmarks.bench_attacks $(ARGS)
+
 .PHONY: bench-eval
 bench-eval: install ## speed and memory of scoring, re-ranking and image loading: [ARGS="market rerank --scale 0.1"]
 	@$(RUN_PY) tests/benchmarks/bench_eval.py $(ARGS)
@@ -225,6 +229,10 @@ bench-model: install ## our model against plain open_clip: speed and memory, alo
 .PHONY: bench-data
 bench-data: install ## speed of packing and of packed batches, time around a training step, memory of a large training set
 	@$(RUN_PY) tests/benchmarks/bench_data.py $(ARGS)
+
+.PHONY: bench-masks
+bench-masks: install ## which form of the attention mask is fastest here [ARGS="--batch 64 --flex"]
+	@$(RUN_PY) tests/benchmarks/bench_masks.py $(ARGS)
 
 .PHONY: gpu-check
 gpu-check: ## what only a GPU can show: equal results, speed and memory against plain CLIP; without one a tiny CPU run

@@ -8,6 +8,7 @@ from pipelines.terminal import print_table, say
 from shared.datasets import EXPECTED, count_splits, differences, known_datasets, locate, resolve_name, scan_dataset
 from shared.errors import ConfigError, UsageError
 from shared.schemas import ManifestRow
+from shared.terminal import printable
 from shared.workspace import Workspace
 
 DatasetNames = Annotated[str, typer.Argument(help="data set name, or several joined by +, e.g. 3dpes+caviar")]
@@ -85,7 +86,5 @@ def show_summary(name: str, rows: list[ManifestRow]) -> None:
         if row.status != "ok":
             unreadable.setdefault(row.reason, []).append(row.path)
     for reason, paths in unreadable.items():
-        say(
-            f"unreadable: {len(paths):,} x {reason}: {', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''}",
-            err=True,
-        )
+        named = ", ".join(map(printable, paths[:3])) + (", ..." if len(paths) > 3 else "")
+        say(f"unreadable: {len(paths):,} x {printable(reason)}: {named}", err=True)

@@ -11,6 +11,7 @@ from pipelines.terminal import say
 from shared.datasets import known_datasets, locate, resolve_name
 from shared.errors import DataError, DgreidError, UsageError
 from shared.manifest import read_manifest
+from shared.terminal import printable
 from shared.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def tell(summary: "Summary", out: Path) -> None:
         + (f", {summary.replaced:,} of them replaced" if summary.replaced else "")
     )
     if broken := summary.unreadable:
-        first = "; ".join(f"{key}: {reason}" for key, reason in list(broken.items())[:SHOWN])
+        first = "; ".join(f"{printable(key)}: {printable(reason)}" for key, reason in list(broken.items())[:SHOWN])
         raise DgreidError(
             f"{len(broken)} images could not be read ({first}{'; ...' if len(broken) > SHOWN else ''})",
             path=out / "unreadable.txt",

@@ -20,7 +20,7 @@ from labeler.exchange.published_masks import read_masks
 from pipelines.datasets import scan
 from pipelines.terminal import say
 from shared.datasets import resolve_name
-from shared.errors import ConfigError
+from shared.errors import ConfigError, UsageError
 from shared.files import write_text
 from shared.labels import choose_label_run
 from shared.schemas import PARTS
@@ -71,6 +71,8 @@ def export_labels(
     ] = "/data/local-files/?d=",
 ) -> None:
     """Write the boxes of one label run for a tool in which people can look at and correct them."""
+    if file.is_dir():  # which an empty name is, too
+        raise UsageError("a folder, not the file to write", path=file, fix=f"name a file, e.g. {dataset}.json")
     workspace = Workspace.from_environment()
     name = resolve_name(dataset, workspace.data_root)
     scan(name, workspace)

@@ -22,6 +22,7 @@ from shared.datasets import locate
 from shared.errors import DgreidError
 from shared.manifest import ManifestFile
 from shared.schemas import ImageStatus
+from shared.terminal import printable
 from shared.workspace import Workspace
 
 
@@ -175,7 +176,7 @@ def _standing(name: str, label_run: str, rows: ManifestFile, workspace: Workspac
     if not failures.images:
         return None
     broken = next((row for row in rows if row.status != ImageStatus.OK), None)
-    first = f"; {broken.path} cannot be read: {broken.reason}" if broken else ""
+    first = f"; {printable(broken.path)} cannot be read: {broken.reason}" if broken else ""
     retry = f"dgreid label {name} --label-run {label_run} --retry-failed asks again"
     files = "replace or delete files that cannot be read; " if broken else ""
     return DgreidError(

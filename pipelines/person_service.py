@@ -7,7 +7,7 @@ or an address; a gallery is chosen when the service starts.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -29,6 +29,7 @@ from labeler.service.guarded import check_key, guarded_app, image_body
 from labeler.service.metrics import RequestMetrics
 from labeler.service.problems import RequestError, problem
 from labeler.service.request_body import read_batch
+from labeler.service.routes import CLIENT_GONE, unless_gone
 from labeler.settings import Settings
 from reid.evaluation.calibration import Calibration
 from reid.inference.embeddings import EmbeddingStore
@@ -126,8 +127,10 @@ class PersonService:
         if self._requests >= self.settings.max_requests:
             raise BusyError(f"{self._requests} requests are in flight", fix="retry after the seconds in Retry-After")
 
-    async def answered(self, request: Request, work: Callable[[tuple[bytes, ...], str | None], Any]) -> Any:
-        """Read a request's images and do `work` on them within all limits."""
+    async def answered(
+        self, request: Request, work: Callable[[tuple[bytes, ...], str | None], Awaitable[Response]]
+    ) -> Response:
+        """Read a request's images and do `work` on them within all limits; no longer than the client waits for it."""
         with self.arrivals.one() as arrival:
             self.refuse_when_full()
             batch = await read_batch(request, self.settings, self.encoder.parts or ("whole",), arrival)
@@ -139,7 +142,8 @@ class PersonService:
             self._requests += 1
             try:
                 async with asyncio.timeout(self.settings.request_timeout_s):
-                    return await work(batch.images, named[0] if named else None)
+                    found = await unless_gone(request, work(batch.images, named[0] if named else None))
+                return Response(status_code=CLIENT_GONE) if found is None else found
             except TimeoutError as err:
                 raise RequestError(504, "not answered in time", fix="send fewer images per request") from err
             finally:
@@ -252,8 +256,7 @@ async def embed(request: Request) -> Response:
         encoder = service.encoder
         return _json(EmbedResponse(model_hash=encoder.model_hash, feature_dim=encoder.feature_dim, images=images))
 
-    answer: Response = await service.answered(request, work)
-    return answer
+    return await service.answered(request, work)
 
 
 @_protected.post("/v1/compare", response_model=CompareResponse, responses=_RESPONSES, openapi_extra=_BODY)
@@ -272,8 +275,7 @@ async def compare(request: Request, false_accepts: FalseAccepts = "1e-3") -> Res
         told = _judged(service.calibration if part is None else None, value, false_accepts)
         return _json(CompareResponse(model_hash=service.encoder.model_hash, similarity=value, **told))
 
-    answer: Response = await service.answered(request, work)
-    return answer
+    return await service.answered(request, work)
 
 
 @_protected.post("/v1/search", response_model=SearchResponse, responses=_RESPONSES, openapi_extra=_BODY)
@@ -306,8 +308,7 @@ async def search(
         unknown = [None if calibration is None else not any(one.same_person for one in hits) for hits in results]
         return _json(SearchResponse(model_hash=service.encoder.model_hash, results=results, unknown=unknown))
 
-    answer: Response = await service.answered(request, work)
-    return answer
+    return await service.answered(request, work)
 
 
 def _judged(calibration: Calibration | None, value: float, false_accepts: str, *, hit: bool = False) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipelines.datasets import split_names
-from pipelines.terminal import emit, print_table, say
+from pipelines.terminal import cut_cell, emit, print_table, say
 from shared.errors import ConfigError, DataError
 from shared.files import write_text
 from shared.labels import connect, corrected_runs, label_runs, label_shards
@@ -117,7 +117,7 @@ def _tabulated(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str,
     from tabulate import tabulate
 
     table = str.maketrans(escapes)
-    cells = [[printable(_short(value)).translate(table) for value in row] for row in rows]
+    cells = [[printable(cut_cell(_short(value))).translate(table) for value in row] for row in rows]
     heads = [printable(name).translate(table) for name in columns]
     return tabulate(cells, heads, tablefmt=form, disable_numparse=True) + "\n"
 

@@ -10,6 +10,7 @@ import typer
 
 from shared.terminal import printable
 
+MAX_CELL = 10_000  # characters of a table's cell
 _CALLED_AS = "DGREID_CALLED_AS"  # set by the Makefile, whose users have no `dgreid` on their PATH
 _COMMAND = re.compile(r"(?<![\w./-])dgreid (?=[a-z])")
 
@@ -25,6 +26,12 @@ def say(text: str, *, err: bool = False) -> None:
     typer.echo(printable(as_called(text), keep="\n"), err=err)
 
 
+def cut_cell(text: str) -> str:
+    """The text of a table's cell, which a person reads: a very long one takes minutes to fold and is cut."""
+    more = len(text) - MAX_CELL
+    return f"{text[:MAX_CELL]}... and {more:,} more characters" if more > 0 else text
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
     """Print a table whole: in a pipe as wide as it is; on a terminal folded, or a block a row when it is far wider."""
     from rich.console import Console
@@ -32,7 +39,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
     from rich.text import Text
 
     def cell(value: object) -> Text:
-        return Text("" if value is None else printable(value))
+        return Text("" if value is None else printable(cut_cell(str(value))))
 
     console = Console()
     if not console.is_terminal:

@@ -1,6 +1,5 @@
 """`train`: both stages of one protocol, resumed when the run folder already exists."""
 
-from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -53,8 +52,10 @@ def train(
             for source in parsed.sources:
                 scan(source, workspace)
             for target in parsed.targets:
-                with suppress(DataError):  # not on this machine: training says that it was not checked
+                try:
                     scan(target, workspace)
+                except DataError as err:  # e.g. not on this machine
+                    say(f"target {target}: {err}", err=True)
         fabric.barrier()
         train_both_stages(parsed, config, workspace, folder, fabric)
     if fabric.is_global_zero:

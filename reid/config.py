@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import ConfigError, DataError, did_you_mean
-from shared.schemas import PARTS
+from shared.parts import PARTS
 
 # Earlier names of keys, still read from config.yaml of existing runs, presets and overrides.
 RENAMED = {"visible_share": "patch_coverage", "crop_keeps": "min_box_visibility"}  # of section `data`
@@ -161,6 +161,7 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, gt=0)  # processes, one device each, that share every batch
     compile: bool = False  # torch.compile of both encoders; pays off after minutes, not in short runs
+    cuda_graphs: bool = False  # with compile, on a GPU: kernels of the image encoder are recorded once and replayed
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16-mixed on GPUs that have it
     tf32: bool = False  # GPUs may round the factors of float32 products; faster, and no longer what a CPU computes
     model: ModelConfig = ModelConfig()
@@ -174,6 +175,12 @@ class RunConfig(Section):
     def _weights_are_named(self) -> "RunConfig":
         if self.model.weights_file and not self.model.weights_sha256:
             raise ValueError("model.weights_file needs model.weights_sha256, so that a run names its weights")
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_are_of_compiled_code(self) -> "RunConfig":
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("cuda_graphs needs compile")
         return self
 
 

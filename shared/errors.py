@@ -11,6 +11,8 @@ Commands turn any of these into one sentence on stderr and its exit code; nothin
 from collections.abc import Iterable
 from pathlib import Path
 
+from shared.terminal import printable
+
 
 class DgreidError(Exception):
     """A failure with its place and its remedy.
@@ -25,7 +27,8 @@ class DgreidError(Exception):
 
     def __init__(self, what: str, *, fix: str, path: Path | str | None = None) -> None:
         self.what, self.fix, self.path = what, fix, path
-        super().__init__(f"{what}{f' [{path}]' if path is not None else ''}\n  fix: {fix}")
+        where = "" if path is None else f" [{printable(path)}]"
+        super().__init__(f"{what}{where}\n  fix: {fix}")
 
 
 class UsageError(DgreidError):

@@ -22,7 +22,9 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         _require_regular(status.st_mode)
-        content = file.read(max_bytes + 1) if status.st_size <= max_bytes else None
+        content = file.read(status.st_size + 1) if status.st_size <= max_bytes else None
+        if content is not None and len(content) > status.st_size:  # it grew, or has no size, as those of /proc
+            content += file.read(max_bytes + 1 - len(content))
     if content is None or len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"larger than the limit of {_bytes_told(max_bytes)}")
     return content

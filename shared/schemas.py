@@ -1,4 +1,5 @@
-"""The contracts between the stages: part vocabulary, manifest rows and label rows, as types and as Arrow schemas."""
+"""The contracts between the stages: manifest rows and label rows, as types and as Arrow schemas; the part vocabulary is
+that of shared.parts."""
 
 import enum
 from datetime import datetime
@@ -7,12 +8,11 @@ from typing import Literal, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shared.parts import PART_WORDS as PART_WORDS
+from shared.parts import PARTS as PARTS
+
 MANIFEST_VERSION = 3  # before 3, identity 0 and -1 and camera 0 had meanings of their own
 LABEL_VERSION = 2
-
-# Order matters: part tokens, prompts, masks and label rows all use it.
-PARTS: tuple[str, ...] = ("head", "upper_body", "legs")
-PART_WORDS: dict[str, str] = {"head": "head", "upper_body": "upper body", "legs": "legs"}
 
 Split = Literal["train", "query", "gallery", "all"]
 

@@ -1,9 +1,5 @@
 """Responses of servers that may send anything: nothing is unpacked, none is longer or takes longer than was said."""
 
-import json
-import time
-from typing import Any
-
 import aiohttp
 import httpx
 
@@ -38,7 +34,8 @@ class BoundedHttp(httpx.AsyncBaseTransport):
                 timeout=aiohttp.ClientTimeout(total=whole_s, sock_connect=limits["connect"], sock_read=limits["read"]),
                 allow_redirects=False,
             ) as response:
-                if _is_encoded(encoding := response.headers.get("Content-Encoding", "")):
+                encoding = ", ".join(response.headers.getall("Content-Encoding", []))  # it may be said in several lines
+                if _is_encoded(encoding):
                     raise httpx.RemoteProtocolError(f"an encoded response ({encoding[:20]!r})", request=request)
                 content = bytearray()
                 async for chunk in response.content.iter_any():
@@ -64,20 +61,6 @@ class BoundedHttp(httpx.AsyncBaseTransport):
                 skip_auto_headers=("Accept-Encoding", "User-Agent"),
             )
         return self._session
-
-
-def bounded_json(http: httpx.Client, url: str, timeout_s: float) -> Any:
-    """The JSON of a response. Raises ValueError for one that is encoded, over MAX_REPLY bytes or not there in time."""
-    until = time.monotonic() + timeout_s
-    content = bytearray()
-    with http.stream("GET", url, headers=NOTHING_PACKED) as response:
-        if _is_encoded(response.headers.get("content-encoding", "")):
-            raise ValueError("an encoded response")
-        for chunk in response.iter_bytes():
-            content += chunk
-            if len(content) > MAX_REPLY or time.monotonic() > until:
-                raise ValueError("too large, or too slow")
-    return json.loads(content)
 
 
 def _is_encoded(header: str) -> bool:

@@ -102,13 +102,15 @@ class Replica:
 
     async def check(self, model: str, timeout_s: float) -> None:
         """Raises EngineError unless it lists `model` now."""
-        listed = (await self.ask("GET", "/v1/models", timeout_s=timeout_s)).get("data")
-        names = (
-            [str(entry.get("id")) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-        )
+        names = [str(entry.get("id")) for entry in await self.listed(timeout_s) if isinstance(entry, dict)]
         if model not in names:
             listing = str(names)[:SHOWN]
             raise EngineError(f"the server does not list {model!r} but {listing}", path=self.name, fix=FIX)
+
+    async def listed(self, timeout_s: float) -> list[Any]:
+        """Its models, as it says it. Raises EngineError."""
+        found = (await self.ask("GET", "/v1/models", timeout_s=timeout_s)).get("data")
+        return found if isinstance(found, list) else []
 
     def _request(
         self, method: str, path: str, payload: dict[str, Any] | None, timeout_s: float | None
@@ -231,6 +233,10 @@ class Replicas:
                 raise result
         if len(faults) == len(self._servers):
             raise faults[0]
+
+    async def listed(self) -> list[Any]:
+        """The models of the first server, as it says it. Raises EngineError."""
+        return await self._servers[0].listed(self._probe_timeout_s)
 
     def states(self) -> tuple[UpstreamState, ...]:
         return tuple(UpstreamState(server.name, server.up, server.in_flight) for server in self._servers)

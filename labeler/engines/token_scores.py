@@ -8,6 +8,7 @@ from typing import Any
 from labeler.grounding.parsing.parse import parse_answer
 from labeler.grounding.vocabulary import Vocabulary
 
+ROUNDING = 1e-3  # log-probabilities of half precision may be a little above 0
 _NUMBER = re.compile(r"(?<![\w.])-?\d++(?:\.\d++)?(?:[eE][+-]?\d++)?(?![A-Za-z_])")
 
 
@@ -71,11 +72,16 @@ def _tokens(logprobs: Any) -> list[tuple[str, float]]:
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
         return []
-    pairs = [(item.get("token"), _log(item.get("logprob"))) for item in content if isinstance(item, dict)]
-    return [(token, logprob) for token, logprob in pairs if isinstance(token, str) and logprob is not None]
+    tokens = []
+    for item in content:
+        token, logprob = (item.get("token"), _log(item.get("logprob"))) if isinstance(item, dict) else (None, None)
+        if not isinstance(token, str) or logprob is None:  # without it the others are another text
+            return []
+        tokens.append((token, logprob))
+    return tokens
 
 
 def _log(value: Any) -> float | None:
     """The logarithm of a probability; None for what is none, as an integer of hundreds of digits."""
-    is_one = (isinstance(value, float) and not math.isnan(value)) or (type(value) is int and abs(value) < 2**53)
-    return min(0.0, float(value)) if is_one else None
+    is_number = isinstance(value, float) or (type(value) is int and abs(value) < 2**53)
+    return min(0.0, float(value)) if is_number and value <= ROUNDING else None

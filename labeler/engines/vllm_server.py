@@ -11,6 +11,7 @@ import json
 import logging
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,13 +19,13 @@ import httpx
 from PIL import Image
 
 from labeler.engines.answers import LONG_ANSWER, only_reasoned, outcomes, refused
-from labeler.engines.bounded_http import bounded_json
 from labeler.engines.replicas import Replicas
 from labeler.engines.token_check import TokenCheck
 from labeler.grounding.coordinates import ModelFamily, Sent, family_of, prepare
 from labeler.grounding.engine import (
     EngineAnswer,
     EngineAwayError,
+    EngineError,
     EngineIdentity,
     EngineRefusedError,
     PartOutcome,
@@ -173,7 +174,7 @@ class VllmServer:
         return await self._servers.ask("/v1/chat/completions", payload, chat_fault)
 
 
-def family_of_served(settings: Settings, transport: httpx.BaseTransport | None = None) -> ModelFamily:
+def family_of_served(settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> ModelFamily:
     """The family of a model that may be served under any name (`--served-model-name mine`).
 
     The first of LABELER_FAMILY, config.json in the model's folder, its name, and `root` in the server's model list that
@@ -182,7 +183,7 @@ def family_of_served(settings: Settings, transport: httpx.BaseTransport | None =
     Args:
         transport: replaces the network in tests.
 
-    Raises ConfigError when none of them names a known family.
+    Raises ConfigError when none of them names a known family, or the server's address is none.
     """
     if settings.family:
         return family_of(settings.model, settings.family)
@@ -204,20 +205,25 @@ def _configured_as(model: str) -> str:
         return ""
 
 
-def _roots(settings: Settings, transport: httpx.BaseTransport | None) -> list[str]:
+def _roots(settings: Settings, transport: httpx.AsyncBaseTransport | None) -> list[str]:
     """Where the first server loaded its model from (`root` in vLLM's model list), and the configuration there."""
-    key = settings.upstream_api_key
-    try:
-        with httpx.Client(
-            headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
-            timeout=settings.connect_timeout_s,
-            transport=transport,
-            trust_env=False,
-        ) as http:
-            listed = bounded_json(http, f"{settings.upstream_urls[0]}/v1/models", settings.probe_timeout_s)["data"]
-        roots = [str(entry["root"]) for entry in listed if entry.get("id") == settings.model and entry.get("root")]
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return []  # not up, or not vLLM
+
+    async def listed() -> list[Any]:
+        servers = Replicas.from_settings(settings, transport)
+        try:
+            return await servers.listed()
+        except EngineError:
+            return []  # not up, or not vLLM
+        finally:
+            await servers.close()
+
+    with ThreadPoolExecutor(1) as thread:  # this one may have an event loop of its own
+        entries = thread.submit(asyncio.run, listed()).result()
+    roots = [
+        str(entry["root"])
+        for entry in entries
+        if isinstance(entry, dict) and entry.get("id") == settings.model and entry.get("root")
+    ]
     return [*map(_configured_as, roots), *roots]
 
 

@@ -17,6 +17,8 @@ from labeler.exchange.foreign_json import (
 from labeler.exchange.part_boxes import PartBoxes
 from shared.geometry import Box
 
+XYWH_MODES = (1, "XYWH_ABS", "BoxMode.XYWH_ABS")
+
 
 def to_coco(images: Sequence[PartBoxes], parts: Sequence[str]) -> dict[str, Any]:
     """A COCO mapping; categories are the parts in order, file_name is relative to the data set's folder."""
@@ -66,6 +68,8 @@ class _Annotation(Entry):
     segmentation: Any = None
     iscrowd: Any = 0
     keypoints: Any = None
+    bbox_mode: Any = None  # Detectron2: 1 is x, y, width, height
+    deleted: Any = None  # COCO Annotator
 
 
 def from_coco(content: Any, problems: Problems) -> ImportedLabels:
@@ -111,6 +115,10 @@ def _add(
         raise NotUnderstoodError(f"{part!r} is a crowd or a mask (`iscrowd`), not a rectangle")
     if annotation.keypoints:
         raise NotUnderstoodError(f"{part!r} has keypoints; only rectangles can be imported")
+    if annotation.bbox_mode not in (None, *XYWH_MODES):
+        raise NotUnderstoodError(f"`bbox_mode` says that the bbox of {part!r} is not x, y, width, height")
+    if annotation.deleted:
+        raise NotUnderstoodError(f"{part!r} is marked as deleted")
     x, y, width, height = annotation.bbox
     add_box(boxes[annotation.image_id], part, x, y, width, height)
 

@@ -23,6 +23,7 @@ from shared.schemas import ImageStatus, LabelRow, LabelStatus, ManifestRow
 
 ENGINE, PROMPT_VERSION, FLAG = "import", "corrected", CORRECTED
 TOLERANCE_PX = 0.1  # tools round: percentages with few digits are no corrections
+MAX_BEYOND = 0.2  # of the image side: people draw a little over the edge
 OVERHANG_PX = 1.0  # how far a box may reach out of an image whose size the file does not say
 
 
@@ -205,6 +206,12 @@ def _changes(
             raise NotUnderstoodError(
                 f"the box of {part!r} ({numbers}) reaches out of the image of {image.width} x {image.height} pixels, "
                 "and the file does not say the image's size; was it drawn on a resized image?"
+            )
+        across, down = max(-box.x_min, box.x_max - image.width), max(-box.y_min, box.y_max - image.height)
+        if across > MAX_BEYOND * image.width or down > MAX_BEYOND * image.height:
+            raise NotUnderstoodError(
+                f"the box of {part!r} ({numbers}) reaches far out of the image of {image.width} x {image.height} "
+                "pixels: are these two corners, not x, y, width, height?"
             )
         changes[part] = _Change("moved" if part in before else "added", checked.box, checked.flags)
     return changes

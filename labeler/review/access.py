@@ -9,6 +9,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+MAX_IMAGES = 50_000  # of one request
+MAX_VALUES = MAX_IMAGES + 256  # of a body
+MAX_BODY_BYTES = 4 * 2**20  # 50,000 ids
 HEADERS = {
     # nothing from elsewhere, no script or style in a page's text
     "content-security-policy": "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'; "
@@ -57,6 +60,42 @@ class TokenCheck:
 
     def _is_right(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self._token.encode())
+
+
+class BodyLimit:
+    """ASGI middleware that refuses (413) bodies of more bytes or values than a page of ours sends, before they are
+    parsed: JSON of a few megabytes can hold millions of values, which take minutes with the interpreter's lock held."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body, values, more = bytearray(), 0, True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # the browser has gone
+            piece = message.get("body", b"")
+            body += piece
+            values += piece.count(b",")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY_BYTES or values > MAX_VALUES:
+                text = f"more than {MAX_BODY_BYTES} bytes or {MAX_VALUES} values: choose fewer images\n"
+                await PlainTextResponse(text, status_code=413)(scope, receive, send)
+                return
+        given = False
+
+        async def again() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        await self._app(scope, again, send)
 
 
 def _local(url: URL, query: str) -> str:

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from labeler.review.access import TokenCheck
+from labeler.review.access import MAX_IMAGES, BodyLimit, TokenCheck
 from labeler.review.corrections import ConflictError, Corrections, version_of
 from labeler.review.pictures import Pictures
 from labeler.review.ranked import FeatureMap, RankedTarget, neighbours
@@ -51,7 +51,7 @@ class Decision(BaseModel):
 class ManyImages(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    image_ids: Annotated[list[ImageId], Field(max_length=50_000)]
+    image_ids: Annotated[list[ImageId], Field(max_length=MAX_IMAGES)]
     absent: str | None = None  # a part; by default the images are accepted
 
 
@@ -426,6 +426,7 @@ def create_app(
         }
 
     app.mount("/static", StaticFiles(directory=Path(str(resources.files("labeler.review"))) / "static"))
+    app.add_middleware(BodyLimit)
     app.add_middleware(TokenCheck, token=token, port=port)
     app.add_middleware(CallerCheck, host="127.0.0.1")
     return app

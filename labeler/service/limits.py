@@ -26,6 +26,9 @@ class BoundedHttp(HttpToolsProtocol):
     When there are `max_connections`, a new one replaces the one that has been waiting for its client for the longest
     time: idle, in the middle of a request, or with an answer that the client does not read. A connection whose request
     is being answered is never closed; when all are, the new one is.
+
+    A request that comes before the one before it was answered ends the connection with that answer, as HTTP allows, and
+    is sent again by its client. uvicorn would queue it and stop reading, and so not notice that the client has gone.
     """
 
     max_connections = 512
@@ -35,6 +38,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._waiting = 0  # bytes received since the last complete head or piece of body
         self._since = time.monotonic()  # when it began to wait for its client
         self._arriving = True  # it waits for a head or a body
+        self._ends = False  # with the answer that is being made; what else arrives is not read
         self._head_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -48,6 +52,8 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._ends:
+            return
         self._waiting += len(data)
         if self._head_deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()  # of the next request
@@ -55,19 +61,27 @@ class BoundedHttp(HttpToolsProtocol):
         if self._waiting > MAX_HEAD and not self.transport.is_closing():
             self.send_400_response(f"More than {MAX_HEAD} bytes of headers.")
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._ends, self.cycle.keep_alive = True, False
+
     def on_headers_complete(self) -> None:
         self._waiting = 0
-        self._cancel_head_deadline()
-        super().on_headers_complete()
+        if not self._ends:
+            self._cancel_head_deadline()
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._waiting = 0
-        super().on_body(body)
+        if not self._ends:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._waiting = 0
-        self._arriving = False
-        super().on_message_complete()
+        if not self._ends:
+            self._arriving = False
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         self._arriving, self._since = True, time.monotonic()

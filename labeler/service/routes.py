@@ -50,7 +50,7 @@ async def ground(request: Request) -> Response:
         batch = await read_batch(request, service.settings, service.vocabulary.parts, arrival)
         request.state.images = len(batch.images)  # for the log
         with service.admitted():
-            answers = await _unless_gone(request, service.ground(batch.images, batch.parts))
+            answers = await unless_gone(request, service.ground(batch.images, batch.parts))
     if answers is None:
         return Response(status_code=CLIENT_GONE)
     identity = service.engine.identity
@@ -65,7 +65,7 @@ async def ground(request: Request) -> Response:
     return Response(response.model_dump_json(), media_type="application/json")
 
 
-async def _unless_gone(request: Request, work: Awaitable[Answer]) -> Answer | None:
+async def unless_gone(request: Request, work: Awaitable[Answer]) -> Answer | None:
     """The result of `work`; None, with `work` cancelled, once the client has closed the connection.
 
     To be called when the body has been read: what is received after it is the end of the connection.

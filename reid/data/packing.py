@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 SPARE_BYTES = 2 * 2**30  # of the disk that are left free
 CHUNK = 16  # images decoded by a thread at a time
+SYNCED_BYTES = 64 * 2**20  # written before the disk is asked to keep them
 _FORMAT = "dgreid.packed.1"
 
 
@@ -180,30 +181,47 @@ def _make(plan: _Plan, limit_bytes: int) -> np.memmap | None:
         return None
     log.info("%s: decoded once, into %s", told, plan.file)
     with atomic_path(plan.file) as temporary:
-        pack = np.lib.format.open_memmap(temporary, mode="w+", dtype=plan.kind, shape=(len(plan.paths),))
-        with temporary.open("r+b") as file:  # a full disk is an error now, not a killed process later
-            os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-        _fill(pack, plan)
-        pack.flush()
-        del pack
+        np.lib.format.open_memmap(temporary, mode="w+", dtype=plan.kind, shape=(len(plan.paths),))
+        with temporary.open("r+b") as file:
+            size = temporary.stat().st_size
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not in the middle
+            _fill(file.fileno(), size - plan.size_bytes, plan)
     return _opened(plan)
 
 
-def _fill(pack: np.memmap, plan: _Plan) -> None:
-    paths, ids = plan.paths.to_pylist(), plan.image_ids.to_pylist()
+def _fill(file: int, first: int, plan: _Plan) -> None:
+    """Write all records to an open file, from byte `first`: many in one call, as pages of a map are slow to write."""
+    paths, ids, each = plan.paths.to_pylist(), plan.image_ids.to_pylist(), plan.kind.itemsize
 
     def decode(start: int) -> int:
         places = range(start, min(start + CHUNK, len(paths)))
-        for place in places:
+        records = np.empty(len(places), plan.kind)
+        for place, record in zip(places, records, strict=True):
             pixels = load_scanned_pixels(plan.root / paths[place], ids[place])
-            pack[place]["size"] = pixels.shape[1:]
-            pack[place]["pixels"] = resized_pixels(pixels, plan.size, plan.mode).numpy()
+            record["size"] = pixels.shape[1:]
+            record["pixels"] = resized_pixels(pixels, plan.size, plan.mode).numpy()
+        _write_at(file, records.view(np.uint8), first + start * each)
         return len(places)
 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with Progress(f"pack {plan.dataset}", len(paths)) as progress, ThreadPool(threads) as pool:
+        waiting = 0
         try:
             for done in pool.imap_unordered(decode, range(0, len(paths), CHUNK)):
                 progress.advance(done)
+                waiting += done * each
+                if waiting >= SYNCED_BYTES:  # the disk works while the threads decode
+                    os.fsync(file)
+                    waiting = 0
         except UnreadableImageError as err:
             raise changed_since(err) from err
+        finally:  # no thread writes once the file is closed
+            pool.terminate()
+            pool.join()
+
+
+def _write_at(file: int, content: np.ndarray, place: int) -> None:
+    view = content.data
+    while view:
+        written = os.pwrite(file, view, place)
+        view, place = view[written:], place + written

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 MEAN = STD = 0.5  # of every channel, after scaling to 0..1
 TRAINING: Interpolation = "bicubic"  # Sec. 5 of the method
 TESTING: Interpolation = "bilinear"  # also of the feature bank
-_SCALE, _SHIFT = np.float32(1 / (255 * STD)), np.float32(MEAN / STD)  # x * scale - shift, of bytes
+_NORMALISED = np.arange(256, dtype=np.float32) * np.float32(1 / (255 * STD)) - np.float32(MEAN / STD)  # of every byte
 
 
 def resized_boxes(boxes: np.ndarray, originals: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -33,11 +34,11 @@ def visible_patches(boxes: Tensor, grid: PatchGrid, patch_coverage: float) -> Te
 
 def normalised(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] in 0..255 -> float32 in -1..1 (mean and deviation 0.5)."""
-    if images.device.type == "cpu":  # in NumPy: torch's threads would keep spinning beside the loading threads
+    if images.device.type == "cpu":  # not by torch, whose threads would keep spinning beside the loading threads
         values = np.empty(images.shape, np.float32)
+        rows, width = images.shape[1] * images.shape[2], images.shape[3]
         for image, value in zip(images.numpy(), values, strict=True):  # one image at a time stays in the cache
-            np.multiply(image, _SCALE, out=value, dtype=np.float32)
-            np.subtract(value, _SHIFT, out=value)
+            cv2.LUT(image.reshape(rows, width), _NORMALISED, dst=value.reshape(rows, width))
         return torch.from_numpy(values)
     scaled = images.to(torch.float32)
     # (x / 255 - MEAN) / STD in a single pass over the new tensor

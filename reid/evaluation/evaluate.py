@@ -47,7 +47,7 @@ from reid.protocols.protocol import (
     shared_images,
     training_rows,
 )
-from reid.protocols.splits import store_splits, stored_splits
+from reid.protocols.splits import left_out, store_splits, stored_splits
 from reid.training.run_folder import read_image_ids
 from shared.datasets import locate
 from shared.errors import ConfigError, DataError, DgreidError
@@ -71,6 +71,7 @@ class Target:
     splits: list[EvaluationSplit]
     rows: list[ManifestRow]
     folder: Path
+    left_out: list[str]  # see reid.protocols.splits
 
     @property
     def image_ids(self) -> list[str]:
@@ -235,9 +236,8 @@ def _target(
     if written:
         store_splits(run_folder, name, splits, seed=config.seed)
     needed = {row.path: row for split in splits for row in [*split.query, *split.gallery]}
-    return Target(
-        name, role, protocol, splits, [needed[path] for path in sorted(needed)], locate(name, workspace.data_root)
-    )
+    used = [needed[path] for path in sorted(needed)]
+    return Target(name, role, protocol, splits, used, locate(name, workspace.data_root), left_out(rows, splits))
 
 
 def _models(config: RunConfig, checkpoint: Path, fabric: Fabric) -> list[ScoredModel]:
@@ -441,6 +441,7 @@ def _described(target: Target, valid: int, leaks: int, *, selected_on: str, re_r
         "scored_duplicates": sum(scored),
         "cameras": cameras,
         "trained_on": leaks,
+        "left_out": target.left_out,
     }
 
 

@@ -70,7 +70,7 @@ class RunResults:
         the gallery are scored), `duplicates` (queries whose very image is in their gallery, by content) and
         `scored_duplicates` (of these, the ones that the same-camera rule does not remove), `cameras` (whether images
         of both sides have a camera label, so that the rule could remove any), `trained_on` (how many of its test
-        images were trained on, by content).
+        images were trained on, by content), `left_out` (sentences on what of the data set the scores are not about).
     models: state -> SHA-256 of what determines the model; all scores in one file are of these.
     failed: target -> why the last evaluation could not score it.
     untrained_missing: why the last evaluation left out the untrained model; "" when it did not.
@@ -141,6 +141,7 @@ class RunResults:
         """Sentences that belong beside the scores: queries without a match, duplicates, what was not scored."""
         sentences = []
         for target, test in self.tests.items():
+            sentences += [f"{target}: {sentence}." for sentence in test.get("left_out", [])]
             queries, valid, splits = test["queries"], test["valid_queries"], test["splits"]
             if valid < queries:
                 over = f" (over {splits} splits)" if splits > 1 else ""

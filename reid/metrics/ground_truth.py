@@ -22,11 +22,11 @@ class GroundTruth:
     labelled: NDArray[np.bool_]
     junk: NDArray[np.bool_]
 
-    def seen_by_camera_of(self, asking: "GroundTruth", query: int, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these images `places` the camera of one query took; one that is not labelled is no other's."""
-        if not asking.labelled[query]:
-            return np.zeros(len(places), bool)
-        found: NDArray[np.bool_] = (self.cameras[places] == asking.cameras[query]) & self.labelled[places]
+    def seen_by_camera_of(self, asking: "GroundTruth", query: Any, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these images `places` the camera of one query took, or that of each its own query (an array); a
+        camera that is not labelled is no other image's."""
+        known = self.labelled[places] & asking.labelled[query]
+        found: NDArray[np.bool_] = (self.cameras[places] == asking.cameras[query]) & known
         return found
 
 

@@ -4,7 +4,9 @@ Everything after the search for neighbours is sparse: an image is described by t
 reciprocal neighbours (Sec. 3.3 of that paper), so no table of all images against all images is ever held.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.pool import ThreadPool
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +17,9 @@ from shared.errors import DgreidError, UsageError
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Item = TypeVar("Item")
 
+THREADS = 2  # more only wait for the memory
 BLOCK_BYTES = 2 * 2**20  # of a temporary table: it is gone through several times, so it should stay in the cache
 PRODUCT_BYTES = 256 * 2**20  # of one matrix product: large ones are efficient
 GROUPS = 6  # groups of columns per wanted neighbour in the search for the nearest
@@ -57,10 +61,19 @@ def k_reciprocal(
     neighbours, largest = _neighbours(distances, max(k1 + 1, k2), original)
     described = _averaged(_descriptions(distances, neighbours[:, : k1 + 1], largest), neighbours[:, :k2])
     original *= lambda_value
-    for start, shared in _shared_weights(described, len(query)):
+
+    def add_jaccard(start: int, shared: Floats) -> None:
         shared /= 2 - shared  # rows sum to 1, so the sum of maxima is 2 less the sum of minima
         original[start : start + len(shared)] += (1 - lambda_value) * (1 - shared)
+
+    _for_shared_weights(described, len(query), add_jaccard)
     return original
+
+
+def _in_threads(work: Callable[..., Item], stretches: Iterable[tuple[int, int]]) -> list[Item]:
+    """work(start, stop) of every stretch, by several threads: NumPy lets go of the interpreter."""
+    with ThreadPool(THREADS) as pool:
+        return pool.starmap(work, stretches, chunksize=1)
 
 
 class _Distances:
@@ -82,20 +95,25 @@ class _Distances:
     def __len__(self) -> int:
         return len(self._features)
 
-    def blocks(self) -> Iterator[tuple[int, Floats]]:
-        """(first row, distances of a stretch of rows [rows, N]); an image's own, and rounding, may be below 0."""
+    def for_blocks(self, work: Callable[[int, Floats], object]) -> None:
+        """work(first row, distances of a stretch of rows [rows, N]) for all rows, by several threads; an image's own
+        distance, and rounding, may be below 0."""
         total = len(self)
         for first, last in _blocks(total, 4 * total, PRODUCT_BYTES):
             table = self._features[first:last] @ self._features.T
             self._table = table if len(table) == total else None
-            for start, stop in _blocks(last - first, 4 * total):
+
+            def measure(start: int, stop: int, first: int = first, table: Floats = table) -> None:
                 block = table[start:stop]
                 np.subtract(self._squares, block, out=block)
                 block += self._squares[first + start : first + stop, None]
-                yield first + start, block
+                work(first + start, block)
+
+            _in_threads(measure, _blocks(last - first, 4 * total))
 
     def of(self, start: int, ends: Ints, columns: Ints) -> Floats:
-        """Distances of some pairs, at least 0: row start + k with columns[ends[k - 1] : ends[k]]. After `blocks`."""
+        """Distances of some pairs, at least 0: row start + k with columns[ends[k - 1] : ends[k]]. After
+        `for_blocks`."""
         counts = np.diff(ends, prepend=0)
         if self._table is not None:
             rows = np.repeat(np.arange(start, start + len(ends)), counts)
@@ -117,7 +135,8 @@ def _neighbours(distances: _Distances, count: int, original: Floats) -> tuple[In
     total, queries = len(distances), len(original)
     count = min(count, total)
     neighbours, largest = np.empty((total, count), np.int64), np.empty(total, np.float32)
-    for start, block in distances.blocks():
+
+    def look(start: int, block: Floats) -> None:
         stop = start + len(block)
         largest[start:stop] = np.maximum(block.max(axis=1), np.finfo(np.float32).tiny)
         if start < queries:
@@ -127,6 +146,8 @@ def _neighbours(distances: _Distances, count: int, original: Floats) -> tuple[In
         rows = np.arange(stop - start)
         block[rows, start + rows] = -np.inf  # an image is its own nearest, before its copies
         neighbours[start:stop] = _nearest(block, count, distances.floor)
+
+    distances.for_blocks(look)
     return neighbours, largest
 
 
@@ -159,8 +180,8 @@ def _descriptions(distances: _Distances, neighbours: Ints, largest: Floats) -> c
     total, count = neighbours.shape
     half = neighbours[:, : round((count - 1) / 2) + 1]
     mutual, mutual_half = _mutual(neighbours), _mutual(half)
-    starts, columns, values = [np.zeros(1, np.int64)], [], []
-    for start, stop in _blocks(total, max(total, 8 * count * half.shape[1])):
+
+    def describe(start: int, stop: int) -> tuple[Ints, Ints, Floats]:
         member = np.zeros((stop - start) * total, bool)  # the reciprocal neighbours of each row, row after row
         row, place = np.nonzero(mutual[start:stop])
         own = neighbours[start + row, place]
@@ -175,20 +196,23 @@ def _descriptions(distances: _Distances, neighbours: Ints, largest: Floats) -> c
         weights = np.exp(-distances.of(start, ends, column) / largest[start + row])
         counts = np.diff(ends, prepend=0)
         weights /= np.repeat(np.add.reduceat(weights, ends - counts), counts)
-        starts.append(starts[-1][-1] + ends)
-        columns.append(column)
-        values.append(weights)
-    entries = np.concatenate(values), np.concatenate(columns), np.concatenate(starts)
-    return csr_array(entries, shape=(total, total))
+        return counts, column, weights
+
+    found = _in_threads(describe, _blocks(total, max(total, 8 * count * half.shape[1])))
+    counts, columns, values = (np.concatenate(each) for each in zip(*found, strict=True))
+    return csr_array((values, columns, np.concatenate([[0], np.cumsum(counts)])), shape=(total, total))
 
 
 def _mutual(neighbours: Ints) -> NDArray[np.bool_]:
     """[N, k]: whether an image is among the k neighbours of its neighbour."""
     total, count = neighbours.shape
     mutual = np.empty((total, count), bool)
-    for start, stop in _blocks(total, 8 * count * count):
+
+    def look(start: int, stop: int) -> None:
         own = np.arange(start, stop)[:, None, None]
         mutual[start:stop] = (neighbours[neighbours[start:stop]] == own).any(axis=2)
+
+    _in_threads(look, _blocks(total, 8 * count * count))
     return mutual
 
 
@@ -199,20 +223,25 @@ def _averaged(described: csr_array, nearest: Ints) -> csr_array:
     return csr_array((shares, nearest.ravel(), count * np.arange(total + 1)), shape=described.shape) @ described
 
 
-def _shared_weights(described: csr_array, queries: int) -> Iterator[tuple[int, Floats]]:
-    """(first query, sums of the smaller weights [block, G]) for block after block of queries."""
+def _for_shared_weights(described: csr_array, queries: int, work: Callable[[int, Floats], object]) -> None:
+    """work(first query, sums of the smaller weights [block, G]) for all queries, by several threads."""
     total, gallery = described.shape[0], described.shape[0] - queries
     searched = described[queries:].tocsc()  # by column: which gallery images have a weight there
     pairs = (described.nnz // total + 1) ** 2  # about so many weights of gallery images meet those of a query
-    for start, stop in _blocks(queries, 8 * gallery + 64 * pairs):
-        asked = described[start:stop].tocoo()
-        first = searched.indptr[asked.col]
-        counts = searched.indptr[asked.col + 1] - first
+
+    def share(start: int, stop: int) -> None:
+        ends = described.indptr[start : stop + 1]
+        row = np.repeat(np.arange(stop - start), np.diff(ends))
+        column, weight = described.indices[ends[0] : ends[-1]], described.data[ends[0] : ends[-1]]
+        first = searched.indptr[column]
+        counts = searched.indptr[column + 1] - first
         entry = np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
-        smaller = np.minimum(np.repeat(asked.data, counts), searched.data[entry])
-        cells = np.repeat(asked.row * np.int64(gallery), counts) + searched.indices[entry]
+        smaller = np.minimum(np.repeat(weight, counts), searched.data[entry])
+        cells = np.repeat(row * gallery, counts) + searched.indices[entry]
         table = np.bincount(cells, weights=smaller, minlength=(stop - start) * gallery)
-        yield start, table.reshape(stop - start, gallery).astype(np.float32)
+        work(start, table.reshape(stop - start, gallery).astype(np.float32))
+
+    _in_threads(share, _blocks(queries, 8 * gallery + 64 * pairs))
 
 
 def _blocks(total: int, row_bytes: int, limit: int | None = None) -> Iterator[tuple[int, int]]:

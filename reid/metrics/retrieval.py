@@ -21,6 +21,7 @@ from shared.errors import DgreidError, UsageError
 UNIT_ROUNDOFF = 2.0**-24  # float32
 SMALLEST = float(np.finfo(np.float32).tiny)  # products below it may vanish
 BLOCK_ROWS = 64  # feature rows gone through several times at once: they stay in the cache
+COMPARED = 2**20  # distances gone through at once
 THREADS = 2  # that centre features; more only wait for the memory
 CENTRE_ROWS = 1024  # gallery rows whose mean is the origin; any point among the features would do
 
@@ -180,20 +181,27 @@ def _rank(
             kept = [same[~is_gone] for same, is_gone in zip(of_each, gone, strict=True)]
             yield from of_device.block(block, query[block], moved, np.sqrt(own_squares), dropped, kept, ranked)
         return
+    rows = max(1, COMPARED // len(gallery))
     for start in range(0, len(wanted), chunk):
         block = wanted[start : start + chunk]
         moved, own_squares = _centred(query[block], origin)
         moved *= -2
         distances = moved @ centred.T  # [chunk, G]
-        distances += offsets  # squared distances less the query's own square
-        for row, length, index in zip(distances, np.sqrt(own_squares), block, strict=True):
-            same = by_identity[first[index] : last[index]]
-            removed = candidates.seen_by_camera_of(queries, index, same)
-            matches = same[~removed]
-            row[same[removed]] = np.inf
-            ranks = comparison.ranks(query[index], float(length), row, matches) if matches.size else matches
-            nearest = comparison.nearest(query[index], float(length), row, ranked) if ranked else matches[:0]
-            yield RankedQuery(int(index), ranks, nearest)
+        for top in range(0, len(block), rows):
+            some = block[top : top + rows]
+            table, lengths = distances[top : top + rows], np.sqrt(own_squares[top : top + rows])
+            table += offsets  # squared distances less the query's own square
+            counts = last[some] - first[some]
+            row = np.repeat(np.arange(len(some)), counts)
+            same = by_identity[np.arange(len(row)) + np.repeat(first[some] - (np.cumsum(counts) - counts), counts)]
+            removed = candidates.seen_by_camera_of(queries, some[row], same)
+            table[row[removed], same[removed]] = np.inf
+            asking = query[some]
+            all_ranks = comparison.ranks(asking, lengths, table, row[~removed], same[~removed])
+            nothing = same[:0]
+            for place, (index, ranks) in enumerate(zip(some.tolist(), all_ranks, strict=True)):
+                given = asking[place], float(lengths[place]), table[place]
+                yield RankedQuery(index, ranks, comparison.nearest(*given, ranked) if ranked else nothing)
 
 
 class _Comparison:
@@ -209,35 +217,64 @@ class _Comparison:
         self._largest, self._smallest = float(squares.max()), float(squares.min())
 
     def ranks(
-        self, query: NDArray[Any], length: float, row: NDArray[np.float32], matches: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """query [D] as given, its centred length, row [G] float32 (inf: removed), matches: indices. Ascending ranks."""
-        values = row[matches].astype(np.float64)
-        margin = self._margin(length, values.min(), values.max())
-        # float32 bounds, rounded outwards: a float64 bound would turn the whole row into float64
-        lows = np.nextafter((values - margin).astype(np.float32), np.float32(-np.inf))
-        highs = np.nextafter((values + margin).astype(np.float32), np.float32(np.inf))
-        places = np.flatnonzero(row <= highs.max())
-        near = row[places]
-        ordered = np.sort(near)
-        nearer, not_farther = np.searchsorted(ordered, lows), np.searchsorted(ordered, highs, "right")
+        self,
+        queries: NDArray[Any],
+        lengths: NDArray[np.float64],
+        table: NDArray[np.float32],
+        row: NDArray[np.int64],
+        matches: NDArray[np.int64],
+    ) -> list[NDArray[np.int64]]:
+        """Ascending ranks of the matches of several queries.
+
+        Args:
+            queries: [B, D] as given.
+            lengths: [B] of the centred queries.
+            table: [B, G] distances; inf: removed.
+            row: [M] ascending, which of the queries a match belongs to.
+            matches: [M], their indices in the gallery.
+        """
+        values = table[row, matches].astype(np.float64)
+        counts = np.bincount(row, minlength=len(table))
+        having, starts = np.flatnonzero(counts), (np.cumsum(counts) - counts)[counts > 0]
+        margin, bounds = np.zeros(len(table)), np.full(len(table), -np.inf, np.float32)
+        if having.size:
+            lowest, highest = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+            margin[having] = self._margin(lengths[having], lowest, highest)
+        # float32 bounds, rounded outwards: float64 ones would turn the whole table into float64
+        lows = np.nextafter((values - margin[row]).astype(np.float32), np.float32(-np.inf))
+        highs = np.nextafter((values + margin[row]).astype(np.float32), np.float32(np.inf))
+        if having.size:
+            bounds[having] = np.maximum.reduceat(highs, starts)
+        near_row, places = np.divmod(np.flatnonzero(table <= bounds[:, None]), table.shape[1])
+        near = table[near_row, places]
+        keys, ends = np.sort(_keys(near_row, near)), np.cumsum(np.bincount(near_row, minlength=len(table)))
+        before = (ends - np.diff(ends, prepend=0))[row]  # how many of `keys` belong to earlier rows
+        nearer = np.searchsorted(keys, _keys(row, lows)) - before
+        not_farther = np.searchsorted(keys, _keys(row, highs), "right") - before
         unclear = np.flatnonzero(not_farther > nearer + 1)
-        rivals = [places[(near >= lows[match]) & (near <= highs[match])] for match in unclear]
-        if rivals:
+        for query in np.unique(row[unclear]):
+            of_query = slice(ends[query - 1] if query else 0, ends[query])
+            doubtful = unclear[row[unclear] == query]
+            rivals = [
+                places[of_query][(near[of_query] >= lows[match]) & (near[of_query] <= highs[match])]
+                for match in doubtful
+            ]
             compared = np.unique(np.concatenate(rivals))
-            exact = self._exact(query, compared)
-            for match, others in zip(unclear, rivals, strict=True):
+            exact = self._exact(queries[query], compared)
+            for match, others in zip(doubtful, rivals, strict=True):
                 own = exact[np.searchsorted(compared, matches[match])]
                 theirs = exact[np.searchsorted(compared, others)]
                 nearer[match] += np.count_nonzero((theirs < own) | ((theirs == own) & (others < matches[match])))
-        return np.sort(nearer) + 1
+        ranks = nearer[np.lexsort((nearer, row))] + 1
+        stops = np.cumsum(counts).tolist()
+        return [ranks[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
 
     def nearest(self, query: NDArray[Any], length: float, row: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         """Indices of the `count` nearest images that are not removed, in order; fewer where fewer are left."""
         smallest = np.partition(row, count - 1)[:count] if count < len(row) else row
         last = smallest.max()
         if np.isfinite(last):
-            bound = last + self._margin(length, float(smallest.min()), float(last))
+            bound = last + self._margin(np.float64(length), np.float64(smallest.min()), np.float64(last))
             places = np.flatnonzero(row <= np.nextafter(np.float32(bound), np.float32(np.inf)))
         else:
             places = np.flatnonzero(np.isfinite(row))
@@ -245,19 +282,19 @@ class _Comparison:
         ordered: NDArray[np.int64] = places[order]
         return ordered
 
-    def _margin(self, length: float, lowest: float, highest: float) -> float:
+    def _margin(self, length: Any, lowest: Any, highest: Any) -> Any:
         """The most by which rounding can move another float32 distance against one between `lowest` and `highest`.
 
         Rounding errors of a dot product of D terms grow like sqrt(D) times its partial sums (Higham and Mary 2019),
         and partial sums of centred features stay near the line from 0 to the result, within about
-        |q| |g| / sqrt(D); eight such steps are allowed for.
+        |q| |g| / sqrt(D); eight such steps are allowed for. Of one query or, in float64 arrays, of several.
         """
         dimensions = self._features.shape[1]
         bound = length * self._largest**0.5
-        product = max(self._largest - lowest, highest - self._smallest) / 2  # the largest |q . g|
-        of_dot = dimensions**0.5 * min(product, bound) + 8 * bound
+        product = np.maximum(self._largest - lowest, highest - self._smallest) / 2  # the largest |q . g|
+        of_dot = dimensions**0.5 * np.minimum(product, bound) + 8 * bound
         of_sum = self._largest + 2 * bound
-        return float(4 * UNIT_ROUNDOFF * (of_dot + of_sum) + SMALLEST * dimensions)
+        return 4 * UNIT_ROUNDOFF * (of_dot + of_sum) + SMALLEST * dimensions
 
     def _exact(self, query: NDArray[Any], rivals: NDArray[np.int64]) -> NDArray[np.float64]:
         """Squared distances to `rivals` in float64, summed row by row so that equal rows give equal numbers."""
@@ -272,6 +309,13 @@ class _Comparison:
         return exact
 
 
+def _keys(rows: NDArray[np.int64], values: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """Numbers in the order of (row, value): a float's bits are in its order once those of negative ones are turned."""
+    bits = (values + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(2**31))
+    return rows.astype(np.uint64) << np.uint64(32) | ordered
+
+
 def _features(name: str, features: ArrayLike) -> NDArray[Any]:
     """Features [N, D] as given, float32 or float64, finite."""
     values = as_numpy(features)
@@ -281,11 +325,9 @@ def _features(name: str, features: ArrayLike) -> NDArray[Any]:
         raise UsageError(
             f"{name} shapes do not fit: features {values.shape}", fix="give features [N, D] with N and D at least 1"
         )
-    rows = np.flatnonzero(
-        ~np.concatenate(
-            [np.isfinite(values[start : start + BLOCK_ROWS]).all(axis=1) for start in range(0, len(values), BLOCK_ROWS)]
-        )
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        doubtful = np.flatnonzero(~np.isfinite(values.sum(axis=1)))  # finite for no row that holds NaN or infinity
+    rows = doubtful[~np.isfinite(values[doubtful]).all(axis=1)]
     if rows.size:
         raise DgreidError(
             f"{len(rows)} {name} features are not finite (first: row {rows[0]})",

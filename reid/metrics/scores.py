@@ -54,11 +54,13 @@ def scores_of_ranks(found: Iterable[RankedQuery], queries: int, max_rank: int, r
     average_precision = np.full(queries, np.nan)
     inverse_penalty = np.full(queries, np.nan)
     first_rank = np.zeros(queries, np.int64)
-    order = np.full((queries, ranked), -1, np.int64)
+    order, hits = np.full((queries, ranked), -1, np.int64), np.arange(1, 1)
     for index, ranks, nearest in found:
         order[index, : len(nearest)] = nearest
         if len(ranks):
-            average_precision[index] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
+            if len(ranks) > len(hits):
+                hits = np.arange(1, 2 * len(ranks) + 1)
+            average_precision[index] = np.add.reduce(hits[: len(ranks)] / ranks) / len(ranks)
             inverse_penalty[index] = len(ranks) / ranks[-1]
             first_rank[index] = ranks[0]
     valid = int(np.count_nonzero(first_rank))

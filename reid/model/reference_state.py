@@ -54,7 +54,7 @@ def from_reference(
         datasets: the data set of each of the K identities, in the order of the classifier's rows; needed with
             `config.domain_contexts`, since the state does not say which identity had which context.
     Raises:
-        UsageError: `datasets` is missing, or not of K identities.
+        UsageError: `datasets` is missing or not of K identities, or `domain_contexts` names another data set.
         DgreidError: names that are missing or unknown, or shapes that do not fit; all of them are listed.
         ConfigError: the base CLIP is not there.
     """
@@ -65,6 +65,11 @@ def from_reference(
     if datasets is None and config.domain_contexts:
         raise UsageError(
             "domain_contexts needs the data set of every identity", fix="give datasets, one name for each identity"
+        )
+    if unused := sorted(set(config.domain_contexts) - set(datasets or config.domain_contexts)):
+        raise UsageError(
+            f"domain_contexts names {', '.join(unused)}, which no identity is of",
+            fix=f"name only {', '.join(sorted(set(datasets or ())))}, as `datasets` spells them",
         )
     if datasets is not None and len(datasets) != len(contexts):
         raise UsageError(

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from reid.config import ModelConfig
 from reid.model.block import run_block
-from shared.schemas import PART_WORDS
+from shared.errors import ConfigError
+from shared.parts import PART_WORDS
 
 CONTEXT_TOKENS = 4  # learnable vectors per prompt
 _FIRST_CONTEXT = 5  # their first position: after the start token and "a photo of a"
@@ -22,10 +23,11 @@ def prompt_templates(parts: Sequence[str], *, part_agnostic: bool = False, domai
         part_agnostic: "A photo of a * * * *" for the whole person and every part.
         domain_context: words at the end of every sentence, after a comma; underscores in them become blanks.
     """
+    context = " ".join(domain_context.replace("_", " ").split())
     words = [PART_WORDS.get(part, part.replace("_", " ")) for part in parts]
     nouns = ["person", *(f"{word} of a person" for word in words)]
     endings = [""] * len(nouns) if part_agnostic else [f" {noun}" for noun in nouns]
-    suffix = f", {domain_context.replace('_', ' ')}" if domain_context else ""
+    suffix = f", {context}" if context else ""
     return [f"A photo of a {' '.join('*' * CONTEXT_TOKENS)}{ending}{suffix}" for ending in endings]
 
 
@@ -40,6 +42,8 @@ class Prompts(nn.Module):
         config: its parts and how their sentences are worded.
         datasets: the data set of each of the K identities, for the domain contexts.
         context_length: positions of the text encoder.
+    Raises:
+        ConfigError: a sentence with its domain context has more tokens than that.
     """
 
     template_embeddings: Tensor  # (S * (1 + R), T, W), S different domain contexts
@@ -55,9 +59,14 @@ class Prompts(nn.Module):
             prompt_templates(config.parts, part_agnostic=config.part_agnostic_prompts, domain_context=context)
             for context in words
         ]
-        tokens = tokenize([line for lines in templates for line in lines], context_length=context_length)
+        tokens = tokenize([line for lines in templates for line in lines], context_length=10 * context_length)
         ends = tokens.argmax(dim=1)  # the end-of-text token has the largest id
-        tokens = tokens[:, : int(ends.max()) + 1]
+        if (needed := int(ends.max()) + 1) > context_length:  # a shorter table would have cut them off
+            raise ConfigError(
+                f"model.domain_contexts makes sentences of {needed} tokens, of which {context_length} can be read",
+                fix="use fewer words",
+            )
+        tokens = tokens[:, :needed]
         self.granularities = 1 + len(config.parts)
         self.register_buffer("template_embeddings", token_embedding.detach()[tokens].clone())
         self.register_buffer("ends", ends)

@@ -15,7 +15,7 @@ Published folds say which identities are for training, one set per fold:
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from shared.schemas import ImageStatus, Kind, ManifestRow
 Folds = tuple[frozenset[int], ...]
 
 FIXED = "fixed query and gallery"
+SIDES = ("query", "gallery")
 HALVED = frozenset({"viper", "prid", "grid"})  # query and gallery hold all identities; half of them are for training
 _PEOPLE_FIELD = 2  # of GRID's structure per fold
 
@@ -87,6 +88,50 @@ def has_valid_query(split: EvaluationSplit) -> bool:
         for row in split.query
         if (found := cameras.get(row.identity, set()))
     )
+
+
+def left_out(rows: Sequence[ManifestRow], splits: Sequence[EvaluationSplit]) -> list[str]:
+    """What of a data set's test images its scores are not about, as sentences: a reader of the scores must know.
+
+    Args:
+        rows: the whole manifest.
+        splits: the ones that were made of it.
+    """
+    told = []
+    tested = [row for row in rows if row.split in ("query", "gallery", "all")]
+    if unreadable := Counter(str(row.split) for row in tested if row.status != ImageStatus.OK):
+        told.append(f"{_counts(unreadable)} images are unreadable and left out")
+    query = [row for row in tested if row.split == "query" and row.status == ImageStatus.OK]
+    loose = [row for row in tested if row.split == "all" and row.status == ImageStatus.OK]
+    if nobody := [row for row in query if row.kind != Kind.PERSON]:
+        told.append(f"{len(nobody):,} query images are junk or distractors: nobody is searched for with them")
+    if query and loose:
+        told.append(f"{len(loose):,} images of split 'all' are neither query nor gallery")
+    asked: dict[int, list[ManifestRow]] = defaultdict(list)
+    for row in query or loose:
+        if row.kind == Kind.PERSON:
+            asked[row.person].append(row)
+    if query and splits[0].rule != FIXED:
+        gallery = {row.identity for row in tested if row.split == "gallery" and row.status == ImageStatus.OK}
+        if alone := [who for who in asked if who not in gallery]:
+            told.append(f"{len(alone):,} of {len(asked):,} people of the query have no gallery image: in no split")
+    elif not query and (alone := [who for who, own in asked.items() if not any(_partners(row, own) for row in own)]):
+        told.append(f"{len(alone):,} of {len(asked):,} people have no two images from different cameras: in no split")
+    sides = [{row.path: row.camera for split in splits for row in getattr(split, side)} for side in SIDES]
+    if all(any(camera is not None for camera in side.values()) for side in sides):  # else the protocol line says it
+        unknown = [
+            f"{n:,} of {len(side):,} {name}"
+            for name, side in zip(SIDES, sides, strict=True)
+            if (n := sum(camera is None for camera in side.values()))
+        ]
+        if unknown:
+            told.append(f"{' and '.join(unknown)} images have no camera label: none is removed as same-camera for them")
+    return told
+
+
+def _counts(found: Counter[str]) -> str:
+    names = {"all": "test"}
+    return " and ".join(f"{count:,} {names.get(split, split)}" for split, count in sorted(found.items(), reverse=True))
 
 
 def _without(

@@ -11,7 +11,7 @@ from reid.config import read_config
 from reid.evaluation.evaluate import run_protocol
 from reid.protocols.protocol import training_rows
 from reid.report.run_record import RunRecord
-from reid.training.run_folder import read_image_ids
+from reid.training.run_folder import read_image_ids, read_training_images
 from shared import labels as shards
 from shared.errors import DgreidError
 from shared.geometry import Box
@@ -101,21 +101,21 @@ def read_label_facts(record: RunRecord, workspace: Workspace, shown: Sequence[tu
 def _trained_on(record: RunRecord, workspace: Workspace) -> tuple[list[ManifestRow], str]:
     """The manifest rows of the training images; and a sentence where they are not exactly those."""
     protocol = run_protocol(read_config(record.folder), workspace)
-    used, rows = read_image_ids(record.folder), []
-    for source in record.sources:
-        for row in training_rows(protocol, source, read_manifest(workspace.manifest(source))):
-            if row.status == ImageStatus.OK and (used is None or row.image_id in used):
-                rows.append(row)
+    files, ids = read_training_images(record.folder), read_image_ids(record.folder)
+    rows = [
+        row
+        for source in record.sources
+        for row in training_rows(protocol, source, read_manifest(workspace.manifest(source)))
+        if row.status == ImageStatus.OK
+        and ((source, row.path) in files if files is not None else ids is None or row.image_id in ids)
+    ]
     count = record.training_set.get("images", len(rows))
     if count == len(rows):
         return rows, ""
     told = f"Part labels are counted over {len(rows):,} images, but {count:,} were trained on"
-    if used is None:
+    if files is None:
         return rows, f"{told}: the run, of an earlier version, does not record which."
-    held_out = record.training_set.get("held_out_identities", 0)
-    return rows, f"{told}: " + (
-        "the others are of held-out identities." if held_out and len(rows) > count else "the manifests have changed."
-    )
+    return rows, f"{told}: the manifests have changed."
 
 
 def _made_by(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

@@ -9,25 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid.training.class_loss import class_loss, smoothed_cross_entropy
+
 _DICE_UNIT = 1000.0  # patches; sums are divided by it, which gives the small constant its weight
 _DICE_EPSILON = 1e-6
 
 
-def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy against 1 - e on the class plus e / K everywhere (Szegedy et al. 2016).
+def identity_loss(features: Tensor, classes: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """L_id: smoothed cross-entropy of the classifier's logits, and the identity (B,) int64 that it prefers.
 
     Args:
-        logits: (B, K) float.
+        features: (B, F), after the neck.
+        classes: (K, F), the classifier's weight.
         labels: (B,) int64 in 0..K-1.
-        smoothing: e in [0, 1).
     """
-    total = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
-    return total / max(len(labels), 1)
-
-
-def identity_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """L_id: smoothed cross-entropy of the classifier's logits (B, K) after the neck against labels (B,)."""
-    return smoothed_cross_entropy(logits, labels, smoothing)
+    return class_loss(features, classes, labels, smoothing)
 
 
 def text_loss(
@@ -41,8 +37,7 @@ def text_loss(
         labels: (B,) int64 in 0..K-1.
     """
     with torch.autocast(features.device.type, enabled=False):  # logits near 100 have steps of 0.5 in bfloat16
-        logits = features.float() @ text_prototypes.float().T / temperature
-        return smoothed_cross_entropy(logits, labels, smoothing)
+        return class_loss(features.float(), text_prototypes.float(), labels, smoothing, temperature)[0]
 
 
 def prompt_loss(text: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:
@@ -130,16 +125,14 @@ class IdentityMemory(nn.Module):
                 among them; None: all K.
         """
         chosen, targets = among or (None, labels)
+        rows = self.rows if chosen is None else self.rows[chosen]
         with torch.autocast(features.device.type, enabled=False):  # at temperature 0.01 half precision is too coarse
-            similarity = _UpdatingProduct.apply(
-                features.float(), labels, self.rows, self.momentum, visible_slices, chosen
-            )
-            return smoothed_cross_entropy(similarity / self.temperature, targets, smoothing=0.0)
+            used = _UpdatesRows.apply(features.float(), labels, self.rows, self.momentum, visible_slices)
+            return class_loss(used, rows, targets, smoothing=0.0, temperature=self.temperature)[0]
 
 
-class _UpdatingProduct(torch.autograd.Function):
-    """features (B, F) @ rows^T (F, K), or those of the `chosen` (S,) rows, whose backward updates `rows` in place after
-    using them."""
+class _UpdatesRows(torch.autograd.Function):
+    """Gives the features back; its backward pass, the last that needs the `rows` (K, F), updates them in place."""
 
     @staticmethod
     def forward(
@@ -149,19 +142,17 @@ class _UpdatingProduct(torch.autograd.Function):
         rows: Tensor,
         momentum: float,
         visible_slices: Tensor | None,
-        chosen: Tensor | None,
     ) -> Tensor:
         # autograd refuses rows that changed before the backward pass
-        ctx.save_for_backward(features, labels, rows, visible_slices, chosen)
+        ctx.save_for_backward(features, labels, rows, visible_slices)
         ctx.momentum = momentum
-        return features @ (rows if chosen is None else rows[chosen]).T
+        return features.view_as(features)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        features, labels, rows, visible_slices, chosen = ctx.saved_tensors
-        feature_gradient = gradients[0] @ (rows if chosen is None else rows[chosen])
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        features, labels, rows, visible_slices = ctx.saved_tensors
         update_with_hardest(rows, features, labels, ctx.momentum, visible_slices)
-        return feature_gradient, None, None, None, None, None
+        return gradients[0], None, None, None, None
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a run folder records about its training: configuration, versions, ids of the training images. Needs no torch."""
+"""What a run folder records about its training: configuration, versions, the training images. Needs no torch."""
 
 import json
 import platform
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from reid.config import different_settings
-from shared.errors import ConfigError
+from shared.errors import ConfigError, DataError
 from shared.files import make_folder, write_text
 
 PACKAGES = (
@@ -78,6 +78,30 @@ def read_image_ids(folder: Path) -> frozenset[str] | None:
     """The images a run learned from; None for a run from before they were recorded."""
     path = folder / "image_ids.txt"
     return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else None
+
+
+def write_training_images(folder: Path, datasets: Iterable[str], paths: Iterable[str]) -> None:
+    """Record which files a run is trained on, as training_images.jsonl: one [data set, path] a line.
+
+    Not the same as the ids: a set may hold an image twice, and a run learns from held-out people when it must stop.
+    """
+    rows = (json.dumps(pair, ensure_ascii=False) + "\n" for pair in zip(datasets, paths, strict=True))
+    write_text(folder / "training_images.jsonl", "".join(rows))
+
+
+def read_training_images(folder: Path) -> frozenset[tuple[str, str]] | None:
+    """(data set, path) of every training image; None for a run from before they were recorded.
+
+    Raises DataError for a damaged file.
+    """
+    path = folder / "training_images.jsonl"
+    if not path.is_file():
+        return None
+    try:
+        pairs = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return frozenset((str(dataset), str(name)) for dataset, name in pairs)
+    except (OSError, ValueError, TypeError) as err:
+        raise DataError("not a list of training images", path=path, fix="train again, or delete the file") from err
 
 
 def versions() -> dict[str, Any]:

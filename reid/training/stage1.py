@@ -1,8 +1,11 @@
 """Stage 1: learn the prompts of every identity against the frozen image encoder's prototypes (Sec. 4 of the method)."""
 
 import hashlib
+import signal
+import threading
 import time
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -34,6 +37,11 @@ class SparingWrites:
         self._small = size_bytes <= SMALL_BYTES
         self._took, self._ended, self._began = 0.0, time.monotonic(), 0.0
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether there are epochs after which nothing is written."""
+        return not self._small
+
     def is_due(self, last: bool) -> bool:
         """last: there is no later occasion."""
         return self._small or last or time.monotonic() - self._ended >= self._took / WRITING_SHARE
@@ -46,13 +54,43 @@ class SparingWrites:
         self._took = self._ended - self._began
 
 
+class Ending:
+    """Whether this process was told to end (SIGTERM), for work that ends at the next good moment.
+
+    A context manager; the second SIGTERM has its usual effect. wanted: False leaves the signal as it is.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted and threading.current_thread() is threading.main_thread()
+        self._told = False
+
+    def __enter__(self) -> Self:
+        if self._wanted:
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._wanted:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, *_: object) -> None:
+        self._told = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def is_near(self, device: torch.device) -> bool:
+        """Whether any of the processes was told; all must ask."""
+        told = torch.tensor(float(self._told), device=device)
+        return self._wanted and mean_over_processes(told).item() > 0
+
+
 def learn_prompts(model: Muva, job: Job) -> Path:
     """Train the prompts, or resume, and write them to stage1/prompts.safetensors; the model holds them afterwards.
 
     Image features are computed once, with pseudo-label masks, before the BatchNorm; no image is opened after that.
     The file carries the SHA-256 of the vectors and of the identities they were made for.
 
-    Raises DgreidError when a loss is not finite, or an interrupted stage belongs to other data.
+    Raises DgreidError when a loss is not finite, or an interrupted stage belongs to other data; KeyboardInterrupt after
+    SIGTERM, once an epoch whose state would not have been written is done and written.
     """
     folder = job.folder / "stage1"
     path, latest = folder / PROMPTS, folder / "latest.pt"
@@ -120,7 +158,8 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
         history = meta["history"]
     curves, batches = Curves(folder, history, written=first, trackers=job.trackers), job.batches(config)
     digest, writes = data.sha256, SparingWrites(3 * model.prompts.contexts.nbytes)  # with two moments of Adam
-    with Progress("stage 1 prompts", config.epochs - len(history), unit="epochs", shown=first) as progress:
+    shown = Progress("stage 1 prompts", config.epochs - len(history), unit="epochs", shown=first)
+    with shown as progress, Ending(writes.leaves_out) as ending:
         for epoch in range(len(history) + 1, config.epochs + 1):
             started, losses, watch = time.monotonic(), [], Watch(("loss",), fabric.device)
             set_learning_rate(optimizer, stage1_lr(config, epoch))
@@ -144,9 +183,12 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
                 fabric_optimizer.zero_grad()
             row = {"epoch": epoch, "loss": sum(losses) / len(losses), "lr": stage1_lr(config, epoch)}
             curves.add({**row, "seconds": time.monotonic() - started})
-            if first and writes.is_due(epoch == config.epochs):
+            ends = ending.is_near(fabric.device)
+            if first and writes.is_due(ends or epoch == config.epochs):
                 state = {"prompts": model.prompts.state_dict(), "optimizer": optimizer.state_dict()}
                 with writes:
                     save_checkpoint(latest, state, {"training_set_sha256": digest, "history": curves.history})
             progress.advance(note=f"loss {row['loss']:.3f}")
+            if ends:
+                raise KeyboardInterrupt
     curves.close()

@@ -79,18 +79,17 @@ class ImageStep(nn.Module):
             weights = present * processes() / all_present.sum().clamp_min(1)
             visible_slices = part_slices(all_present, features.shape[1])
             features, necked = features * visible_slices, necked * visible_slices
-        among, targets, text = self._drawn(labels), labels, self.text
-        if among is None:
-            logits = self.model.classify(necked)
-        else:
+        among, targets, text, classes = self._drawn(labels), labels, self.text, self.model.classifier.weight
+        if among is not None:
             chosen, targets = among
-            logits, text = F.linear(necked, self.model.classifier.weight[chosen]), text[chosen]
+            classes, text = classes[chosen], text[chosen]
+        identity, preferred = identity_loss(necked, classes, targets, config.label_smoothing)
         losses = {
-            "identity": identity_loss(logits, targets, config.label_smoothing),
+            "identity": identity,
             "memory": self.memory(F.normalize(necked, dim=1), labels, visible_slices, among),
             "text": text_loss(features, text, targets, config.label_smoothing, config.text_temperature),
         }
-        diagnostics = {"accuracy": (logits.argmax(dim=1) == targets).float().mean()}
+        diagnostics = {"accuracy": (preferred == targets).float().mean()}
         if mask_logits is not None:
             encoder = self.model.image_encoder
             losses["mask_bce"] = mask_bce_loss(mask_logits, visible, weights)

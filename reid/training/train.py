@@ -15,7 +15,7 @@ from reid.model.muva import build_model
 from reid.protocols.protocol import Protocol, evaluation_splits, shared_images
 from reid.protocols.splits import has_valid_query
 from reid.training.job import make_job
-from reid.training.run_folder import check_run, open_run, write_image_ids
+from reid.training.run_folder import check_run, open_run, write_image_ids, write_training_images
 from reid.training.stage1 import learn_prompts
 from reid.training.stage2 import train_images
 from reid.training.trackers import check_trackers, open_trackers
@@ -71,13 +71,16 @@ def train(
     if fabric.is_global_zero:  # nothing is written before everything that training needs is there
         open_run(run_folder, config.model_dump(mode="json"), upgraded=_upgraded)
         write_image_ids(run_folder, image_ids)
+        write_training_images(run_folder, data.datasets, data.paths)
         record = {**data.record(), "held_out_identities": len(held_out.data.identities) if held_out else 0}
         write_text(run_folder / "training_set.json", json.dumps(record, indent=2) + "\n")
         job = replace(job, trackers=open_trackers(run_folder, config))
     fabric.barrier()
     model.to(fabric.device)
     if config.compile:
-        model.image_encoder.compile(dynamic=False)  # a batch has one size in training and one in the feature bank
+        mode = "reduce-overhead" if config.cuda_graphs else None
+        # a batch has one size in training and one in the feature bank
+        model.image_encoder.compile(dynamic=False, mode=mode)
         model.text_encoder.compile()
     try:
         train_images(model, job, learn_prompts(model, job))

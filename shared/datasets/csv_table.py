@@ -1,17 +1,18 @@
 """Any folder with a table of its images, declared in its dataset.yaml as `layout: csv` and `csv: images.csv`.
 
 The columns are path, identity, split (train, query, gallery or all) and, where it is known, camera. Columns without a
-name are ignored. Paths are relative to the data set's folder. An empty camera is "not labelled"; a line without an
-identity is left out. Fields are separated by commas, semicolons or tabs; the text is UTF-8,
-UTF-16 with its mark, or in the `encoding:` that dataset.yaml names.
+name are ignored. Paths are relative to the data set's folder, or absolute ones that lead into it. An empty camera is
+"not labelled"; a line without an identity is left out. Fields are separated by commas, semicolons or tabs; the text is
+UTF-8, UTF-16 with its mark, or in the `encoding:` that dataset.yaml names.
 """
 
 import csv
 import io
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple, cast, get_args
 
 from shared.datasets.records import (
@@ -67,7 +68,7 @@ def scan(root: Path, table: str, kinds: Mapping[str, Kind], encoding: str | None
     that the same split lists with other labels.
     """
     images, skipped = images_in(root, ("",))
-    spellings = _Spellings([image.path for image in images])
+    spellings = _Spellings([image.path for image in images], root)
     alike = [path for path in skipped[NOT_AN_IMAGE] if same_spelling(path) == same_spelling(str(PurePosixPath(table)))]
     skipped[NOT_AN_IMAGE] = [path for path in skipped[NOT_AN_IMAGE] if path not in alike]
     lines: dict[tuple[str, Split], _Line] = {}
@@ -115,10 +116,14 @@ def _refuse_exponents(place_of: Mapping[str, str], column: str) -> None:
 
 
 class _Spellings:
-    """The files that are there, by the ways in which tables spell their paths."""
+    """The files that are there, by the ways in which tables spell their paths.
 
-    def __init__(self, paths: Collection[str]) -> None:
+    root: the data set's folder. Absolute paths, and those that go up, are files of the set where they lead into it.
+    """
+
+    def __init__(self, paths: Collection[str], root: Path) -> None:
         self._exact = frozenset(paths)
+        self._root, self._real_root = Path.cwd() / root, root.resolve()
         self._alike: dict[str, list[str]] = defaultdict(list)
         for path in paths:
             self._alike[same_spelling(path)].append(path)
@@ -128,13 +133,26 @@ class _Spellings:
         if listed in self._exact:
             return listed, ""
         plain = listed.replace("\\", "/") if "\\" in listed else listed
-        if not is_safe(plain):
+        if not is_safe(plain) and not (plain := self._inside(plain)):
             return "", LEAVES
         plain = PurePosixPath(plain).as_posix()  # without ./ and //
         if plain in self._exact:
             return plain, ""
         alike = self._alike.get(same_spelling(plain), [])
         return (alike[0], "") if len(alike) == 1 else ("", UNCLEAR if alike else NOT_THERE)
+
+    def _inside(self, plain: str) -> str:
+        """Where in the folder an absolute path, or one that goes up, leads; "" when it leads out of it."""
+        if "\0" in plain or PureWindowsPath(plain).drive:
+            return ""
+        as_written = Path(os.path.normpath(self._root / plain))
+        for path, root in ((as_written, self._root), (as_written, self._real_root), (None, self._real_root)):
+            try:
+                path = path or (self._root / plain).parent.resolve() / as_written.name  # the file may be a link
+                return path.relative_to(root).as_posix()
+            except (ValueError, OSError, RuntimeError):  # elsewhere; or links without an end
+                continue
+        return ""
 
 
 def _read_lines(path: Path, kinds: Mapping[str, Kind], encoding: str | None) -> Iterator[_Line]:

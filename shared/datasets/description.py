@@ -9,7 +9,7 @@
 | `pattern` | for `layout: pattern`: the file names, e.g. `"{identity}_c{camera}_{*}.jpg"`, `"{identity}/{*}.jpg"` or `"{identity:4}{*}"` (four characters) | |
 | `split` | for `layout: pattern`: the split of all images: `train`, `query`, `gallery` or `all` | `all` |
 | `splits` | for `layout: pattern`, instead of `split`: the split of each sub-folder, in which the pattern then starts, e.g. `{train: train, probe: query, gallery: gallery}` | |
-| `csv` | for `layout: csv`: the table of the images, with columns path, identity, split and, where it is known, camera | |
+| `csv` | for `layout: csv`: the table of the images, with columns path (in the folder), identity, split and, where it is known, camera | |
 | `encoding` | for `layout: csv`: how the table is written where it is neither UTF-8 nor UTF-16: `cp1252`, `shift_jis`, ... | |
 | `junk` | for both: list of identities that stand for junk | `[-1]` |
 | `distractors` | for both: list of identities that stand for distractors, e.g. `[0]` | none |

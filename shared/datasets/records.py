@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from shared.errors import DataError
 from shared.schemas import Kind, Split
+from shared.terminal import printable
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 DESCRIPTION_FILE = "dataset.yaml"
@@ -74,7 +75,9 @@ class Scan:
 
     def told(self) -> list[str]:
         """A sentence for every reason for which files were left out, with their number, and the notes."""
-        left_out = [f"left out {len(paths):,} x {reason}, e.g. {paths[0]}" for reason, paths in self.skipped.items()]
+        left_out = [
+            f"left out {len(paths):,} x {reason}, e.g. {printable(paths[0])}" for reason, paths in self.skipped.items()
+        ]
         return [*left_out, *self.notes]
 
 

@@ -1,11 +1,15 @@
 """What feeds a training: packing, packed batches, the time around a step, and a training set of a million rows.
 
-    python tests/benchmarks/bench_data.py [packed decode epoch training-set] [--rows 1000000] [--images FOLDER]
+    python tests/benchmarks/bench_data.py [packed decode epoch identities training-set] [--rows 1000000]
+                                            [--images FOLDER]
 
 packed: images per second from a pack at 256 x 128, gathered, half of them mirrored, as normalised float32 batches.
-decode: images per second of making such a pack from crops under --images (default: DATA_ROOT), once.
+decode: images per second of making such a pack from crops under --images (default: DATA_ROOT), once; beside it the
+    ceiling: as many processes as there are processors that do nothing but read, decode and resize the same files.
 epoch: the share of a stage-2 epoch of 2,000 crops with the preset pocket that is spent outside the model's own forward
     and backward passes and the optimiser's steps (the feature bank's forward pass counts as the model's own).
+identities: peak memory (GB), beyond the tables and their gradients, and seconds of the three losses over 500,000
+    identities with 64 features of 64 numbers, forward and backward: in blocks, and with all logits at once.
 training-set: seconds and peak memory (GB) from manifest and label shards on disk to the training set, in a process of
     its own.
 Writes RUNS_ROOT/bench/data.json. Run it on an otherwise idle machine.
@@ -14,6 +18,7 @@ Writes RUNS_ROOT/bench/data.json. Run it on an otherwise idle machine.
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -35,6 +40,7 @@ SIZE = (256, 128)
 BATCH = 64
 ROUNDS = 3  # the best counts
 CROPS = 2000  # of the epoch
+IDENTITIES = 500_000
 NAME = "crops"  # of the data set that is made of the files
 
 
@@ -112,8 +118,36 @@ def bench_decode(options: argparse.Namespace) -> dict[str, Any]:
             pack(workspace)
 
         seconds = best_of(ROUNDS, once)
+        paths = [workspace.data_root / NAME / row.path for row in rows]
+        processes = len(os.sched_getaffinity(0))
+        shares = [paths[first::processes] for first in range(processes)]
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            pool.map(bare_decode, shares, chunksize=1)
+            ceiling = len(paths) / best_of(ROUNDS, lambda: pool.map(bare_decode, shares, chunksize=1))
+    rate = len(rows) / seconds
+    pixels = sum(row.width * row.height for row in rows) / len(rows)
     kinds = {suffix: sum(row.path.endswith(suffix) for row in rows) for suffix in (".jpg", ".jpeg", ".png", ".bmp")}
-    return {"decode_images_per_s": round(len(rows) / seconds, 1), "decode_images": len(rows), "decode_files": kinds}
+    return {
+        "decode_images_per_s": round(rate, 1),
+        "decode_ceiling_images_per_s": round(ceiling, 1),
+        "decode_share_of_ceiling": round(rate / ceiling, 3),
+        "decode_images": len(rows),
+        "decode_files": kinds,
+        "decode_mean_pixels": round(pixels),
+    }
+
+
+def bare_decode(paths: list[Path]) -> None:
+    """Read, decode and resize files, in one thread, with the libraries alone."""
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    for path in paths:
+        found = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = torch.from_numpy(found).permute(2, 0, 1)[None]
+        torch.nn.functional.interpolate(image, SIZE, mode="bicubic", antialias=True)
 
 
 def bench_epoch(options: argparse.Namespace) -> dict[str, Any]:
@@ -177,6 +211,49 @@ def bench_epoch(options: argparse.Namespace) -> dict[str, Any]:
         stage2.train_images(model, job, job.folder / "stage1" / PROMPTS)
     seconds, own = whole
     return {"epoch_overhead_share": round(1 - own / seconds, 4), "epoch_seconds": round(seconds, 2)}
+
+
+def bench_identities(options: argparse.Namespace) -> dict[str, Any]:
+    """Each way in a process of its own."""
+    found: dict[str, Any] = {"identities": IDENTITIES}
+    for step in ("losses-in-blocks", "losses-at-once"):
+        command = [sys.executable, __file__, step]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        found |= {f"{step.replace('-', '_')}_{key}": value for key, value in json.loads(ended.stdout).items()}
+    found["losses_differ_by"] = abs(found["losses_in_blocks_sum"] - found["losses_at_once_sum"])
+    return found
+
+
+def measure_losses(options: argparse.Namespace) -> None:
+    import torch
+    import torch.nn.functional as F
+
+    import reid.training.class_loss
+    from reid.training.losses import IdentityMemory, identity_loss, text_loss
+
+    if options.names[0] == "losses-at-once":
+        reid.training.class_loss.BLOCK_BYTES = 2**62
+    generator = torch.Generator().manual_seed(0)
+    classes, text, rows = (torch.randn(IDENTITIES, 64, generator=generator) * 0.1 for _ in range(3))
+    memory = IdentityMemory(F.normalize(rows, dim=1), temperature=0.01, momentum=0.2)
+    features, labels = torch.randn(BATCH, 64, generator=generator), torch.arange(BATCH) // 4
+    classes.requires_grad_()
+    classes.grad = torch.zeros_like(classes)
+
+    def step() -> float:
+        own = features.clone().requires_grad_()
+        loss = identity_loss(own, classes, labels, 0.1)[0] + text_loss(own, text, labels, 0.1)
+        loss = loss + memory(F.normalize(own, dim=1), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    del rows
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, started = status_gb("VmRSS"), time.perf_counter()
+    total = step()
+    figures = {"gb": round(peak_gb() - before, 3), "seconds": round(time.perf_counter() - started, 2), "sum": total}
+    print(json.dumps(figures))
 
 
 def bench_training_set(options: argparse.Namespace) -> dict[str, Any]:
@@ -278,8 +355,12 @@ def read_rows(options: argparse.Namespace) -> None:
 
 
 def peak_gb() -> float:
+    return status_gb("VmHWM")
+
+
+def status_gb(figure: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
+    return next(int(line.split()[1]) for line in lines if line.startswith(figure)) * 1024 / 1e9
 
 
 def best_of(rounds: int, work: Callable[[], object]) -> float:
@@ -295,9 +376,15 @@ BENCHES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "packed": bench_packed,
     "decode": bench_decode,
     "epoch": bench_epoch,
+    "identities": bench_identities,
     "training-set": bench_training_set,
 }
-STEPS = {"generate-rows": generate_rows, "read-rows": read_rows}
+STEPS = {
+    "generate-rows": generate_rows,
+    "read-rows": read_rows,
+    "losses-in-blocks": measure_losses,
+    "losses-at-once": measure_losses,
+}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from labeler.exchange.label_studio import from_label_studio
 from labeler.exchange.part_boxes import newest_rows, part_boxes
 from pipelines.__main__ import run
 from pipelines.synthetic import generate_dataset
+from shared.labels import label_shards
 from shared.workspace import Workspace
 
 TOOLS = Path(__file__).with_name("tools.py")
@@ -56,10 +57,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tools_python: Path):
     (folder / "images").symlink_to(next((root / "data").iterdir()))
     command = [str(tools_python), str(TOOLS), "write", str(folder)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    (label_run,) = {path.parents[2].name for path in workspace.labels.rglob("part-*.parquet")}
-    rows = newest_rows(workspace.labels, label_run.removeprefix("label_run="), "synth_plaza")
+    (label_run,) = {path.parents[3].name for path in label_shards(workspace.labels)}
+    rows = newest_rows(workspace.labels, label_run, "synth_plaza")
     images, _ = part_boxes(workspace.manifest("synth_plaza"), rows)
-    return workspace, folder, list(images.values()), label_run.removeprefix("label_run=")
+    return workspace, folder, list(images.values()), label_run
 
 
 def test_the_tools_read_our_exports(exported, tools_python: Path) -> None:

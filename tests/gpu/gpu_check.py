@@ -65,6 +65,7 @@ from reid.metrics.retrieval import evaluate  # noqa: E402
 from reid.model.muva import Muva, build_model  # noqa: E402
 from reid.training.optimizer import image_optimizer  # noqa: E402
 from reid.training.steps import ImageStep  # noqa: E402
+from tests.benchmarks.bench_masks import best_form, mask_forms, run_of  # noqa: E402
 
 TINY = {  # a CLIP that runs in milliseconds
     "embed_dim": 12,
@@ -520,49 +521,22 @@ def retrieval(setting: Setting, out: "Report") -> None:
 
 
 def masks(setting: Setting, out: "Report") -> None:
-    """One attention of ViT-B/16's size, forward and backward, with each way to say who may attend to whom."""
-    batch, heads, count, depth = (64, 12, 132, 64) if setting.real else (2, 2, 22, 16)
-    device, dtype = setting.device, torch.bfloat16
-    allowed = torch.rand(batch, 1, count, count, device=device) > 0.3
-    allowed[..., 0] = True
-    padded = -(-count // 8) * 8
-    storage = torch.zeros(batch, 1, count, padded, device=device, dtype=dtype)
-    storage[..., :count].masked_fill_(~allowed, -torch.inf)
-    q, k, v = (torch.randn(batch, heads, count, depth, device=device, dtype=dtype, requires_grad=True) for _ in "qkv")
+    """One attention of ViT-B/16's size with each way to say who may attend to whom, and which one is best."""
+    sizes = (64, 12, 3, 128, 64) if setting.real else (2, 2, 3, 18, 16)
+    for what in ("inference", "training"):
+        forms = mask_forms(*sizes, setting.device, torch.bfloat16, flex=setting.real)
+        milliseconds: dict[str, float] = {}
+        for name, form in forms.items():
+            once = run_of(form, training=what == "training")
 
-    def attend(mask: Tensor | None) -> Callable[[], Tensor]:
-        return lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            def measured(once: Callable[[], None] = once) -> dict[str, float]:
+                return {"milliseconds": 1e3 * timed(setting, once)[0]}
 
-    forms: dict[str, Callable[[], Tensor]] = {
-        "none (lower bound)": attend(None),
-        "boolean": attend(allowed),
-        "additive": attend(storage[..., :count].contiguous()),
-        "additive, rows of 16 bytes": attend(storage[..., :count]),
-    }
-    if setting.real:
-        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-        flex = torch.compile(flex_attention, dynamic=False)
-        table = allowed[:, 0]
-
-        def with_block_mask() -> Tensor:
-            def rule(b: Tensor, h: Tensor, row: Tensor, column: Tensor) -> Tensor:
-                return table[b, row, column]
-
-            mask = create_block_mask(rule, batch, None, count, count, device=str(device))
-            found: Tensor = flex(q, k, v, block_mask=mask)
-            return found
-
-        forms["FlexAttention, block mask made each time"] = with_block_mask
-    for name, form in forms.items():
-
-        def once(form: Callable[[], Tensor] = form) -> None:
-            form().float().sum().backward()
-
-        def measured(once: Callable[[], None] = once) -> dict[str, float]:
-            return {"milliseconds": 1e3 * timed(setting, once)[0]}
-
-        out.measure("masks", name, measured)
+            found = out.measure("masks", f"{what} {name}", measured)
+            if "milliseconds" in found:
+                milliseconds[name] = found["milliseconds"]
+        if milliseconds.keys() - {"none"}:
+            out.add("masks", f"best for {what}", {"form": best_form(milliseconds)})
 
 
 SECTIONS: dict[str, Callable[[Setting, "Report"], None]] = {

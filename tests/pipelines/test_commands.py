@@ -37,6 +37,21 @@ def refused(arguments: list[str], code: int, *words: str, capfd: pytest.CaptureF
     assert all(word in said for word in words), said
 
 
+def test_a_line_end_in_a_file_name_makes_no_line(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = workspace.data_root / "lines"
+    folder.mkdir()
+    name = "1_a\nerror: all is lost\x1b[31m.png"
+    for path, content in ((name, b"no image"), ("2\nb.png", b""), (f"{name}.txt", b"")):
+        (folder / path).write_bytes(content)
+    (folder / "dataset.yaml").write_text("layout: pattern\npattern: '{identity}_{*}.png'\n")
+    for command in (["manifest", "lines"], ["datasets"], ["label", "lines"]):
+        capfd.readouterr()
+        run(command)
+        said = "".join(capfd.readouterr())
+        assert "\nerror: all is lost" not in said and "\x1b" not in said and "Traceback" not in said, said
+        assert r"a\nerror: all is lost\x1b[31m.png" in said or command == ["datasets"], said
+
+
 def test_from_crops_to_a_report(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["label", "3dpes"]) == 0
     assert run(["train", "3dpes2caviar", *MINI, "--preset", "tiny", "--run", "first"]) == 0

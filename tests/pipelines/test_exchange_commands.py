@@ -42,6 +42,8 @@ def test_labels_go_out_and_corrected_ones_come_back(
     assert run(["import-labels", str(file), "3dpes", "--corrects", "nothing"]) == 2
     assert run(["export-labels", "caviar", str(file)]) == 2
     assert "no part labels of caviar yet" in capfd.readouterr().err
+    assert run(["export-labels", "3dpes", ""]) == 2
+    assert "name a file, e.g. 3dpes.json" in capfd.readouterr().err
 
 
 def test_an_import_says_what_it_left_alone_and_why(

@@ -1,7 +1,9 @@
 """The service of a trained model: the model's answers, and every request that means harm refused by name."""
 
+import asyncio
 import base64
 import io
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,6 +133,57 @@ def test_a_service_without_gallery_says_so(workspace: Workspace, encoder: Person
         assert "no gallery" in client.post("/v1/search", json=body).json()["error"]
         compared = client.post("/v1/compare", json={"images": body["images"] * 2}).json()
         assert compared["similarity"] == pytest.approx(1) and compared["probability"] is None
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_a_client_that_goes_away_takes_its_work_with_it(
+    workspace: Workspace, pocket_run: Path, encoder: PersonEncoder, tmp_path: Path, route: str
+) -> None:
+    """The model is busy with another request; what waits for it ends with its client."""
+    assert run(["embed", "--run", str(pocket_run), "--images", "caviar", "--out", str(tmp_path / "gallery")]) == 0
+    service = PersonService(load_settings(), encoder, EmbeddingStore(tmp_path / "gallery"))
+    app = create_app(service)
+    busy, embedded = threading.Event(), []
+    encode = encoder.encode
+    encoder.encode = lambda pixels: embedded.append(len(pixels)) or encode(pixels)  # type: ignore[method-assign]
+    other = service._work.submit(busy.wait, 60)
+    content = as_json(*[noise(64, 128, "PNG", 0)] * 2)
+    messages = [{"type": "http.request", "body": content, "more_body": False}]
+    left, sent = asyncio.Event(), []
+
+    async def receive() -> dict[str, object]:
+        if messages:
+            return messages.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": route,
+        "raw_path": route.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("localhost", 80),
+        "root_path": "",
+    }
+    request = asyncio.create_task(app(scope, receive, send))
+    while not service._work._work_queue.qsize():
+        await asyncio.sleep(0.001)
+    left.set()
+    await asyncio.wait_for(request, 20)
+    assert sent[0]["status"] == 499 and service._requests == 0
+    busy.set()
+    other.result(20)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        assert (await client.post(route, content=content, headers=JSON)).status_code == 200
+    assert embedded == [2], "the model was never asked by who had left"
+    service.close()
 
 
 def test_serve_listens_on_loopback_and_ends(workspace: Workspace, pocket_run: Path) -> None:

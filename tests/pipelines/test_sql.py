@@ -67,6 +67,17 @@ def test_every_format_holds_all_rows_and_the_same_values(
         assert (tmp_path / form).read_text().count(".jpg") == 48
 
 
+@pytest.mark.parametrize("character", ["x", "\u00e4", "[", "\x1b", "a b "])
+def test_a_cell_of_megabytes_is_cut_in_tables_alone(
+    labelled: Workspace, capfd: pytest.CaptureFixture[str], character: str
+) -> None:
+    query, size = f"select repeat('{character}', 20000000) as a, 1 as b", 20_000_000 * len(character)
+    for options in ((), ("--format", "markdown")):
+        table = asked(capfd, query, *options)[0]
+        assert f"... and {size - 10_000:,} more characters" in table and len(table) < 400_000
+    assert len(asked(capfd, query, "--format", "csv")[0]) >= size
+
+
 def test_all_columns_on_a_clean_install(
     labelled: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ OFF = {  # what the paper does not use -> the value that leaves it out
     "compile": False,
     "devices": 1,
     "tf32": False,
+    "cuda_graphs": False,
     "log.wandb": False,
     "log.mlflow": False,
 }
@@ -81,6 +82,7 @@ def test_overrides_reach_their_place_with_their_type() -> None:
         (["stage2"], ["not key=value"]),
         (["seed.deeper=1"], ["seed"]),
         (["model.weights_file=w.pt"], ["weights_sha256"]),
+        (["cuda_graphs=true"], ["cuda_graphs needs compile"]),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(overrides: list[str], words: list[str]) -> None:

@@ -566,6 +566,43 @@ def test_paths_are_found_in_either_spelling_and_kept_as_on_disk(tmp_path: Path) 
     assert scan_dataset("t", tmp_path).skipped[UNCLEAR] == ["Su\u0308d//\u0065\u0301.jpg"]
 
 
+def test_paths_that_lead_into_the_folder_are_its_files_however_they_are_written(tmp_path: Path) -> None:
+    real, root = tmp_path / "real", tmp_path / "data"
+    real.mkdir()
+    root.symlink_to(real)
+    images = [f"x/{n}.jpg" for n in range(9)]
+    lines = {
+        f"{root}/t/x/0.jpg": "x/0.jpg",
+        f"{real}/t/x/1.jpg": "x/1.jpg",
+        f"{root}/t/../t//x/./2.jpg": "x/2.jpg",
+        "../t/x/3.jpg": "x/3.jpg",
+        "x/../x/4.jpg": "x/4.jpg",
+        "not/there/../../x/5.jpg": "x/5.jpg",
+        f"{tmp_path}/link/x/6.jpg": "x/6.jpg",
+        "..\\t\\x\\7.jpg": "x/7.jpg",
+        f"{root}/other/../t/x/linked.jpg": "x/linked.jpg",
+    }
+    out = [
+        "../x/0.jpg",
+        "../../t/x/0.jpg",
+        f"{root}/t2/x/0.jpg",
+        f"{root}/t/../0.jpg",
+        "x/../../x/1.jpg",
+        "/",
+        "..",
+        f"{root}/t",
+    ]
+    (tmp_path / "link").symlink_to(real / "t")
+    (tmp_path / "elsewhere.jpg").write_bytes(b"")
+    text = "path,identity,split\n" + "".join(f"{path},{n},all\n" for n, path in enumerate([*lines, *out]))
+    table(root, text, *images)
+    (real / "t" / "x" / "linked.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    (real / "other").mkdir()
+    assert {row[0] for row in records("t", root)} == set(lines.values())
+    skipped = scan_dataset("t", root).skipped
+    assert sorted(skipped[LEAVES] + skipped.get(NOT_THERE, [])) == sorted(out)
+
+
 def test_a_backslash_may_be_part_of_a_name(tmp_path: Path) -> None:
     table(tmp_path, "path,identity,split\nx\\1.jpg,1,all\n", "x\\1.jpg", "x/1.jpg")
     assert records("t", tmp_path) == [("x\\1.jpg", "all", 1, None)]

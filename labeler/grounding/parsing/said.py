@@ -30,6 +30,7 @@ VISIBLE_KEYS = frozenset(("visible", "isvisible", "present", "ispresent", "found
 _MAY_BE_FALSE = frozenset(
     "occluded isoccluded truncated istruncated iscrowd crowd difficult partial ispartial blurred normalized".split()
 )
+_MAY_BE_FALSE_WORDS = frozenset("occluded truncated crowd difficult partial blurred normalized cropped cut".split())
 
 
 def labelled(asked: Asked, labels: Sequence[str]) -> str | None:
@@ -44,6 +45,26 @@ def labels_of(data: Pairs) -> list[str]:
         for key, value in data
         if isinstance(value, str) and ((bare := bare_key(key)) in LABEL_KEYS or bare.endswith(_LABEL_ENDINGS))
     ]
+
+
+def denied(asked: Asked, data: Pairs, part: str) -> bool:
+    """Whether a member beside the boxes says that the part is not there, that it is something else, or that the boxes
+    are wrong: `"is_head": false`, `"reason": "there is no head"`, `"note": "placeholder"`."""
+    for key, value in data:
+        if asked.part_of(key):
+            continue
+        if value is False and mentions(asked, key, part) and not _MAY_BE_FALSE_WORDS & {*key.lower().split("_")}:
+            return True
+        if isinstance(value, str) and (
+            wording.takes_back(value)
+            or any(other == part for *_, other in wording.unseen_parts(value, asked.all_names))
+        ):
+            return True
+    return False
+
+
+def mentions(asked: Asked, key: str, part: str) -> bool:
+    return any(other == part for *_, other in places(key.replace("_", " "), asked.all_names))
 
 
 def said_of(asked: Asked, value: Any, part: str, depth: int = NESTING) -> Said | None:
@@ -75,6 +96,8 @@ def _said_by_object(asked: Asked, data: Pairs, part: str, depth: int) -> Said | 
         return UNREADABLE
     if not said:
         return None if labels or visible else UNREADABLE
+    if said[0].box and denied(asked, data, part):
+        return UNREADABLE
     return said[0] if all(one == said[0] for one in said) else UNREADABLE
 
 

@@ -8,7 +8,17 @@ from labeler.grounding.parsing.claims import NOT_THERE, UNREADABLE, Claims
 from labeler.grounding.parsing.loose_json import NoValueError, Pairs, blocks, read_json, read_loose
 from labeler.grounding.parsing.numbers import MARKUP, ONE_NUMBER, TAKEN_OUT, bare_label, without
 from labeler.grounding.parsing.question import Asked
-from labeler.grounding.parsing.said import BOX_KEYS, LABEL_KEYS, NESTING, VISIBLE_KEYS, labelled, labels_of, said_of
+from labeler.grounding.parsing.said import (
+    BOX_KEYS,
+    LABEL_KEYS,
+    NESTING,
+    VISIBLE_KEYS,
+    denied,
+    labelled,
+    labels_of,
+    mentions,
+    said_of,
+)
 from labeler.grounding.parsing.tables import COORDINATES, bare_key
 from shared.schemas import LabelStatus
 
@@ -73,7 +83,11 @@ class Values:
             self.claims.new_source()
             for part, value in named:
                 said = said_of(self.asked, value, part)
-                if said == NOT_THERE and any(bare_key(key) in BOX_KEYS and box for key, box in data):
+                if said == NOT_THERE and any(
+                    box and (bare_key(key) in BOX_KEYS or self._may_be_of(key, box, part)) for key, box in data
+                ):
+                    said = UNREADABLE
+                if said and said.box and denied(self.asked, data, part):
                     said = UNREADABLE
                 if said:
                     self.claims.add(part, said)
@@ -101,6 +115,10 @@ class Values:
                 return
         for key, value in data:
             self._collect(value, neutral=neutral and bare_key(key) in _WRAPPERS, depth=depth - 1)
+
+    def _may_be_of(self, key: str, box: Any, part: str) -> bool:
+        """`"possible_head": [1, 2, 3, 4]`"""
+        return isinstance(box, list) and not self.asked.part_of(key) and mentions(self.asked, key, part)
 
     def _collect_parallel(self, data: Pairs) -> bool:
         """Names and boxes in two lists of one length: `{"labels": [...], "boxes": [...]}`."""

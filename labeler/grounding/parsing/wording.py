@@ -36,7 +36,9 @@ _BODY_PART = re.compile(r"\bbody[\s_-]parts?\b", re.IGNORECASE)
 _CONTRARY = re.compile(r"\b(?:but|however|although|though|except|unless|mostly|only|yet|actually)\b", re.IGNORECASE)
 _TAKEN_BACK = re.compile(
     r"\b(?:wrong|incorrect|inaccurate|swapped|interchanged|mixed up|mistaken?|mistakes?|examples?|hypothetical(?:ly)?"
-    r"|placeholders?|dummy|oops|guess(?:ed|es|ing)?|made up|invented|disregard|ignore)\b",
+    r"|placeholders?|dummy|oops|guess(?:ed|es|ing)?|made up|invented|disregard|ignore"
+    r"|in the background|(?:another|different|other) (?:person|pedestrian|individual|man|woman)"
+    r"|not (?:of |for )?the (?:one|person|pedestrian|man|woman))\b",
     re.IGNORECASE,
 )
 _PICTURES = frozenset("image picture photo".split())

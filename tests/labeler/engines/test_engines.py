@@ -276,6 +276,11 @@ def test_scores_come_from_the_boxs_own_digits() -> None:
     ]
     logprobs = {"content": [{"token": token, "logprob": logprob} for token, logprob in text]}
     assert box_scores(logprobs, ["head", "legs"], SHARED) == {"head": pytest.approx(math.exp(-2))}
+    for beyond in (float("inf"), float("nan"), 0.5, 10**400, "-1", None, True):  # of any token: which one is not known
+        for place in (1, 3, 7):
+            damaged = [dict(item) for item in logprobs["content"]]
+            damaged[place]["logprob"] = beyond
+            assert box_scores({"content": damaged}, ["head", "legs"], SHARED) == {}, (beyond, place)
     for odd in (None, [], {"content": 3}, {"content": [{"token": 1}]}, {"content": [None]}):
         assert box_scores(odd, ["head"], SHARED) == {}
 

@@ -10,8 +10,10 @@ import pytest
 
 from labeler.engines.bounded_http import MAX_REPLY
 from labeler.engines.replicas import Replicas
+from labeler.engines.vllm_server import family_of_served
 from labeler.grounding.engine import EngineDownError, EngineSlowError
 from labeler.settings import load_settings
+from shared.errors import ConfigError
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
@@ -90,6 +92,11 @@ async def test_a_redirect_is_no_answer_and_is_not_followed() -> None:
         (b"SSH-2.0-OpenSSH_9.6\r\n cut", EngineDownError),
         (sized(OK + b"content-encoding: gzip\r\n", gzip.compress(b'{"packed": true}')), EngineDownError),
         (sized(OK + b"content-encoding: zstd\r\n", b"{}"), EngineDownError),
+        (
+            sized(OK + b"content-encoding: identity\r\ncontent-encoding: gzip\r\n", gzip.compress(b'{"packed": true}')),
+            EngineDownError,
+        ),
+        (sized(OK + b"content-encoding: \r\nContent-Encoding: deflate\r\n", b"{}"), EngineDownError),
         (sized(OK, b" " * (MAX_REPLY + 1)), EngineDownError),
         (OK + b"transfer-encoding: chunked\r\n\r\n" + b"100000\r\n%s\r\n" % (b" " * 2**20) * 5, EngineDownError),
         (sized(OK, b"[" * 100_000), EngineDownError),
@@ -101,23 +108,51 @@ async def test_what_does_not_come_back_has_a_name(answer: bytes | None, error: t
             await servers.ask("/v1/chat/completions", {})
 
 
-async def test_an_answer_that_trickles_ends_at_the_deadline() -> None:
-    """Every byte comes in time, all of them never do."""
+ENDLESS = {
+    "body": (OK + b"content-length: 1000000\r\n\r\n", b" "),
+    "head": (OK + b"x-a: ", b"a"),
+    "nothing": (b"", b"\r\n"),
+    "interim": (b"", b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"),
+    "chunks": (OK + b"transfer-encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "chunk extension": (OK + b"transfer-encoding: chunked\r\n\r\n5;x=", b"a"),
+}
 
-    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+
+@asynccontextmanager
+async def endless(kind: str, pause_s: float = 0.05) -> AsyncIterator[str]:
+    """A server whose answer to anything comes piece by piece, and never to its end."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first, piece = ENDLESS[kind]
         with suppress(ConnectionError):
-            writer.write(OK + b"content-length: 1000000\r\n\r\n")
+            writer.write(first)
             while True:
-                writer.write(b" ")
+                writer.write(piece)
                 await writer.drain()
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(pause_s)
 
-    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
-        settings = {"answer_timeout_s": 0.3, "connect_timeout_s": 0.3}
-        async with replicas(f"http://{host}:{port}", **settings) as servers, asyncio.timeout(20):
-            with pytest.raises(EngineSlowError):
-                await servers.ask("/v1/chat/completions", {})
+        yield f"http://{host}:{port}"
+
+
+QUICK = {"answer_timeout_s": 0.3, "connect_timeout_s": 0.3, "probe_timeout_s": 0.3}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+async def test_an_answer_that_trickles_ends_at_the_deadline(kind: str) -> None:
+    """Every byte comes in time, all of them never do."""
+    async with endless(kind) as url, replicas(url, **QUICK) as servers, asyncio.timeout(20):
+        with pytest.raises(EngineSlowError):
+            await servers.ask("/v1/chat/completions", {})
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+async def test_a_model_list_that_trickles_does_not_hold_the_start(kind: str) -> None:
+    async with endless(kind) as url, asyncio.timeout(20):
+        settings = load_settings(engine="vllm_server", model="mine", upstream_url=url, **QUICK)
+        with pytest.raises(ConfigError, match="LABELER_FAMILY"):
+            await asyncio.to_thread(family_of_served, settings)
 
 
 async def test_nobody_listens() -> None:

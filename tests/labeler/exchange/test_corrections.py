@@ -172,6 +172,11 @@ WHOLE = Box(0, 0, 64, 128)
         (PartBoxes("query/1 é.png", 128, 256), "is 128 x 256 pixels in the file and 64 x 128 in the data set"),
         (PartBoxes("query/1 é.png", 64, 128, {"head": Box(20, 20, 20.3, 20.3)}), "cannot be a body part .*: too_small"),
         (PartBoxes("query/1 é.png", 64, 128, {"head": WHOLE}), "cannot be a body part .*: whole_image"),
+        (
+            PartBoxes("query/1 é.png", 64, 128, {"legs": Box(15, 70, 60, 190)}),
+            "out of the image of 64 x 128 .* corners",
+        ),
+        (PartBoxes("query/1 é.png", 64, 128, {"head": Box(-20, 5, 30, 30)}), "reaches far out of the image"),
         (PartBoxes("query/1 é.png", 64, 128, {"head": Box(70, 20, 90, 40)}), "cannot be .*: clipped, outside"),
         (PartBoxes("query/1 é.png", 64, 128, {"head": Box(-30, -30, 0, 0)}), "cannot be .*: clipped, outside"),
     ],

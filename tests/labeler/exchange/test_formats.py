@@ -205,6 +205,9 @@ def changed(key: str, value: Any) -> Callable[[Any], None]:
         (changed("bbox", [1, 2, -3, 4]), "is -3 wide and 4 high"),
         (changed("bbox", [1, 2, 0, 4]), "is 0 wide"),
         (changed("iscrowd", 1), "crowd or a mask"),
+        (changed("bbox_mode", 0), "`bbox_mode` says that the bbox of 'head' is not x, y, width, height"),
+        (changed("bbox_mode", "XYXY_ABS"), "`bbox_mode` says"),
+        (changed("deleted", True), "'head' is marked as deleted"),
         (changed("keypoints", [1, 2, 2]), "has keypoints"),
         (changed("attributes", {"rotation": 30.0}), "the box is rotated"),
         (changed("attributes", {"rotation": "30"}), "is rotated"),
@@ -246,7 +249,7 @@ def test_coco_of_other_tools_is_understood(tmp_path: Path) -> None:
     content["annotations"] = [
         {"image_id": 5, "category_id": 0, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 4, 2, 4, 6]], "keypoints": []},
         {"image_id": 6, "category_id": 1, "bbox": [1, 2, 3, 4], "attributes": {"rotation": 0.0, "occluded": False}},
-        {"image_id": 6, "category_id": 0, "bbox": [5.5, 2, 3, 4], "iscrowd": False, "ignore": 0},
+        {"image_id": 6, "category_id": 0, "bbox": [5.5, 2, 3, 4], "iscrowd": False, "ignore": 0, "bbox_mode": 1},
     ]
     found = read("coco", content, tmp_path)
     assert in_pixels(found) == [{"legs": (1, 2, 4, 6)}, {"head": (1, 2, 4, 6), "legs": (5.5, 2, 8.5, 6)}, {}]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +32,16 @@ class Server:
         return int(told.stdout) / 1024
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts a command that runs uvicorn and waits until it listens; `environment` is added to a clean one."""
-    servers: list[Server] = []
+@contextmanager
+def servers(folder: Path) -> Iterator[Callable[..., Server]]:
+    """Starts a command that runs uvicorn and waits until it listens; `environment` is added to a clean one.
+
+    All end with the context; their logs are in `folder`.
+    """
+    started: list[Server] = []
 
     def begin(*command: str, **environment: str) -> Server:
-        log = tmp_path / f"server-{len(servers)}.log"
+        log = folder / f"server-{len(started)}.log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LABELER_")}
         inherited["LABELER_ENGINE"] = os.environ["LABELER_ENGINE"]  # of all tests
         with log.open("wb") as file:
@@ -47,28 +51,40 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
                 stderr=file,
                 env={**inherited, "PYTHONPATH": str(ROOT), **environment},
             )
-        servers.append(Server(process, log, ""))
+        started.append(Server(process, log, ""))
         while not (listening := re.search(r"running on (http://[\d.]+:\d+)", log.read_text())):
             assert process.poll() is None, log.read_text()
             time.sleep(0.02)
-        servers[-1].url = listening[1]
-        return servers[-1]
+        started[-1].url = listening[1]
+        return started[-1]
 
-    yield begin
-    for server in servers:
-        server.process.kill()
-        server.process.wait()
+    try:
+        yield begin
+    finally:
+        for server in started:
+            server.process.kill()
+            server.process.wait()
 
 
-@pytest.fixture
-def start_service(start: Callable[..., Server]) -> Callable[..., Server]:
-    """`make serve` with these LABELER_* settings, given in lower case."""
+def service_starter(start: Callable[..., Server]) -> Callable[..., Server]:
+    """Starts `dgreid serve` with LABELER_* settings, given in lower case."""
 
     def begin(**settings: object) -> Server:
         variables = {f"LABELER_{name.upper()}": str(value) for name, value in settings.items()}
         return start("-m", "labeler", "serve", **{"LABELER_PORT": "0", **variables})
 
     return begin
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    with servers(tmp_path) as begin:
+        yield begin
+
+
+@pytest.fixture
+def start_service(start: Callable[..., Server]) -> Callable[..., Server]:
+    return service_starter(start)
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 JSON = {"content-type": "application/json"}
-LIVE_S = 5.0  # for one answer of /livez, on a machine that does other things, too; measured: see the printed line
+LIVE_S = 5.0  # for one answer of /livez, on a machine that does other things, too; on a quiet one: bench_attacks
 MEMORY_MIB = 1000
+MEASURED: dict[str, "Watch"] = {}  # name of an attack -> what was seen
 
 
 class Watch:
@@ -58,6 +59,7 @@ def watched(server, name: str) -> Iterator[Watch]:
     finally:
         watch.stop()
         thread.join()
+    MEASURED[name] = watch
     print(f"{name}: {watch.polls} polls, slowest {watch.slowest_s:.2f} s, {watch.most_mib:.0f} MiB, {watch.failures}")
     assert watch.polls and not watch.failures, watch.failures
     assert watch.most_mib < MEMORY_MIB, f"{watch.most_mib:.0f} MiB"

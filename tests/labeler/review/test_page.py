@@ -231,6 +231,18 @@ def test_many_at_once(inside: TestClient, place: tuple[Workspace, list[ManifestR
     assert inside.post("/api/many", json={"image_ids": ["nobody"]}).status_code == 404
 
 
+@pytest.mark.parametrize("item", [b"1,", b'"?",', b"[],", b'"' + b"f" * 64 + b'",'])
+@pytest.mark.parametrize("path", ["/api/many", "/api/pick", "/api/many/undo", "/api/images/0123456789abcdef"])
+def test_bodies_of_more_than_a_page_sends_are_not_parsed(inside: TestClient, path: str, item: bytes) -> None:
+    content = b'{"image_ids":[' + item * (16 * 2**20 // len(item)) + b'"a"]}'
+    method = "PUT" if "images" in path else "POST"
+    answer = inside.request(method, path, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 413 and "choose fewer images" in answer.text
+    most = b'{"image_ids":[' + b",".join(b'"%064x"' % n for n in range(50_000)) + b"]}"
+    picked = inside.post("/api/pick", content=most, headers={"content-type": "application/json"})
+    assert picked.status_code == 200, "as many as a page may send"
+
+
 def test_two_runs_side_by_side(inside: TestClient, place: tuple[Workspace, list[ManifestRow]]) -> None:
     workspace, images = place
     assert "one label run only" in inside.get("/compare").text

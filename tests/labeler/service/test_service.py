@@ -4,11 +4,14 @@ import asyncio
 import base64
 import io
 import json
+import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import httpx
 import pytest
+import uvicorn
 from PIL import Image
 
 from labeler.engines.body_prior import BodyPrior
@@ -16,6 +19,7 @@ from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowError
 from labeler.service import grounding_service
 from labeler.service.app import create_app
+from labeler.service.limits import bounded_http
 from labeler.settings import describe, load_settings
 from shared.errors import ConfigError
 from shared.geometry import Box
@@ -473,6 +477,75 @@ async def test_a_client_that_goes_away_takes_its_questions_with_it() -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         engine.gate.set()
         assert (await client.post("/v1/ground", json=body(png()))).status_code == 200
+
+
+@asynccontextmanager
+async def listening(engine: Scripted) -> AsyncIterator[int]:
+    """The port of the service on its own HTTP parser."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(create_app(load_settings(), engine), http=bounded_http(64), ws="none", log_config=None)
+        server = uvicorn.Server(config)
+        running = asyncio.create_task(server.serve([one]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        yield one.getsockname()[1]
+        server.should_exit = True
+        await running
+
+
+def sent(*images: bytes) -> bytes:
+    content = json.dumps(body(*images)).encode()
+    head = "POST /v1/ground HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    return head.encode() + b"content-length: %d\r\n\r\n" % len(content) + content
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_who_sends_the_next_request_too_early_and_goes_takes_the_questions_along(at_once: bool) -> None:
+    """A request that waits for the one before it must not hide that the client has gone."""
+    engine = Scripted()
+    engine.gate = asyncio.Event()
+    ended: list[int] = []
+    ground = engine.ground
+
+    async def watched(image, parts, attempt):
+        try:
+            return await ground(image, parts, attempt)
+        except asyncio.CancelledError:
+            ended.append(image.width)
+            raise
+
+    engine.ground = watched
+    async with asyncio.timeout(30), listening(engine) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent(png(), png(65)) * (2 if at_once else 1))
+        while engine.asked < 2:
+            await asyncio.sleep(0.01)
+        if not at_once:
+            writer.write(sent(png()) + b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        writer.close()
+        while len(ended) < 2:
+            await asyncio.sleep(0.01)
+        engine.gate.set()
+    assert engine.asked == 2 and sorted(ended) == [64, 65]
+
+
+async def test_who_sends_the_next_request_too_early_and_stays_has_the_first_answered() -> None:
+    engine = Scripted()
+    async with asyncio.timeout(30), listening(engine) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent(png()) * 3)
+        told = (await reader.read()).lower()
+        assert told.startswith(b"http/1.1 200") and b"connection: close" in told and told.count(b"http/1.1 ") == 1
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):  # one after the other, on one connection
+            writer.write(sent(png()))
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200") and b"connection: close" not in head.lower()
+            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r")[0]))
+        writer.close()
 
 
 async def test_what_a_model_server_asks_for_is_passed_on() -> None:

@@ -1,6 +1,7 @@
 import io
 import struct
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from reid.data.augment import Augmentation
-from reid.data.decoding import _is_bare_jpeg, load_pixels, load_scanned_pixels
+from reid.data.decoding import _is_bare, load_pixels, load_scanned_pixels
 from reid.data.part_masks import PatchGrid
 from reid.data.person_images import Batch, PersonImages, in_order, load_batches
 from reid.data.transforms import TESTING
@@ -103,11 +104,26 @@ def test_in_order_covers_everything_once() -> None:
     assert in_order(0, 2) == [] and len(in_order(4, 2)) == 2
 
 
+PIXELS = np.random.default_rng(1).integers(0, 256, (37, 18, 3), dtype=np.uint8).repeat(3, axis=0)
+
+
 def photograph(form: str, mode: str = "RGB", **options: object) -> bytes:
-    pixels = np.random.default_rng(1).integers(0, 256, (37, 18, 3), dtype=np.uint8).repeat(3, axis=0)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, form, **options)
+    Image.fromarray(PIXELS).convert(mode).save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def with_chunk(png: bytes, kind: bytes, content: bytes, last: bool = False) -> bytes:
+    """A PNG with one more chunk, after the header or after the pixels."""
+    place = png.index(b"IEND") - 4 if last else 33
+    return png[:place] + b"".join(
+        [struct.pack(">I", len(content)), kind, content, struct.pack(">I", zlib.crc32(kind + content)), png[place:]]
+    )
+
+
+def from_the_top(bmp: bytes) -> bytes:
+    """A BMP whose rows are read the other way round."""
+    return bmp[:22] + struct.pack("<i", -struct.unpack("<i", bmp[22:26])[0]) + bmp[26:]
 
 
 def turned() -> Image.Exif:
@@ -128,8 +144,22 @@ def turned() -> Image.Exif:
         photograph("MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))]),
         photograph("JPEG", "L"),
         photograph("JPEG", "CMYK"),
+        photograph("PNG"),
         photograph("PNG", "RGBA"),
+        photograph("PNG", "P"),
+        photograph("PNG", "L"),
+        photograph("PNG", dpi=(72, 72)),
+        photograph("PNG", exif=turned()),
+        photograph("PNG", icc_profile=b"a profile"),
+        photograph("PNG", transparency=tuple(PIXELS[0, 0].tolist())),
+        photograph("PNG", save_all=True, append_images=[Image.new("RGB", (54, 37))]),
+        with_chunk(photograph("PNG"), b"gAMA", struct.pack(">I", 100_000)),
+        with_chunk(photograph("PNG"), b"eXIf", turned().tobytes().removeprefix(b"Exif\0\0"), last=True),
         photograph("BMP"),
+        photograph("BMP", "L"),
+        photograph("BMP", "RGBA"),
+        from_the_top(photograph("BMP")),
+        photograph("WEBP", lossless=True),
     ],
 )
 def test_pixels_are_pillows(content: bytes, tmp_path: Path) -> None:
@@ -148,14 +178,32 @@ def test_pixels_are_pillows(content: bytes, tmp_path: Path) -> None:
         (photograph("JPEG", exif=turned()), False),
         (photograph("JPEG", "L"), False),
         (photograph("JPEG", "CMYK"), False),
-        (photograph("PNG"), False),
+        (photograph("PNG"), True),
+        (photograph("PNG", dpi=(72, 72)), True),
+        (with_chunk(photograph("PNG"), b"gAMA", struct.pack(">I", 100_000)), True),
+        (with_chunk(photograph("PNG"), b"eXIf", turned().tobytes().removeprefix(b"Exif\0\0"), last=True), False),
+        (photograph("PNG", exif=turned()), False),
+        (photograph("PNG", transparency=tuple(PIXELS[0, 0].tolist())), False),
+        (photograph("PNG", icc_profile=b"a profile"), False),
+        (photograph("PNG", save_all=True, append_images=[Image.new("RGB", (54, 37))]), False),
+        (photograph("PNG", "L"), False),
+        (photograph("PNG", "RGBA"), False),
+        (photograph("PNG")[:-12], False),
+        (photograph("PNG")[:20], False),
+        (photograph("BMP"), True),
+        (photograph("BMP", "L"), False),
+        (photograph("BMP", "RGBA"), False),
+        (from_the_top(photograph("BMP")), False),
+        (photograph("BMP")[:-1], False),
+        (photograph("BMP")[:30], False),
+        (photograph("WEBP"), False),
         (photograph("JPEG")[:40], False),
         (b"\xff\xd8" + b"\xff\xfe\x00\x00" * 3, False),
         (b"", False),
     ],
 )
 def test_which_files_need_no_look_at_their_header(content: bytes, bare: bool) -> None:
-    assert _is_bare_jpeg(content) is bare
+    assert _is_bare(content) is bare
 
 
 JPEG = photograph("JPEG")

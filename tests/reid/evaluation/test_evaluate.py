@@ -389,6 +389,102 @@ def test_removal_is_not_claimed_where_no_camera_is_labelled(
     assert "removed (" not in found.tests["gamma"]["protocol"]
 
 
+@pytest.fixture
+def add_table(workspace: Workspace) -> Callable[..., None]:
+    """A data set of a table: (path, identity, camera, split) of each image; `broken` ones cannot be read."""
+
+    def add(name: str, rows: list[tuple[str, object, object, str]], broken: tuple[str, ...] = ()) -> None:
+        rng = np.random.default_rng(0)
+        folder = workspace.data_root / name
+        folder.mkdir()
+        for path, *_ in rows:
+            Image.fromarray(rng.integers(0, 256, (32, 16, 3), dtype=np.uint8)).save(folder / path)
+            if path in broken:
+                (folder / path).write_bytes(f"no image: {path}".encode())
+        lines = ["path,identity,camera,split", *(",".join(map(str, row)) for row in rows)]
+        (folder / "images.csv").write_text("\n".join(lines) + "\n")
+        (folder / "dataset.yaml").write_text("layout: csv\ncsv: images.csv\n")
+        build_manifest(name, workspace.data_root, workspace.manifest(name))
+
+    return add
+
+
+FOUR = range(1, 5)
+FIXED_ROWS = [
+    *((f"q{who}.png", who, 1, "query") for who in FOUR),
+    *((f"g{who}_{number}.png", who, 2, "gallery") for who in FOUR for number in (1, 2)),
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "broken", "told"),
+    [
+        (FIXED_ROWS, (), []),
+        (
+            FIXED_ROWS,
+            ("q1.png", "g2_1.png", "g2_2.png"),
+            ["1 query and 2 gallery images are unreadable and left out.", "2 of 3 queries scored"],
+        ),
+        (
+            [*FIXED_ROWS, ("j1.png", -1, 1, "query"), ("j2.png", -1, 1, "query")],
+            (),
+            ["2 query images are junk or distractors: nobody is searched for with them."],
+        ),
+        (
+            [*FIXED_ROWS, ("a1.png", 9, 1, "all"), ("a2.png", 9, 2, "all")],
+            (),
+            ["2 images of split 'all' are neither query nor gallery."],
+        ),
+        (
+            [(path, who, "" if path == "q1.png" else camera, split) for path, who, camera, split in FIXED_ROWS],
+            (),
+            ["1 of 4 query images have no camera label: none is removed as same-camera for them."],
+        ),
+        (
+            [(path, who, "" if path[-5:] == "2.png" else camera, split) for path, who, camera, split in FIXED_ROWS],
+            (),
+            ["1 of 4 query and 4 of 8 gallery images have no camera label"],
+        ),
+        (
+            [(f"{who}_{n}.png", who, n, "all") for who in range(1, 10) for n in (1, 2) if who < 4 or n < 2],
+            (),
+            ["6 of 9 people have no two images from different cameras: in no split."],
+        ),
+        (
+            [(f"{who}_{n}.png", who, 1 if who > 3 else n, "all") for who in range(1, 8) for n in (1, 2)],
+            ("7_1.png",),
+            ["1 test images are unreadable and left out.", "4 of 7 people have no two images from different cameras"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_scores_are_not_about_is_told(
+    rows: list[tuple[str, object, object, str]],
+    broken: tuple[str, ...],
+    told: list[str],
+    trained: Path,
+    workspace: Workspace,
+    add_table: Callable[..., None],
+) -> None:
+    add_table("odd", rows, broken)
+    notes = evaluate_run(trained, workspace, targets=["odd"], untrained=False).notes()
+    notes = [note for note in notes if "untrained" not in note]
+    assert len(notes) == len(told) and all(any(one in note for note in notes) for one in told), notes
+
+
+def test_people_of_half_sets_without_a_gallery_image_are_told(
+    trained: Path, workspace: Workspace, add_dataset: Callable[..., object]
+) -> None:
+    """VIPeR with one camera's folder half copied."""
+    for camera, people in (("cam_a", range(1, 9)), ("cam_b", range(1, 4))):
+        for who in people:
+            path = workspace.data_root / "VIPeR" / camera / f"{who:03d}_45.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((32, 16, 3), 9 * who, np.uint8)).save(path)
+    build_manifest("viper", workspace.data_root, workspace.manifest("viper"))
+    notes = evaluate_run(trained, workspace, targets=["viper"], untrained=False).notes()
+    assert "viper: 5 of 8 people of the query have no gallery image: in no split." in notes
+
+
 def test_scores_of_an_earlier_version_are_made_again_beside_a_new_target(
     trained: Path, workspace: Workspace, add_dataset: Callable[..., object]
 ) -> None:

@@ -115,3 +115,5 @@ def test_domain_contexts_need_the_data_set_of_every_identity(model_config):
         from_reference(state, config)
     with pytest.raises(UsageError, match="2 data set names for 3 identities"):
         from_reference(state, config, datasets[:2])
+    with pytest.raises(UsageError, match="domain_contexts names a, which no identity is of"):
+        from_reference(state, config, ["A", "b", "A"])  # would give nobody the context

@@ -7,6 +7,7 @@ from open_clip.tokenizer import SimpleTokenizer
 
 from reid.model.muva import build_model
 from reid.model.text_encoder import prompt_templates
+from shared.errors import ConfigError
 from shared.schemas import PARTS
 
 PLACES = slice(5, 9)  # positions of the learnable vectors
@@ -136,6 +137,19 @@ def test_prompt_templates_are_the_methods() -> None:
         prompt_templates(("head",), part_agnostic=True, domain_context="a_rainy street")
         == [f"{stars}, a rainy street"] * 2
     )
+
+
+@pytest.mark.parametrize("blank", ["_", " ", "__ _"])
+def test_a_context_of_blanks_is_none(blank):
+    assert prompt_templates(("head",), domain_context=blank) == prompt_templates(("head",))
+    assert prompt_templates((), domain_context=f"{blank}in_a{blank}street_")[0].endswith("person, in a street")
+
+
+def test_contexts_that_cannot_be_read_to_their_end_are_refused(model_config):
+    config = model_config(domain_contexts={"a": "word " * 61})  # makes 77
+    build_model(config, 2, seed=0, datasets=["a", "b"])
+    with pytest.raises(ConfigError, match="sentences of 80 tokens, of which 77"):
+        build_model(model_config(domain_contexts={"a": "word " * 64}), 2, seed=0, datasets=["a", "b"])
 
 
 def test_a_checkpoint_with_longer_sentences_is_read(model_config):

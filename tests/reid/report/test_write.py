@@ -31,7 +31,7 @@ from reid.report.page import one_of_each_image
 from reid.report.pictures import mask_outlines
 from reid.report.tables import interval_table
 from reid.report.write import write_report
-from reid.training.run_folder import open_run, write_image_ids
+from reid.training.run_folder import open_run, write_image_ids, write_training_images
 from shared import labels as shards
 from shared.errors import DataError
 from shared.geometry import Box
@@ -525,7 +525,8 @@ def test_a_page_that_shows_less_because_less_was_evaluated_is_written(run: Path,
 
 def test_labels_are_counted_over_the_images_that_were_trained_on(run: Path, workspace: Workspace) -> None:
     rows = read_manifest(workspace.manifest("3dpes"))
-    write_image_ids(run, [row.image_id for row in rows[:5]])
+    write_image_ids(run, [row.image_id for row in rows])  # of held-out people, too
+    write_training_images(run, ["3dpes"] * 5, [row.path for row in rows[:5]])
     record = json.loads((run / "training_set.json").read_text())
     (run / "training_set.json").write_text(json.dumps({**record, "images": 5}))
     files = write_report(run, workspace)
@@ -541,10 +542,25 @@ def test_a_run_that_does_not_record_its_images_says_so_where_the_numbers_differ(
     (run / "training_set.json").write_text(json.dumps({**record, "images": 3}))
     (told,) = write_report(run, workspace).missing
     assert "counted over 8 images, but 3 were trained on: the run, of an earlier version" in told
-    write_image_ids(run, [row.image_id for row in read_manifest(workspace.manifest("3dpes"))])
-    (run / "training_set.json").write_text(json.dumps({**record, "images": 3, "held_out_identities": 5}))
+    write_training_images(
+        run, ["3dpes"] * 3, ["gone", *(row.path for row in read_manifest(workspace.manifest("3dpes"))[:2])]
+    )
     (told,) = write_report(run, workspace).missing
-    assert "of held-out identities" in told
+    assert "counted over 2 images, but 3 were trained on: the manifests have changed" in told
+    (run / "training_images.jsonl").write_text("[1")
+    assert any("not a list of training images" in told for told in write_report(run, workspace).missing)
+
+
+def test_a_copy_of_a_training_image_is_counted_only_if_it_was_trained_on(run: Path, workspace: Workspace) -> None:
+    """As under a cap on images per identity: the id, which is of the content, does not tell the copies apart."""
+    rows = read_manifest(workspace.manifest("3dpes"))
+    copies = [row.model_copy(update={"path": row.path.replace("c1s1", "c1s2")}) for row in rows]
+    write_manifest([*rows, *copies], workspace.manifest("3dpes"))
+    write_image_ids(run, [row.image_id for row in rows])
+    write_training_images(run, ["3dpes"] * len(rows), [row.path for row in rows])
+    files = write_report(run, workspace)
+    found = json.loads(files.json.read_text())["labels"]
+    assert found["images"] == 8 and found["statuses"]["head"] == {"ok": 8} and files.missing == ()
 
 
 def test_contents_point_at_sections(run: Path, workspace: Workspace) -> None:

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from reid.training import losses
+from reid.training.class_loss import smoothed_cross_entropy
 
 
 def slow_cross_entropy(logits, labels, smoothing):
@@ -34,8 +35,15 @@ def masks():
 def test_smoothed_cross_entropy(batch, smoothing):
     features, _, labels = batch
     expected = slow_cross_entropy(features, labels, smoothing)
-    assert losses.smoothed_cross_entropy(features, labels, smoothing).item() == pytest.approx(expected)
-    assert losses.identity_loss(features, labels, smoothing).item() == pytest.approx(expected)
+    assert smoothed_cross_entropy(features, labels, smoothing).item() == pytest.approx(expected)
+
+
+def test_identity_loss_is_that_of_the_classifiers_logits(batch):
+    features, classes, labels = batch
+    logits = torch.tensor([[sum(a * b for a, b in zip(f, c, strict=True)) for c in classes] for f in features])
+    loss, preferred = losses.identity_loss(features, classes, labels, 0.1)
+    assert loss.item() == pytest.approx(slow_cross_entropy(logits, labels, 0.1))
+    assert preferred.tolist() == [row.index(max(row)) for row in logits.tolist()]
 
 
 def test_text_loss_normalises_neither_side(batch):
@@ -107,7 +115,7 @@ def test_gradients_exist_in_every_precision(batch, masks, dtype):
     features, other, labels = batch
     logits, visible = masks
     for loss, leaf in [
-        (lambda x: losses.identity_loss(x, labels, 0.1), features),
+        (lambda x: losses.identity_loss(x, other.to(dtype), labels, 0.1)[0], features),
         (lambda x: losses.text_loss(x, other.to(dtype), labels, 0.1), features),
         (lambda x: losses.prompt_loss(x, other.to(dtype), labels), features),
         (lambda x: losses.mask_bce_loss(x, visible), logits),
@@ -122,7 +130,7 @@ def test_nothing_to_average_gives_zero_with_a_gradient_path():
     none, labels = torch.zeros(0, 6, requires_grad=True), torch.zeros(0, dtype=torch.long)
     logits, visible = torch.zeros(2, 4, 0, 5, requires_grad=True), torch.zeros(4, 0, 5, dtype=torch.bool)
     for value in (
-        losses.identity_loss(none, labels, 0.1),
+        losses.identity_loss(none, torch.randn(3, 6), labels, 0.1)[0],
         losses.text_loss(none, torch.randn(3, 6), labels, 0.1),
         losses.prompt_loss(none, torch.randn(3, 6), labels),
         losses.mask_bce_loss(logits, visible),
@@ -139,5 +147,5 @@ def test_the_text_loss_keeps_float32_under_autocast() -> None:
     expected = losses.text_loss(features, text, labels, 0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(losses.text_loss(features, text, labels, 0.1), expected)
-        rough = losses.smoothed_cross_entropy((features @ text.T).float(), labels, 0.1)
+        rough = smoothed_cross_entropy((features @ text.T).float(), labels, 0.1)
     assert not torch.allclose(rough, expected, rtol=1e-4)  # what half precision would have made of it

@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from reid.data.transforms import normalised
 from reid.inference.embed import bank_features, identity_means
 from reid.model.checkpoint import load_checkpoint, load_tensors
 from reid.model.muva import Muva
+from reid.training.curves import Curves
 from reid.training.job import Job
 from reid.training.stage1 import SMALL_BYTES, SparingWrites, learn_prompts, load_prompts
 from reid.training.stage2 import train_images
@@ -94,6 +96,33 @@ def test_an_interrupted_stage_equals_an_uninterrupted_one(
     assert torch.equal(continued.prompts.contexts, whole.prompts.contexts)
     epochs = [line.split(",")[0] for line in (tmp_path / "cut" / "stage1" / "metrics.csv").read_text().splitlines()]
     assert epochs == ["epoch", "1", "2", "3", "4"]
+
+
+def test_a_stage_told_to_end_writes_the_epoch_that_it_would_have_left_out(
+    start: Start, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config("stage1.epochs=4")
+    whole, job = start(config, tmp_path / "whole")
+    learn_prompts(whole, job)
+    monkeypatch.setattr(reid.training.stage1, "SMALL_BYTES", 0)
+    monkeypatch.setattr(SparingWrites, "is_due", lambda self, last: last)
+    before = signal.getsignal(signal.SIGTERM)
+    add = Curves.add
+
+    def told(self: Curves, row: Any) -> None:
+        add(self, row)
+        if row["epoch"] == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Curves, "add", told)
+    with pytest.raises(KeyboardInterrupt):
+        learn_prompts(*start(config, tmp_path / "cut"))
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert len(load_checkpoint(tmp_path / "cut" / "stage1" / "latest.pt")[1]["history"]) == 2
+    monkeypatch.undo()
+    continued, job = start(config, tmp_path / "cut")
+    learn_prompts(continued, job)
+    assert torch.equal(continued.prompts.contexts, whole.prompts.contexts)
 
 
 def test_finished_prompts_are_used_again_without_opening_an_image(

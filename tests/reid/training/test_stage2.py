@@ -14,8 +14,9 @@ from reid.data.person_images import load_batches
 from reid.data.transforms import normalised
 from reid.model.checkpoint import load_checkpoint
 from reid.model.muva import Muva
+from reid.training.class_loss import smoothed_cross_entropy
 from reid.training.job import Job
-from reid.training.losses import identity_loss, mask_bce_loss, mask_dice_loss, smoothed_cross_entropy, text_loss
+from reid.training.losses import mask_bce_loss, mask_dice_loss, text_loss
 from reid.training.stage1 import learn_prompts
 from reid.training.stage2 import text_prototypes, train_images
 from reid.training.steps import ImageStep
@@ -46,7 +47,7 @@ def test_a_step_is_the_five_losses_of_the_method(start: Start, run_config: Confi
     necked = model.neck(features)
     text = model.encode_text(torch.arange(8))
     expected = {
-        "identity": identity_loss(model.classify(necked), labels, 0.1),
+        "identity": smoothed_cross_entropy(model.classify(necked), labels, 0.1),
         "memory": smoothed_cross_entropy(F.normalize(necked, dim=1) @ rows.T / 0.01, labels, 0.0),
         "text": text_loss(features, text, labels, 0.1),
         "mask_bce": mask_bce_loss(logits, batch.visible),

@@ -13,7 +13,8 @@ import yaml
 from reid.config import RunConfig
 from reid.evaluation.evaluate import evaluate_run
 from reid.protocols.protocol import parse_protocol
-from reid.training.run_folder import read_image_ids
+from reid.training.run_folder import read_image_ids, read_training_images
+from reid.training.train import train
 from shared.errors import ConfigError, DataError
 from shared.manifest import build_manifest, read_manifest
 from shared.workspace import Workspace
@@ -93,6 +94,9 @@ def test_a_run_records_its_images_and_the_scores_of_those_are_marked(
     train_run(run_config("data.validation_share=0.3"), run)
     rows = [row for name in ("alpha", "beta") for row in read_manifest(workspace.manifest(name))]
     assert read_image_ids(run) == {row.image_id for row in rows}  # held-out ones too: the epoch is chosen by them
+    files = read_training_images(run)
+    assert files is not None and files < {(row.dataset, row.path) for row in rows}  # and these are those of the steps
+    assert len(files) == json.loads((run / "training_set.json").read_text())["images"]
     assert "trained on" not in evaluate_run(run, workspace).protocol
     copied = next((workspace.data_root / "beta" / "bounding_box_train").iterdir())
     shutil.copy(copied, workspace.data_root / "gamma" / "bounding_box_test" / "0001_c2s1_000099_00.png")
@@ -118,9 +122,7 @@ def test_a_run_of_an_earlier_version_is_resumed(
 
 
 @pytest.mark.usefixtures("sources")
-def test_protocol_and_configuration_belong_together(
-    train_run: Callable[[RunConfig, Path], None], workspace: Workspace, run_config: Config, tmp_path: Path
-) -> None:
+def test_protocol_and_configuration_belong_together(workspace: Workspace, run_config: Config, tmp_path: Path) -> None:
     protocol = parse_protocol("alpha2gamma", workspace.data_root)
     with pytest.raises(ConfigError, match="for protocol 'alpha\\+beta2gamma', not 'alpha2gamma'"):
-        train_run(protocol, run_config(), tmp_path / "run")
+        train(protocol, run_config(), workspace, tmp_path / "run")

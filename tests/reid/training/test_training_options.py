@@ -18,8 +18,9 @@ from reid.inference.embed import bank_features, identity_means
 from reid.inference.trained import final_weights
 from reid.model.checkpoint import load_checkpoint
 from reid.model.muva import Muva
+from reid.training.class_loss import smoothed_cross_entropy
 from reid.training.job import Job
-from reid.training.losses import IdentityMemory, identity_loss, mask_bce_loss, mask_dice_loss, text_loss
+from reid.training.losses import IdentityMemory, mask_bce_loss, mask_dice_loss, text_loss
 from reid.training.stage1 import learn_prompts
 from reid.training.stage2 import fill_neck, text_prototypes, train_images
 from reid.training.steps import ImageStep
@@ -90,7 +91,7 @@ def test_absent_parts_are_left_out_of_every_loss_of_a_step(
         slices = [0, *(part + 1 for part in range(3) if present[image, part])]
         kept = torch.cat([torch.arange(width) + width * place for place in slices])
         scores = model.classifier.weight[:, kept] @ after[kept]
-        sums["identity"] += identity_loss(scores[None], label[None], 0.1).item() / 6
+        sums["identity"] += smoothed_cross_entropy(scores[None], label[None], 0.1).item() / 6
         sums["text"] += text_loss(feature[None, kept], text[:, kept], label[None], 0.1).item() / 6
         near = rows[:, kept] @ F.normalize(after[kept], dim=0) / 0.01
         sums["memory"] += F.cross_entropy(near[None], label[None]).item() / 6
@@ -236,15 +237,19 @@ def test_compiled_encoders_train_alike(
 ) -> None:
     train_run(run_config("stage2.epochs=1"), tmp_path / "plain")
     compiled: list[str] = []
+    modes: list[object] = []
 
-    def traced(module: nn.Module, **_: object) -> None:  # what is traced would be compiled
+    def traced(module: nn.Module, **options: object) -> None:  # what is traced would be compiled
         compiled.append(type(module).__name__)
+        modes.append(options.get("mode"))
         compile_module(module, backend="eager")
 
     compile_module = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", traced)
     train_run(run_config("stage2.epochs=1", "compile=true"), tmp_path / "compiled")
-    assert compiled == ["MaskedEncoder", "TextEncoder"]
+    assert compiled == ["MaskedEncoder", "TextEncoder"] and modes == [None, None]
+    train_run(run_config("stage2.epochs=1", "compile=true", "cuda_graphs=true"), tmp_path / "graphs")
+    assert modes[2:] == ["reduce-overhead", None]
     assert losses_of(tmp_path / "compiled") == pytest.approx(losses_of(tmp_path / "plain"), rel=1e-3)
 
 
