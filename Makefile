@@ -207,8 +207,12 @@ bench-vllm: install $(VENV_VLLM)/.installed ## what the service adds to the time
 	@$(RUN_PY) -m tests.benchmarks.bench_vllm_overhead
 
 .PHONY: bench-labeler
-bench-labeler: install ## images per second and memory of annotator and service on two cores: [ARGS="1000 50000"]
+bench-labeler: install ## images per second and memory of annotator and service on two cores: [ARGS="1000 50000"] [ARGS="--embedded 1000000"]
 	@$(RUN_PY) tests/benchmarks/bench_labeler.py $(ARGS)
+
+.PHONY: bench-ray
+bench-ray: install ## labelling on Ray clusters of 1 to 3 nodes, nodes and driver killed: runs/bench/ray.json [ARGS=--pocket]
+	@$(RUN_PY) -m tests.benchmarks.bench_ray $(ARGS)
 
 .PHONY: bench-attacks
 bench-attacks: install ## how long the service takes to answer while it is attacked: runs/bench/attacks.json, alone on the machine

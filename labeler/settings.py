@@ -69,6 +69,13 @@ class Settings(BaseSettings):
     answer_timeout_s: float = Field(default=120.0, gt=0)
     transport_attempts: int = Field(default=3, ge=1)  # requests per question
 
+    ray_min_actors: int = Field(default=1, ge=1)  # of `dgreid label --cluster`, each with an engine
+    ray_max_actors: int = Field(default=0, ge=0)  # 0: as many as the cluster has, or can get, room for
+    ray_cpus: float = Field(default=1.0, ge=0)  # of an actor
+    ray_gpus: float | None = Field(
+        default=None, ge=0
+    )  # of an actor; default: 1 if its engine is a model, 0 without any
+
     device: str = "auto"  # of the engine `local`; auto: an accelerator if there is one, else cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
         "auto"  # auto: that of the checkpoint, on the CPU float32

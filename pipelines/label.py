@@ -43,6 +43,10 @@ def label(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="measure a sample, say images, tokens and hours, write no label")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster whose machines ask: auto, ray://<host>:10001, or local; default: this machine"),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(help="port, or host:port, for Prometheus to read from while this runs", envvar="DGREID_METRICS"),
@@ -54,14 +58,18 @@ def label(
 ) -> None:
     """Ask for the part boxes of all images that have no labels yet. Resumable: run the same command again."""
     workspace = Workspace.from_environment()
-    options = AnnotateOptions(retry_failed=retry_failed, metrics=metrics)
+    options = AnnotateOptions(retry_failed=retry_failed, metrics=metrics, cluster=cluster)
     hook = SecretStr(webhook) if webhook else None
     if hook:
         check_webhook(hook)
     settings = None if url else embedded_settings(engine)
     names = split_names(dataset, workspace)
     failures = []
-    with started_vllm(settings, workspace.on_disk / "logs") if settings else nullcontext() as settings:
+    with (
+        started_vllm(settings, workspace.on_disk / "logs")
+        if settings and cluster is None
+        else nullcontext(settings) as settings
+    ):
         for name in names:
             if dry_run:
                 _estimate(name, workspace, settings, url=url, label_run=label_run, options=options)

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
@@ -36,10 +38,13 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     return list(iter_manifest(path))
 
 
-def iter_manifest(path: Path) -> Iterator[ManifestRow]:
-    """The rows of one manifest, read as they are asked for. Raises what `read_manifest` raises, at the first row."""
+def iter_manifest(path: Path, chosen: npt.NDArray[np.bool_] | None = None) -> Iterator[ManifestRow]:
+    """The rows of one manifest, all or the chosen ones, read as they are asked for.
+
+    Raises what `read_manifest` raises, at the first row.
+    """
     try:
-        for row in iter_rows(_existing(path), MANIFEST_SCHEMA, fix=_scan(path)):
+        for row in iter_rows(_existing(path), MANIFEST_SCHEMA, fix=_scan(path), chosen=chosen):
             yield ManifestRow.model_validate(row)
     except ValidationError as err:
         raise DataError(f"not a row of a manifest ({err.errors()[0]['msg']})", path=path, fix=_scan(path)) from err
@@ -75,6 +80,10 @@ class ManifestFile:
 
     def __iter__(self) -> Iterator[ManifestRow]:
         return iter_manifest(self.path)
+
+    def chosen(self, rows: npt.NDArray[np.bool_]) -> Iterator[ManifestRow]:
+        """Those of its rows [N] that are True."""
+        return iter_manifest(self.path, rows)
 
 
 @dataclass(frozen=True)

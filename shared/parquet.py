@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
@@ -52,13 +54,24 @@ def read_columns(path: Path, schema: pa.Schema, columns: Sequence[str], *, fix: 
         raise _damaged(err, path, fix) from err
 
 
-def iter_rows(path: Path, schema: pa.Schema, *, fix: str) -> Iterator[dict[str, object]]:
-    """The rows of a file as mappings, read as they are asked for. Raises as `read_table`, at the first row."""
+def iter_rows(
+    path: Path, schema: pa.Schema, *, fix: str, chosen: npt.NDArray[np.bool_] | None = None
+) -> Iterator[dict[str, object]]:
+    """The rows of a file as mappings, read as they are asked for. Raises as `read_table`, at the first row.
+
+    Args:
+        chosen: which rows [N]; default: all.
+    """
+    position = 0
     try:
         with pq.ParquetFile(_source(path), page_checksum_verification=True) as file:
             _check_schema(file.schema_arrow, schema, path, fix)
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-                yield from batch.to_pylist()
+                if chosen is None:
+                    yield from batch.to_pylist()
+                elif (wanted := chosen[position : position + len(batch)]).any():
+                    yield from batch.filter(pa.array(wanted)).to_pylist()
+                position += len(batch)
     except (OSError, pa.ArrowException) as err:
         raise _damaged(err, path, fix) from err
 

@@ -155,6 +155,32 @@ def test_the_kubernetes_manifests_fit_together() -> None:
         assert service["spec"]["selector"].items() <= labels.items()
 
 
+def test_the_ray_job_fits_its_image_and_its_command() -> None:
+    settings, job = yaml.safe_load_all((ROOT / "docker" / "kubernetes" / "ray.yaml").read_text())
+    assert settings["data"].keys() <= {PREFIX + name.upper() for name in Settings.model_fields}
+    assert job["kind"] == "RayJob" and job["spec"]["entrypoint"].split()[:2] == ["dgreid", "label"]
+    cluster = job["spec"]["rayClusterSpec"]
+    assert f"ray=={cluster['rayVersion']}" in (ROOT / "constraints.txt").read_text().splitlines()
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    pods = [group["template"]["spec"] for group in groups]
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"]
+        (container,) = pod["containers"]
+        assert container["image"].startswith("dgreid-ray:")
+        assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
+        assert {mount["name"] for mount in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+        assert ("/data", True) in {(mount["mountPath"], mount.get("readOnly")) for mount in container["volumeMounts"]}
+    (worker,) = pods[1]["containers"]
+    assert not pods[1]["automountServiceAccountToken"]
+    for name, resource in (("CPUS", "cpu"), ("GPUS", "nvidia.com/gpu")):
+        assert int(settings["data"][f"LABELER_RAY_{name}"]) <= int(worker["resources"]["limits"][resource])
+    lines = (ROOT / "docker" / "ray.Dockerfile").read_text().splitlines()
+    assert "USER 10001" in lines
+    for line in lines:
+        if line.startswith("COPY "):
+            assert all((ROOT / word).exists() for word in line.split()[1:-1]), line
+
+
 def test_the_addresses_that_prometheus_reads_are_services() -> None:
     config = yaml.safe_load((ROOT / "docker" / "prometheus.yml").read_text())
     targets = [one for job in config["scrape_configs"] for static in job["static_configs"] for one in static["targets"]]

@@ -18,7 +18,7 @@ MAY_IMPORT = {
 }
 MUST_WORK_WITHOUT = {
     "shared": ("torch", "torchvision", "open_clip", "fastapi", "httpx", "uvicorn", "matplotlib"),
-    "labeler": ("torch", "torchvision", "open_clip", "matplotlib", "lightning_fabric"),
+    "labeler": ("torch", "torchvision", "open_clip", "matplotlib", "lightning_fabric", "ray"),
     "reid": ("fastapi", "httpx", "uvicorn", "vllm", "transformers"),
 }
 

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from labeler.annotation.backlog import Backlog, Batch, Item, batches
-from labeler.annotation.client import GroundingClient, HttpClient, InProcessClient
+from labeler.annotation.backlog import Answered, Backlog, Item, Request
+from labeler.annotation.client import GroundingClient, client_of
 from labeler.annotation.label_run import default_label_run, finished_parts, open_label_run
 from labeler.annotation.metrics import AnnotatorMetrics
+from labeler.annotation.ray_cluster import Asking, RayCluster
 from labeler.annotation.run_log import PROGRESS_S, event, log_path, run_log
 from labeler.annotation.writer import LabelWriter
 from labeler.grounding.answers import ImageAnswer, ServiceInfo
@@ -36,7 +37,6 @@ from shared.schemas import LabelStatus, ManifestRow
 log = logging.getLogger(__name__)
 
 WAIT_LINE_S = 10.0  # without an answer, after which a line says what is waited for
-BODY_SHARE = 0.6  # of the service's body limit that the file bytes of a batch may take: base64 adds a third
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class AnnotateOptions:
     ready_timeout_s: float = 300.0  # to wait for the service to become ready
     stall_s: float = 900.0  # without a finished request, after which the run stops
     transport_attempts: int = 8  # requests for one batch
+    cluster: str | None = None  # whose actors ask: local, auto or ray://host:10001; None: this process
     metrics: str | None = None  # port, or host:port, on which the session's Prometheus metrics are
 
 
@@ -131,8 +132,7 @@ def annotate(
     """Label the images of one data set that this label run has not labelled yet.
 
     Args:
-        rows: the manifest of the data set, streamed; iterated twice, to count the remaining images, unless it is an
-            iterator.
+        rows: the manifest of the data set; a ManifestFile is streamed.
         dataset_root: folder that its paths are relative to.
         labels_root: folder of all label runs.
         label_run: name of the run; by default derived from engine, model and prompt version.
@@ -161,16 +161,18 @@ def annotate(
 
 def client_for(
     url: str | None, api_key: SecretStr | None, settings: Settings | None, options: AnnotateOptions
-) -> GroundingClient:
-    """The client of a running service, or without a URL of an engine in this process. Raises ConfigError."""
+) -> GroundingClient | RayCluster:
+    """The client of a running service, or without a URL of an engine in this process; or the actors of a Ray cluster,
+    each with such a client. Raises ConfigError."""
     connections, attempts = options.connections, options.transport_attempts
-    if url:
-        return HttpClient(url, api_key, connections=connections, attempts=attempts)
-    return InProcessClient(settings or load_settings(), connections=connections, attempts=attempts)
+    if options.cluster is None:
+        return client_of(settings, url, api_key, connections, attempts)
+    settings, batch_images, ready_s = settings or load_settings(), options.batch_images, options.ready_timeout_s
+    return RayCluster(options.cluster, Asking(settings, url, api_key, connections, attempts, batch_images, ready_s))
 
 
 async def annotate_with(
-    client: GroundingClient,
+    client: GroundingClient | RayCluster,
     rows: Iterable[ManifestRow],
     dataset_root: Path,
     dataset: str,
@@ -185,30 +187,20 @@ async def annotate_with(
     label_run = label_run or default_label_run(info)
     open_label_run(labels_root, label_run, info)
     with writer_lock(labels_root, label_run, dataset):
-        finished = finished_parts(labels_root, label_run, dataset, final_only=options.retry_failed)
-        backlog = Backlog(info.parts, finished)
+        finished = finished_parts(labels_root, label_run, dataset, info.parts, final_only=options.retry_failed)
+        backlog = Backlog(rows, info.parts, finished)
         writer = LabelWriter(
             labels_root, label_run, dataset, shard_rows=options.shard_rows, shard_seconds=options.shard_seconds
         )
-        is_iterator = iter(rows) is rows
-        total = None if is_iterator else sum(1 for _ in Backlog(info.parts, finished).items(rows))
         metrics = AnnotatorMetrics(dataset, label_run, client.service_metrics)
         with (
             metrics.served(options.metrics),
             run_log(log_path(labels_root, label_run, dataset)),
-            Progress(f"label {dataset}", total) as progress,
+            Progress(f"label {dataset}", backlog.remaining) as progress,
         ):
-            job = _Job(client, info, options, writer, Summary(label_run, dataset), progress, metrics)
-            work = batches(
-                backlog.items(_of_dataset(rows, dataset)),
-                dataset_root,
-                max_images=min(options.batch_images, info.max_images),
-                max_bytes=int(info.max_body_bytes * BODY_SHARE),
-            )
-            try:
-                return await job.run(work)
-            finally:
-                job.summary.done_before = backlog.done_before
+            summary = Summary(label_run, dataset, backlog.done_before)
+            job = _Job(client, info, options, writer, summary, progress, metrics)
+            return await job.run(client.requests(_of_dataset(backlog, dataset), dataset_root, options.batch_images))
 
 
 class _Job:
@@ -216,7 +208,7 @@ class _Job:
 
     def __init__(
         self,
-        client: GroundingClient,
+        client: GroundingClient | RayCluster,
         info: ServiceInfo,
         options: AnnotateOptions,
         writer: LabelWriter,
@@ -227,7 +219,7 @@ class _Job:
         self._client, self._info, self._options = client, info, options
         self._writer, self.summary, self._progress, self._metrics = writer, summary, progress, metrics
         self._said = time.monotonic()  # when the log last had a progress event
-        self._in_flight: set[asyncio.Task[list[tuple[Item, ImageAnswer]]]] = set()
+        self._in_flight: set[asyncio.Task[Sequence[Answered]]] = set()
         self._stop = asyncio.Event()
         for name, what, value in (
             ("images_remaining", "Images without rows; NaN where their number is not known", self._remaining),
@@ -238,7 +230,7 @@ class _Job:
         ):
             metrics.watch(name, what, value)
 
-    async def run(self, work: Iterator[Batch]) -> Summary:
+    async def run(self, work: Iterator[Request]) -> Summary:
         started = time.monotonic()
         summary, info = self.summary, self._info
         event("start", label_run=summary.label_run, dataset=summary.dataset, engine=info.engine, model=info.model,
@@ -252,16 +244,14 @@ class _Job:
         event("end", interrupted=summary.interrupted, **self._counts())
         return summary
 
-    async def _work_through(self, work: Iterator[Batch], started: float) -> None:
+    async def _work_through(self, work: Iterator[Request], started: float) -> None:
         try:
             with _on_signals(self._interrupt):
                 while not self._stop.is_set():
-                    batch = await asyncio.to_thread(next, work, None)
-                    if batch is None:
+                    request = await asyncio.to_thread(next, work, None)
+                    if request is None:
                         break
-                    self._write_unreadable(batch.unreadable)
-                    if batch.to_send:
-                        self._in_flight.add(asyncio.create_task(self._ask(batch.to_send)))
+                    self._in_flight.add(asyncio.ensure_future(request()))
                     while len(self._in_flight) >= self._client.connections:
                         await self._collect()
                 while self._in_flight:
@@ -303,10 +293,6 @@ class _Job:
         if time.monotonic() - self._said >= PROGRESS_S:
             self._said = time.monotonic()
             event("progress", **self._counts())
-
-    async def _ask(self, items: Sequence[Item]) -> list[tuple[Item, ImageAnswer]]:
-        answers = await self._client.ground([item.content for item in items], self._info.parts)
-        return list(zip(items, answers, strict=True))
 
     async def _collect(self) -> None:
         """Wait until a request is answered and write its rows. Raises DgreidError when none is for `stall_s`."""
@@ -354,9 +340,12 @@ class _Job:
             "interrupted: %d requests in flight are finished; a second signal ends this at once", len(self._in_flight)
         )
 
-    def _write_answered(self, answered: Sequence[tuple[Item, ImageAnswer]]) -> None:
+    def _write_answered(self, answered: Sequence[Answered]) -> None:
         for item, answer in answered:
-            self._write(item, answer)
+            if answer is None:
+                self._write_unreadable(item)
+            else:
+                self._write(item, answer)
 
     def _write(self, item: Item, answer: ImageAnswer) -> None:
         self._writer.add(answered_rows(item.row, answer, item.parts, self.summary.label_run, self._info))
@@ -369,15 +358,14 @@ class _Job:
     def _say_failed(self, item: Item, status: LabelStatus) -> None:
         event("image_failed", path=item.row.path, image_id=item.row.image_id, status=str(status))
 
-    def _write_unreadable(self, items: Sequence[Item]) -> None:
-        for item in items:
-            parts = [part for part in self._info.parts if part in item.parts]
-            self._writer.add(unreadable_rows(item.row, item.unreadable, parts, self.summary.label_run, self._info))
-            self.summary.done_now += 1
-            self.summary.failed[LabelStatus.UNREADABLE] += 1
-            self._metrics.count_unreadable()
-            self._say_failed(item, LabelStatus.UNREADABLE)
-            self._progress.advance(failure=LabelStatus.UNREADABLE)
+    def _write_unreadable(self, item: Item) -> None:
+        parts = [part for part in self._info.parts if part in item.parts]
+        self._writer.add(unreadable_rows(item.row, item.unreadable, parts, self.summary.label_run, self._info))
+        self.summary.done_now += 1
+        self.summary.failed[LabelStatus.UNREADABLE] += 1
+        self._metrics.count_unreadable()
+        self._say_failed(item, LabelStatus.UNREADABLE)
+        self._progress.advance(failure=LabelStatus.UNREADABLE)
 
     def _refuse_failures(self, least: int) -> None:
         summary = self.summary
@@ -391,13 +379,13 @@ class _Job:
         )
 
 
-def _of_dataset(rows: Iterable[ManifestRow], dataset: str) -> Iterator[ManifestRow]:
-    for row in rows:
-        if row.dataset != dataset:
+def _of_dataset(items: Iterable[Item], dataset: str) -> Iterator[Item]:
+    for item in items:
+        if (row := item.row).dataset != dataset:
             raise DataError(
                 f"the manifest of {dataset} has a row of {row.dataset}", path=row.path, fix="scan the data set again"
             )
-        yield row
+        yield item
 
 
 @contextmanager

@@ -6,13 +6,16 @@ import logging
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import httpx
 from pydantic import SecretStr, ValidationError
 
+from labeler.annotation.backlog import Answered, Batch, Item, Request, batches
 from labeler.engines.bounded_http import MOST_BYTES, NOTHING_PACKED, BoundedHttp
 from labeler.grounding.answers import BOUND_TO, ImageAnswer, ServiceInfo
 from labeler.grounding.engine import Engine, EngineAwayError, EngineError, EngineUnfitError
@@ -21,7 +24,7 @@ from labeler.grounding.retry import BUSY_CODE, UNFIT_CODE, pause_s, retry_after_
 from labeler.service.api_models import GroundResponse, ModelList, Problem, Ready
 from labeler.service.grounding_service import GroundingService
 from labeler.service.metrics import Metrics
-from labeler.settings import Settings, check_key
+from labeler.settings import Settings, check_key, load_settings
 from shared.errors import ConfigError, DgreidError
 from shared.images import image_id_of
 from shared.schemas import LabelStatus
@@ -38,6 +41,7 @@ REJECTED_CODES = (400, 413, 422)  # this request was refused; others may still b
 SHOWN = 300  # characters of a response in an error
 INFO_ANSWER_S = 60.0  # to say who answers
 ANSWER_S = 600.0  # for a whole batch
+BODY_SHARE = 0.6  # of the service's body limit that the file bytes of a batch may take: base64 adds a third
 # Bytes of a response: of any, more for each image, and for each of its parts, whose raw text alone may take 12,000.
 MOST, MOST_PER_IMAGE, MOST_PER_PART = 64 * 1024, 4 * 1024, 16 * 1024
 
@@ -97,6 +101,10 @@ class GroundingClient(ABC):
         self._demand_same(told)
         return told
 
+    def bind(self, info: ServiceInfo) -> None:
+        """Every answer must come from this engine, model and prompt version, as another client's `info` said them."""
+        self._bound = info
+
     @abstractmethod
     async def _info(self) -> ServiceInfo: ...
 
@@ -112,7 +120,7 @@ class GroundingClient(ABC):
             where = f" [{last.path}]" if last.path else ""
             return f"waiting {time.monotonic() - started:.0f} of {timeout_s:.0f} s for the engine: {last.what}{where}"
 
-        async with _saying(waiting):
+        async with saying(waiting):
             while True:
                 left = timeout_s - (time.monotonic() - started)
                 try:
@@ -164,6 +172,24 @@ class GroundingClient(ABC):
             if received.busy:
                 busy_s += max(pause, READY_PAUSE_S)
             await asyncio.sleep(pause)
+
+    def requests(self, items: Iterable[Item], root: Path, batch_images: int) -> Iterator[Request]:
+        """Read the items' files and ask about them: one request for each batch; `info` comes first.
+
+        Args:
+            root: folder that their paths are relative to.
+            batch_images: in a request at most, within the service's limits.
+        """
+        info = self._bound
+        assert info is not None, "info comes first"
+        most = int(info.max_body_bytes * BODY_SHARE)
+        for batch in batches(items, root, max_images=min(batch_images, info.max_images), max_bytes=most):
+            yield partial(self._answer, batch, info.parts)
+
+    async def _answer(self, batch: Batch, parts: Sequence[str]) -> list[Answered]:
+        contents = [item.content for item in batch.to_send]
+        answers = await self.ground(contents, parts) if contents else []
+        return [*((item, None) for item in batch.unreadable), *zip(batch.to_send, answers, strict=True)]
 
     def _demand_same(self, told: ServiceInfo | GroundResponse) -> None:
         """Raises ServiceUnfitError unless the engine, model, prompt version and rules are those of `info`."""
@@ -359,6 +385,15 @@ class HttpClient(GroundingClient):
         return kind(f"the labelling service cannot be used: {what}", path=self._place, fix=fix)
 
 
+def client_of(
+    settings: Settings | None, url: str | None, api_key: SecretStr | None, connections: int, attempts: int
+) -> GroundingClient:
+    """The client of a running service, or without a URL of an engine in this process. Raises ConfigError."""
+    if url:
+        return HttpClient(url, api_key, connections=connections, attempts=attempts)
+    return InProcessClient(settings or load_settings(), connections=connections, attempts=attempts)
+
+
 def _unusable_engine(err: EngineError) -> ServiceError:
     kind = ServiceUnfitError if isinstance(err, EngineUnfitError) else ServiceError
     return kind(f"the engine cannot be used: {err.what}", path=err.path, fix=err.fix)
@@ -375,7 +410,7 @@ def _checked(url: str) -> httpx.URL:
 
 
 @asynccontextmanager
-async def _saying(line: Callable[[], str]) -> AsyncIterator[None]:
+async def saying(line: Callable[[], str]) -> AsyncIterator[None]:
     """Inside it a line appears in the log every WAIT_LINE_S."""
 
     async def say() -> None:
@@ -383,13 +418,13 @@ async def _saying(line: Callable[[], str]) -> AsyncIterator[None]:
             await asyncio.sleep(WAIT_LINE_S)
             log.warning(line())
 
-    saying = asyncio.create_task(say())
+    task = asyncio.create_task(say())
     try:
         yield
     finally:
-        saying.cancel()
+        task.cancel()
         with suppress(asyncio.CancelledError):
-            await saying
+            await task
 
 
 def _all_failed(images: Sequence[bytes], parts: Sequence[str], what: str, *, retryable: bool) -> list[ImageAnswer]:

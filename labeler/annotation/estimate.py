@@ -9,10 +9,11 @@ from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
-from labeler.annotation.annotate import BODY_SHARE, AnnotateOptions
-from labeler.annotation.backlog import Backlog, batches
+from labeler.annotation.annotate import AnnotateOptions
+from labeler.annotation.backlog import Backlog
 from labeler.annotation.client import GroundingClient
 from labeler.annotation.label_run import default_label_run, finished_parts
+from labeler.annotation.ray_cluster import RayCluster
 from labeler.grounding.answers import ImageAnswer
 from shared.schemas import ImageStatus, ManifestRow
 
@@ -65,7 +66,7 @@ class Estimate:
 
 
 async def estimate(
-    client: GroundingClient,
+    client: GroundingClient | RayCluster,
     rows: Iterable[ManifestRow],
     dataset_root: Path,
     dataset: str,
@@ -84,17 +85,14 @@ async def estimate(
     await client.wait_ready(options.ready_timeout_s)
     info = await client.info()
     label_run = label_run or default_label_run(info)
-    finished = finished_parts(labels_root, label_run, dataset, final_only=options.retry_failed)
-    backlog = Backlog(info.parts, finished)
-    remaining = unreadable = 0
-    for item in backlog.items(rows):
-        remaining += 1
-        unreadable += item.row.status != ImageStatus.OK
+    finished = finished_parts(labels_root, label_run, dataset, info.parts, final_only=options.retry_failed)
+    backlog = Backlog(rows, info.parts, finished)
+    remaining = backlog.remaining
+    unreadable = sum(item.row.status != ImageStatus.OK for item in backlog)
     step = max(1, (remaining - unreadable) // sample)
-    readable = (item for item in Backlog(info.parts, finished).items(rows) if item.row.status == ImageStatus.OK)
+    readable = (item for item in backlog if item.row.status == ImageStatus.OK)
     chosen = islice(readable, 0, step * sample, step)
-    size = min(options.batch_images, info.max_images)
-    work = batches(chosen, dataset_root, max_images=size, max_bytes=int(info.max_body_bytes * BODY_SHARE))
+    work = client.requests(chosen, dataset_root, options.batch_images)
     answers: list[ImageAnswer] = []
     moments: list[tuple[float, int]] = []
     started = time.monotonic()
@@ -103,11 +101,11 @@ async def estimate(
     async def asker() -> None:
         while time.monotonic() - started < sample_s:
             async with reading:
-                batch = await asyncio.to_thread(next, work, None)
-            if batch is None:
+                request = await asyncio.to_thread(next, work, None)
+            if request is None:
                 return
-            if batch.to_send:
-                answers.extend(await client.ground([item.content for item in batch.to_send], info.parts))
+            if answered := [answer for _, answer in await request() if answer]:
+                answers.extend(answered)
                 moments.append((time.monotonic(), len(answers)))
 
     await asyncio.gather(*(asker() for _ in range(client.connections)))

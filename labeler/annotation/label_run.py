@@ -3,19 +3,24 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
+import pyarrow as pa
 
 from labeler.grounding.answers import BOUND_TO, LabelSource
 from shared.errors import ConfigError, DataError
 from shared.labels import check_name, connect, label_shards, read_record, record_path, run_folder, write_record
 from shared.object_storage import StorageError, remote
 from shared.schemas import FINAL_STATUSES
+
+_MEMORY = "128MB"  # of DuckDB, for what is finished
+_GROUPS_AT_ONCE = 2**16
 
 
 def default_label_run(info: LabelSource) -> str:
@@ -50,21 +55,23 @@ def open_label_run(labels_root: Path, label_run: str, info: LabelSource) -> None
         )
 
 
-def finished_parts(labels_root: Path, label_run: str, dataset: str, *, final_only: bool) -> dict[str, frozenset[str]]:
-    """Parts that need no further question, by image_id.
+def finished_parts(
+    labels_root: Path, label_run: str, dataset: str, parts: Sequence[str], *, final_only: bool
+) -> Iterator[pa.RecordBatch]:
+    """Parts that need no further question: tables of image_id and parts (bit i: the i-th of `parts`).
 
     With `final_only` a part whose newest row is a failure is not finished; otherwise every row counts.
-    Raises DataError for a damaged shard.
+    Raises DataError for a damaged shard, when the first table is asked for.
     """
     shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
-    status = (
-        f"status in ({', '.join(repr(str(status)) for status in sorted(FINAL_STATUSES))})" if final_only else "true"
-    )
-    query = f"select image_id, list(distinct part order by part) from labels where {status} group by image_id"
-    shared_sets: dict[tuple[str, ...], frozenset[str]] = {}  # nearly all images have the same parts
-    with _shards_of(labels_root, label_run), connect(labels=shards) as connection:
-        rows = connection.execute(query).fetchall()
-    return {image_id: shared_sets.setdefault(tuple(parts), frozenset(parts)) for image_id, parts in rows}
+    bits = " ".join(f"when '{part}' then {1 << number}" for number, part in enumerate(parts))
+    finals = ", ".join(f"'{status}'" for status in sorted(FINAL_STATUSES))
+    rows = f"labels where status in ({finals})" if final_only else "label_rows"
+    query = f"select image_id, cast(bit_or(case part {bits} else 0 end) as uinteger) as parts from {rows} group by all"
+    with _shards_of(labels_root, label_run), connect(labels=shards) as connection, TemporaryDirectory() as spilled:
+        connection.execute(f"set memory_limit='{_MEMORY}'")  # millions of groups go to disk
+        connection.execute("set temp_directory=$folder", {"folder": spilled})
+        yield from connection.sql(query).to_arrow_reader(_GROUPS_AT_ONCE)
 
 
 @dataclass(frozen=True)
