@@ -69,7 +69,7 @@ $(VENV_EXCHANGE)/.installed: tests/exchange_tools/requirements.txt tests/exchang
 
 .PHONY: test-exchange
 test-exchange: install $(VENV_EXCHANGE)/.installed ## export and import of labels against the real annotation tools
-	@$(RUN_PY) -m pytest tests/exchange_tools
+	@$(RUN_PY) -m pytest tests/exchange_tools $(ARGS)
 
 $(VENV_TRACK)/.installed: tests/track/requirements.txt tests/track/requirements-reid.txt tests/track/constraints.txt
 	@echo "installing BoxMOT, Ultralytics, deep-sort-realtime and TrackEval into $(VENV_TRACK), and roboflow's reid into $(VENV_TRACK)-reid (once, several minutes and 10 GB)"
@@ -79,8 +79,8 @@ $(VENV_TRACK)/.installed: tests/track/requirements.txt tests/track/requirements-
 	@touch $@
 
 .PHONY: test-track
-test-track: install $(VENV_TRACK)/.installed ## an exported model in the real trackers: BoxMOT, Ultralytics, deep-sort-realtime, roboflow reid
-	@$(RUN_PY) -m pytest tests/track
+test-track: install $(VENV_TRACK)/.installed ## an exported model in the real trackers: BoxMOT, Ultralytics, deep-sort-realtime, roboflow reid [ARGS="-k 'not tracks'"]
+	@$(RUN_PY) -m pytest tests/track $(ARGS)
 
 .PHONY: lint
 lint: install ## style, types and import order

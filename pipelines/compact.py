@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from labeler.annotation.compaction import SHARD_ROWS
 from pipelines.datasets import DatasetNames, split_names
 from pipelines.terminal import print_table, say
-from shared.compaction import SHARD_ROWS
 from shared.errors import DataError
 from shared.labels import corrected_runs, label_runs
 from shared.workspace import Workspace
@@ -23,7 +23,7 @@ def compact(
 
     Readers see the same labels at every moment, and a killed compaction is finished by the next `compact` or `label`.
     """
-    from shared.compaction import compact as compact_run
+    from labeler.annotation.compaction import compact as compact_run
 
     workspace = Workspace.from_environment()
     lines = []

@@ -25,7 +25,7 @@ def verify_labels(
 
     Exits with 1 when a check fails.
     """
-    from shared.label_checks import check_images, check_labels
+    from labeler.annotation.label_checks import check_images, check_labels
 
     workspace = Workspace.from_environment()
     failed = []

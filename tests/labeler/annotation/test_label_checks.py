@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from labeler.annotation.label_checks import check_images, check_labels
 from shared.geometry import Box
 from shared.images import image_id_of
-from shared.label_checks import check_images, check_labels
 from shared.labels import label_folder, label_shards, write_label_shard, write_label_table, write_record
 from shared.manifest import write_manifest
 from shared.parquet import to_table

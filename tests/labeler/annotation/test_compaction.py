@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from labeler.annotation.compaction import compact
 from shared import labels as store
-from shared.compaction import compact
 from shared.errors import ConfigError, DataError, DgreidError
 from shared.geometry import Box
 from shared.labels import (
