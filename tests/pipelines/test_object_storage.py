@@ -162,14 +162,14 @@ def test_images_that_cannot_be_fetched_are_not_labelled_as_unreadable(
     monkeypatch.setattr("pipelines.label.scan", lambda *_: read_manifest(scanned.manifest("3dpes")))
     from labeler.annotation import backlog
 
-    read_item, calls = backlog._read, []
+    read_item, calls = backlog.read_item, []
 
     def refuse_after_five(*given: object) -> object:
         calls.append(1)
         proxy.refusing = len(calls) > 5
         return read_item(*given)
 
-    monkeypatch.setattr(backlog, "_read", refuse_after_five)
+    monkeypatch.setattr(backlog, "read_item", refuse_after_five)
     monkeypatch.setattr(backlog, "THREADS", 1)
     refused(["label", "3dpes"], 1, "refuses access", capfd=capfd)
     proxy.refusing = False
