@@ -39,11 +39,9 @@ def serve(
 
     import os
 
-    import uvicorn
-
     from labeler.service.json_log import log_as_json
-    from labeler.service.limits import BACKLOG, SparseAcceptLog, bounded_http
-    from labeler.settings import LOOPBACK, load_settings
+    from labeler.service.serving import serve as run_server
+    from labeler.settings import load_settings
     from pipelines.person_service import PersonService, create_app
     from reid.evaluation.calibration import read_calibration
     from reid.inference.embeddings import EmbeddingStore
@@ -55,22 +53,8 @@ def serve(
     service = PersonService(settings, encoder, store, read_calibration(folder, encoder.model_hash))
     log_as_json()
     log = logging.getLogger(__name__)
-    logging.getLogger("asyncio").addFilter(SparseAcceptLog())
     log.info(
         "serving", extra={"fields": {"run": folder.name, "model_hash": encoder.model_hash, "gallery": str(gallery)}}
     )
-    if settings.host not in LOOPBACK and settings.api_key is None:
-        log.warning("listening on %s without an API key; set LABELER_API_KEY", settings.host)
     chosen = port if port is not None else settings.port if os.environ.get("LABELER_PORT") else PORT
-    uvicorn.run(
-        create_app(service),
-        host=settings.host,
-        port=chosen,
-        http=bounded_http(settings.max_connections),
-        ws="none",
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=settings.drain_s,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-    )
+    run_server(create_app(service), settings, chosen)

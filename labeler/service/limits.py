@@ -15,7 +15,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_HEAD = 64 * 1024  # bytes of a head or trailer; the limit that h11 has, too
 HEAD_TIMEOUT_S = 10.0  # for a head to arrive
 ACCEPT_LINE_S = 10.0  # between two log lines about connections that could not be accepted
-BACKLOG = 128  # asyncio tries, and logs, that many times in a row when no descriptor is left
 
 log = logging.getLogger(__name__)
 
