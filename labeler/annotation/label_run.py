@@ -64,6 +64,8 @@ def finished_parts(
     Raises DataError for a damaged shard, when the first table is asked for.
     """
     shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
+    if not shards:
+        return  # a first session needs no database
     bits = " ".join(f"when '{part}' then {1 << number}" for number, part in enumerate(parts))
     finals = ", ".join(f"'{status}'" for status in sorted(FINAL_STATUSES))
     rows = f"labels where status in ({finals})" if final_only else "label_rows"
