@@ -160,7 +160,7 @@ def _remove_leftovers(folder: Path, name: str) -> None:
     pattern = re.compile(rf"\.{re.escape(name)}\.{re.escape(_host())}-(\d+)\.tmp")
     with suppress(OSError):  # whoever may not look may not write either, which is said in a moment
         for entry in os.scandir(folder):
-            if (match := pattern.fullmatch(entry.name)) and not _is_alive(int(match[1])):
+            if (match := pattern.fullmatch(entry.name)) and not process_is_alive(int(match[1])):
                 Path(entry.path).unlink(missing_ok=True)
 
 
@@ -168,7 +168,8 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40]
 
 
-def _is_alive(process: int) -> bool:
+def process_is_alive(process: int) -> bool:
+    """Whether this machine has such a process; True where that cannot be told."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

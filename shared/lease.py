@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from shared.errors import DgreidError
+from shared.files import process_is_alive
 from shared.object_storage import ObjectPath, StorageError
 
 log = logging.getLogger(__name__)
@@ -103,13 +104,7 @@ def _is_gone(holder: dict[str, Any]) -> bool:
         return False
     if process == os.getpid():
         return holder.get("mark") not in _held
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return False
+    return not process_is_alive(process)
 
 
 def _content(path: ObjectPath) -> bytes | None:
