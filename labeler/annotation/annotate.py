@@ -36,6 +36,7 @@ from shared.schemas import LabelStatus, ManifestRow
 
 log = logging.getLogger(__name__)
 
+ARRIVED_S = 1.0  # between two looks at what was answered of requests that have not ended
 WAIT_LINE_S = 10.0  # without an answer, after which a line says what is waited for
 
 
@@ -51,7 +52,7 @@ class AnnotateOptions:
     failed_share_limit: float = 0.2  # of the images asked about; more stops the run
     failed_share_after: int = 100  # images asked about before that limit applies
     ready_timeout_s: float = 300.0  # to wait for the service to become ready
-    stall_s: float = 900.0  # without a finished request, after which the run stops
+    stall_s: float = 900.0  # without an answer, after which the run stops
     transport_attempts: int = 8  # requests for one batch
     cluster: str | None = None  # whose actors ask: local, auto or ray://host:10001; None: this process
     metrics: str | None = None  # port, or host:port, on which the session's Prometheus metrics are
@@ -219,7 +220,7 @@ class _Job:
         self._client, self._info, self._options = client, info, options
         self._writer, self.summary, self._progress, self._metrics = writer, summary, progress, metrics
         self._said = time.monotonic()  # when the log last had a progress event
-        self._in_flight: set[asyncio.Task[Sequence[Answered]]] = set()
+        self._in_flight: dict[asyncio.Task[Sequence[Answered]], Request] = {}
         self._stop = asyncio.Event()
         for name, what, value in (
             ("images_remaining", "Images without rows; NaN where their number is not known", self._remaining),
@@ -251,7 +252,7 @@ class _Job:
                     request = await asyncio.to_thread(next, work, None)
                     if request is None:
                         break
-                    self._in_flight.add(asyncio.ensure_future(request()))
+                    self._in_flight[asyncio.ensure_future(request())] = request
                     while len(self._in_flight) >= self._client.connections:
                         await self._collect()
                 while self._in_flight:
@@ -262,6 +263,7 @@ class _Job:
             for result in await asyncio.gather(*self._in_flight, return_exceptions=True):
                 if not isinstance(result, BaseException):  # answered while another request failed
                     self._write_answered(result)
+            self._write_arrived()
             self._writer.flush()
             self.summary.seconds = time.monotonic() - started
             self.summary.interrupted = self._stop.is_set()
@@ -295,30 +297,32 @@ class _Job:
             event("progress", **self._counts())
 
     async def _collect(self) -> None:
-        """Wait until a request is answered and write its rows. Raises DgreidError when none is for `stall_s`."""
+        """Wait until a request ends, and write what was answered meanwhile.
+
+        Raises DgreidError when nothing is answered for `stall_s`.
+        """
         waited = 0.0
-        step = min(self._options.shard_seconds, self._options.stall_s, WAIT_LINE_S)
+        step = min(self._options.shard_seconds, self._options.stall_s, ARRIVED_S, WAIT_LINE_S)
         while True:
-            done, self._in_flight = await asyncio.wait(
-                self._in_flight, timeout=step, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait(self._in_flight, timeout=step, return_when=asyncio.FIRST_COMPLETED)
+            waited = 0.0 if self._write_arrived() else waited + step
+            if self._stop.is_set():
+                self._writer.flush()  # a second signal ends the process
             self._writer.flush_if_due()
             self._say_progress()
             if done:
                 break
-            waited += step
             if waited >= self._options.stall_s:
                 raise DgreidError(
-                    f"no request was answered for {waited:.0f} s; {len(self._in_flight)} are in flight",
+                    f"nothing was answered for {waited:.0f} s; {len(self._in_flight)} requests are in flight",
                     fix="see the logs of the labelling service and of vLLM; run the same command to resume",
                 )
-            if waited >= WAIT_LINE_S:
-                note = f"no answer for {waited:.0f} s, {len(self._in_flight)} requests in flight"
-                self._progress.advance(0, note=note)
-        if waited >= WAIT_LINE_S:
-            self._progress.advance(0, note="")
+            note = f"no answer for {waited:.0f} s, {len(self._in_flight)} requests in flight"
+            self._progress.advance(0, note=note if waited >= WAIT_LINE_S else "")
+        self._progress.advance(0, note="")
         failures = []
         for task in done:  # all of them are written before the failure of one is raised
+            del self._in_flight[task]
             if (failure := task.exception()) is None:
                 self._write_answered(task.result())
             else:
@@ -326,19 +330,27 @@ class _Job:
         if failures:
             raise failures[0]
         if self._stop.is_set():
-            self._writer.flush()  # a second signal ends the process
+            self._writer.flush()
         self._refuse_failures(least=self._options.failed_share_after)
 
     def _interrupt(self) -> None:
         """What was answered is safe from here on, whatever becomes of the requests in flight."""
         self._stop.set()
         try:
+            self._write_arrived()
             self._writer.flush()
         except DgreidError as err:  # tried again at the end, where it is raised
             log.warning("the answers so far are not written yet: %s", err.what)
         log.warning(
             "interrupted: %d requests in flight are finished; a second signal ends this at once", len(self._in_flight)
         )
+
+    def _write_arrived(self) -> int:
+        """Write what was answered of requests that have not ended; the number of images."""
+        taken = [request.take() for request in self._in_flight.values()]
+        for answered in taken:
+            self._write_answered(answered)
+        return sum(map(len, taken))
 
     def _write_answered(self, answered: Sequence[Answered]) -> None:
         for item, answer in answered:

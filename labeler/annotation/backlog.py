@@ -30,7 +30,29 @@ class Item:
 
 
 Answered = tuple[Item, ImageAnswer | None]  # None: it was not asked about, `unreadable` says why
-Request = Callable[[], Awaitable[Sequence[Answered]]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Asks about a batch of images.
+
+    Args:
+        ask: does it; returns the answers that it did not add to `arrived`.
+        arrived: what was answered until now and was not taken yet.
+    """
+
+    ask: Callable[[], Awaitable[Sequence[Answered]]]
+    arrived: list[Answered] = field(default_factory=list)
+
+    async def __call__(self) -> Sequence[Answered]:
+        """The answers that were not taken."""
+        rest = await self.ask()
+        return [*self.take(), *rest]
+
+    def take(self) -> Sequence[Answered]:
+        taken = list(self.arrived)
+        self.arrived.clear()
+        return taken
 
 
 @dataclass

@@ -16,12 +16,12 @@ import httpx
 from pydantic import SecretStr, ValidationError
 
 from labeler.annotation.backlog import Answered, Batch, Item, Request, batches
-from labeler.engines.bounded_http import MOST_BYTES, NOTHING_PACKED, BoundedHttp
+from labeler.engines.bounded_http import LINES, MOST_BYTES, NOTHING_PACKED, ON_LINE, BoundedHttp
 from labeler.grounding.answers import BOUND_TO, ImageAnswer, ServiceInfo
 from labeler.grounding.engine import Engine, EngineAwayError, EngineError, EngineUnfitError
 from labeler.grounding.ground import failed_answer
 from labeler.grounding.retry import BUSY_CODE, UNFIT_CODE, pause_s, retry_after_s, transport_retryable
-from labeler.service.api_models import GroundResponse, ModelList, Problem, Ready
+from labeler.service.api_models import Answerer, GroundResponse, ImageLine, ModelList, Problem, ProblemLine, Ready
 from labeler.service.grounding_service import GroundingService
 from labeler.service.metrics import Metrics
 from labeler.settings import Settings, check_key, load_settings
@@ -30,6 +30,8 @@ from shared.images import image_id_of
 from shared.schemas import LabelStatus
 
 log = logging.getLogger(__name__)
+
+GiveAnswer = Callable[[int, ImageAnswer], None]  # an image's index among those that were asked about, its answer
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
@@ -138,29 +140,51 @@ class GroundingClient(ABC):
                     raise ServiceError(what, path=last.path, fix=last.fix) from last
                 await asyncio.sleep(READY_PAUSE_S)
 
-    async def ground(self, contents: Sequence[bytes], parts: Sequence[str]) -> list[ImageAnswer]:
+    async def ground(
+        self, contents: Sequence[bytes], parts: Sequence[str], answered: GiveAnswer | None = None
+    ) -> list[ImageAnswer]:
         """One answer per image file, in order. Images without an answer are sent again while that may help.
 
         A service that has no place for the request now (429) was not asked: it is tried again as long as it stays busy,
         up to LONGEST_BUSY_S.
 
+        Args:
+            answered: called once for each image with its index and its final answer, as soon as that is there.
+
         Raises ServiceError when the service cannot be used at all, ServiceUnfitError when another engine, model or
         prompt answers than `info` said; never for a failed image.
         """
         answers: dict[int, ImageAnswer] = {}
+        given: set[int] = set()
+
+        def give(index: int, answer: ImageAnswer) -> None:
+            if answered and index not in given:
+                given.add(index)
+                answered(index, answer)
+
+        def give_final(asked: Sequence[int], place: int, answer: ImageAnswer) -> None:
+            if not answer.retryable:
+                give(asked[place], answer)
+
         pending = list(range(len(contents)))
         failures, busy_s, refusals = 0, 0.0, 0
         while True:
-            received = await self._once([contents[index] for index in pending], parts)
+            received = await self._once(
+                [contents[index] for index in pending], parts, partial(give_final, tuple(pending))
+            )
             for index, answer in zip(pending, received.answers, strict=True):
                 if index not in answers or answers[index].error or not answer.error:  # keep partial answers
                     answers[index] = answer
+                if not answers[index].retryable:
+                    give(index, answers[index])
             pending = [index for index in pending if answers[index].retryable]
             if received.busy and busy_s < LONGEST_BUSY_S:
                 refusals += 1
             else:
                 failures, refusals = failures + 1, 0
             if not pending or failures >= self._attempts:
+                for index in pending:
+                    give(index, answers[index])
                 return [answers[index] for index in range(len(contents))]
             pause = pause_s(
                 refusals or failures,
@@ -184,14 +208,16 @@ class GroundingClient(ABC):
         assert info is not None, "info comes first"
         most = int(info.max_body_bytes * BODY_SHARE)
         for batch in batches(items, root, max_images=min(batch_images, info.max_images), max_bytes=most):
-            yield partial(self._answer, batch, info.parts)
+            arrived: list[Answered] = []
+            yield Request(partial(self._answer, batch, info.parts, arrived), arrived)
 
-    async def _answer(self, batch: Batch, parts: Sequence[str]) -> list[Answered]:
-        contents = [item.content for item in batch.to_send]
-        answers = await self.ground(contents, parts) if contents else []
-        return [*((item, None) for item in batch.unreadable), *zip(batch.to_send, answers, strict=True)]
+    async def _answer(self, batch: Batch, parts: Sequence[str], arrived: list[Answered]) -> Sequence[Answered]:
+        arrived.extend((item, None) for item in batch.unreadable)
+        if contents := [item.content for item in batch.to_send]:
+            await self.ground(contents, parts, lambda index, answer: arrived.append((batch.to_send[index], answer)))
+        return ()
 
-    def _demand_same(self, told: ServiceInfo | GroundResponse) -> None:
+    def _demand_same(self, told: ServiceInfo | Answerer) -> None:
         """Raises ServiceUnfitError unless the engine, model, prompt version and rules are those of `info`."""
         if self._bound is None:
             return
@@ -214,7 +240,8 @@ class GroundingClient(ABC):
         """Mean IoU in 0..1 on the calibration image. Raises ServiceError while the service is not ready."""
 
     @abstractmethod
-    async def _once(self, images: Sequence[bytes], parts: Sequence[str]) -> _Received: ...
+    async def _once(self, images: Sequence[bytes], parts: Sequence[str], answered: GiveAnswer) -> _Received:
+        """Ask once; `answered` is called with what comes before the end, all of which is among the answers."""
 
 
 class InProcessClient(GroundingClient):
@@ -252,9 +279,9 @@ class InProcessClient(GroundingClient):
         except EngineError as err:
             raise _unusable_engine(err) from err
 
-    async def _once(self, images: Sequence[bytes], parts: Sequence[str]) -> _Received:
+    async def _once(self, images: Sequence[bytes], parts: Sequence[str], answered: GiveAnswer) -> _Received:
         try:
-            return _Received(await self._service.ground(images, parts))
+            return _Received(await self._service.ground(images, parts, answered))
         except EngineAwayError as err:
             return _Received(_all_failed(images, parts, err.what, retryable=True), err.retry_after_s)
         except EngineError as err:
@@ -314,23 +341,35 @@ class HttpClient(GroundingClient):
         except ValidationError as err:
             raise self._unusable("its /readyz is not that of a labelling service", ServiceUnfitError) from err
 
-    async def _once(self, images: Sequence[bytes], parts: Sequence[str]) -> _Received:
+    async def _once(self, images: Sequence[bytes], parts: Sequence[str], answered: GiveAnswer) -> _Received:
         request = {"images": [base64.b64encode(image).decode() for image in images], "parts": list(parts)}
+        told = _Lines(images, parts, self._demand_same, answered)
+        most = MOST + len(images) * (MOST_PER_IMAGE + len(parts) * MOST_PER_PART)
         try:
-            most = MOST + len(images) * (MOST_PER_IMAGE + len(parts) * MOST_PER_PART)
-            response = await self._http.post("/v1/ground", json=request, extensions={MOST_BYTES: most})
+            response = await self._http.post(
+                "/v1/ground",
+                json=request,
+                headers={"Accept": f"{LINES}, application/json"},
+                extensions={MOST_BYTES: most, ON_LINE: told.read},
+            )
         except httpx.HTTPError as err:
             what = f"{type(err).__name__}: {err}"
             if not transport_retryable(err):
                 raise self._unusable(what) from err
-            return _Received(_all_failed(images, parts, what, retryable=True))
+            return _Received(told.or_failed(what, retryable=True))
+        if response.status_code == httpx.codes.OK and response.headers.get("content-type") == LINES:
+            for line in response.content.splitlines():
+                told.read(line)
+            if told.problem is None:
+                return _Received(told.or_failed("a damaged response", retryable=True))
+            response = told.problem
         if response.status_code == httpx.codes.OK:
             answers = self._answers(response, images, parts)
             return _Received(answers or _all_failed(images, parts, "a damaged response", retryable=True))
         what = _problem(response) or f"HTTP {response.status_code}: {_shown(response)}"
         if transport_retryable(response.status_code):
             return _Received(
-                _all_failed(images, parts, what, retryable=True),
+                told.or_failed(what, retryable=True),
                 retry_after_s(response.headers),
                 busy=response.status_code == BUSY_CODE,
             )
@@ -343,8 +382,11 @@ class HttpClient(GroundingClient):
                 raise
             except ServiceError as err:
                 return _Received(_all_failed(images, parts, err.what, retryable=True))
-            return _Received(_all_failed(images, parts, what, retryable=False))
-        alone = [await self._once([image], parts) for image in images]  # one image may be the reason for all
+            return _Received(told.or_failed(what, retryable=False))
+        alone = [  # one image may be the reason for all
+            await self._once([image], parts, lambda _, answer, place=place: answered(place, answer))  # type: ignore[misc]
+            for place, image in enumerate(images)
+        ]
         asked = [one.asked_s for one in alone if one.asked_s is not None]
         return _Received(
             [one.answers[0] for one in alone], max(asked, default=None), busy=any(one.busy for one in alone)
@@ -371,10 +413,10 @@ class HttpClient(GroundingClient):
         except ValidationError:
             return None
         self._demand_same(told)
-        fits = [answer.image_id for answer in told.images] == [image_id_of(image) for image in images]
-        asked = sorted(set(parts))
-        whole = all(sorted(part.part for part in answer.parts) == asked for answer in told.images)
-        return list(told.images) if fits and whole else None
+        if len(told.images) != len(images):
+            return None
+        fits = all(_is_about(image, parts, answer) for image, answer in zip(images, told.images, strict=True))
+        return list(told.images) if fits else None
 
     def _refused(self, response: httpx.Response) -> ServiceError:
         kind = ServiceUnfitError if response.status_code == UNFIT_CODE else ServiceError
@@ -383,6 +425,58 @@ class HttpClient(GroundingClient):
     def _unusable(self, what: str, kind: type[ServiceError] = ServiceError) -> ServiceError:
         fix = "see the service's log and GET /readyz; for a wrong key set LABELER_API_KEY"
         return kind(f"the labelling service cannot be used: {what}", path=self._place, fix=fix)
+
+
+class _Lines:
+    """Reads a response of lines: who answers, then answers in any order.
+
+    Args:
+        demand_same: raises ServiceUnfitError for a line that names another engine, model or prompt.
+        answered: called with each answer that is about an image that was sent and not answered before.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[bytes],
+        parts: Sequence[str],
+        demand_same: Callable[[Answerer], None],
+        answered: GiveAnswer,
+    ) -> None:
+        self._images, self._parts, self._demand_same, self._answered = images, parts, demand_same, answered
+        self._known = self._damaged = False
+        self._answers: dict[int, ImageAnswer] = {}
+        self.problem: httpx.Response | None = None  # which the service ended with
+
+    def read(self, line: bytes) -> None:
+        """Nothing is believed before the first line, nor after one that is damaged."""
+        if self._damaged or self.problem:
+            return
+        try:
+            if not self._known:
+                self._demand_same(Answerer.model_validate_json(line))
+                self._known = True
+            elif line.startswith(b'{"index"'):
+                told = ImageLine.model_validate_json(line)
+                index = told.index
+                if index in self._answers or not _is_about(self._images[index], self._parts, told.image):
+                    self._damaged = True
+                    return
+                self._answers[index] = told.image
+                self._answered(index, told.image)
+            else:
+                problem = ProblemLine.model_validate_json(line)
+                self.problem = httpx.Response(
+                    problem.status,
+                    headers={"Retry-After": problem.retry_after or ""},
+                    content=problem.model_dump_json(include=set(Problem.model_fields)),
+                )
+        except (ValidationError, IndexError):
+            self._damaged = True
+
+    def or_failed(self, what: str, *, retryable: bool) -> list[ImageAnswer]:
+        """The answers, and failed ones about the other images."""
+        failed = partial(_failed, parts=self._parts, what=what, retryable=retryable)
+        return [self._answers.get(index) or failed(image) for index, image in enumerate(self._images)]
 
 
 def client_of(
@@ -428,10 +522,16 @@ async def saying(line: Callable[[], str]) -> AsyncIterator[None]:
 
 
 def _all_failed(images: Sequence[bytes], parts: Sequence[str], what: str, *, retryable: bool) -> list[ImageAnswer]:
-    return [
-        failed_answer(image_id_of(image), parts, LabelStatus.ENGINE_ERROR, what, retryable=retryable)
-        for image in images
-    ]
+    return [_failed(image, parts, what, retryable) for image in images]
+
+
+def _failed(image: bytes, parts: Sequence[str], what: str, retryable: bool) -> ImageAnswer:
+    return failed_answer(image_id_of(image), parts, LabelStatus.ENGINE_ERROR, what, retryable=retryable)
+
+
+def _is_about(image: bytes, parts: Sequence[str], answer: ImageAnswer) -> bool:
+    """Whether an answer is about this image and exactly these parts."""
+    return answer.image_id == image_id_of(image) and sorted(part.part for part in answer.parts) == sorted(set(parts))
 
 
 def _shown(response: httpx.Response) -> str:

@@ -199,7 +199,7 @@ class RayCluster:
             return found
 
         while not ended:
-            yield partial(asyncio.to_thread, next_block)
+            yield Request(partial(asyncio.to_thread, next_block))
 
     def _resources(self) -> dict[str, float]:
         """CPUs and GPUs of an actor."""

@@ -5,6 +5,8 @@ import httpx
 
 MAX_REPLY = 4 * 2**20  # bytes; an answer of a thousand tokens with their probabilities has a tenth
 MOST_BYTES = "most_bytes"  # extension of a request: of its response
+ON_LINE = "on_line"  # extension of a request: called with each line of a response of lines, as soon as it is there
+LINES = "application/x-ndjson"  # content type of a response of lines
 NOTHING_PACKED = {"Accept-Encoding": "identity"}
 
 
@@ -15,7 +17,8 @@ class BoundedHttp(httpx.AsyncBaseTransport):
     throughput. Unlimited connections; no redirects, cookies, or proxies of the environment, nothing is unpacked.
     Requests raise httpx's TimeoutException after the limits in their `timeout` extension, of which `read` is that of
     the whole response, NetworkError when there is no response, and RemoteProtocolError for an encoded one and one of
-    more bytes than their extension MOST_BYTES says (default MAX_REPLY).
+    more bytes than their extension MOST_BYTES says (default MAX_REPLY). Lines that went to their extension ON_LINE are
+    not in the content of the response any more; what that raises ends the request.
     """
 
     def __init__(self) -> None:
@@ -37,11 +40,17 @@ class BoundedHttp(httpx.AsyncBaseTransport):
                 encoding = ", ".join(response.headers.getall("Content-Encoding", []))  # it may be said in several lines
                 if _is_encoded(encoding):
                     raise httpx.RemoteProtocolError(f"an encoded response ({encoding[:20]!r})", request=request)
-                content = bytearray()
+                on_line = request.extensions.get(ON_LINE) if response.content_type == LINES else None
+                content, received = bytearray(), 0
                 async for chunk in response.content.iter_any():
                     content += chunk
-                    if len(content) > most:
+                    received += len(chunk)
+                    if received > most:
                         raise httpx.RemoteProtocolError(f"a response of over {most} bytes", request=request)
+                    if on_line and b"\n" in chunk:
+                        *lines, content = content.split(b"\n")
+                        for line in lines:
+                            on_line(bytes(line))
                 return httpx.Response(response.status, headers=response.raw_headers, content=bytes(content))
         except TimeoutError as err:
             raise httpx.ReadTimeout(str(err), request=request) from err

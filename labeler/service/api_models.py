@@ -41,14 +41,19 @@ class GroundRequest(Frozen):
     parts: tuple[Part, ...] | None = Field(default=None, min_length=1)
 
 
-class GroundResponse(Frozen):
-    """One answer per image of the request, in its order, and who answered by which rules."""
+class Answerer(Frozen):
+    """Who answered by which rules: the first line of a response of lines."""
 
     engine: str
     model: str
     prompt_version: str
     missing_parts: str = "absent"
     second_look: bool = False
+
+
+class GroundResponse(Answerer):
+    """One answer per image of the request, in its order, and who answered by which rules."""
+
     images: Annotated[tuple[ImageAnswer, ...], FailFast()]
 
 
@@ -58,6 +63,20 @@ class Problem(Frozen):
     error: str
     fix: str
     request_id: str
+
+
+class ImageLine(Frozen):
+    """One line of a response of lines: the answer about the image of the request that has this index, from 0."""
+
+    index: int = Field(ge=0)
+    image: ImageAnswer
+
+
+class ProblemLine(Problem):
+    """The last line where no more images are answered: what a response without any answer would have been."""
+
+    status: int = Field(ge=400, le=599)
+    retry_after: str | None = Field(default=None, pattern="^[ -~]{0,64}$")  # the header of that name
 
 
 class Alive(Frozen):

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Self
@@ -91,22 +91,45 @@ class GroundingService:
         finally:
             self._requests -= 1
 
-    async def ground(self, contents: Sequence[bytes], parts: Sequence[str]) -> list[ImageAnswer]:
+    async def ground(
+        self,
+        contents: Sequence[bytes],
+        parts: Sequence[str],
+        answered: Callable[[int, ImageAnswer], None] | None = None,
+    ) -> list[ImageAnswer]:
         """One answer per image file, in order; a failed image has its status in its own answer.
+
+        Args:
+            answered: called with index and answer of an image as soon as the engine gave it, while others are in work.
 
         Raises EngineDownError or EngineSlowError when the engine answered none of the images it was asked about,
         EngineUnfitError when all its answers would be wrong.
         """
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
-        results = await asyncio.gather(*(self._one(content, parts, deadline) for content in contents))
-        answers = [
-            failed_answer(image_id_of(content), parts, LabelStatus.ENGINE_ERROR, result.what, retryable=True)
-            if isinstance(result, EngineAwayError)
-            else result
-            for content, result in zip(contents, results, strict=True)
-        ]
-        for answer in answers:
-            self.metrics.count(answer)
+
+        async def one(index: int, content: bytes) -> ImageAnswer | EngineAwayError:
+            result = await self._one(content, parts, deadline)
+            if isinstance(result, ImageAnswer):
+                self.metrics.count(result)
+                if answered:
+                    answered(index, result)
+            return result
+
+        tasks = [asyncio.ensure_future(one(index, content)) for index, content in enumerate(contents)]
+        try:
+            results = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # of one that failed, the others would go on
+                task.cancel()
+        answers = []
+        for content, result in zip(contents, results, strict=True):
+            if isinstance(result, EngineAwayError):
+                what, image_id = result.what, image_id_of(content)
+                failed = failed_answer(image_id, parts, LabelStatus.ENGINE_ERROR, what, retryable=True)
+                self.metrics.count(failed)
+                answers.append(failed)
+            else:
+                answers.append(result)
         away = [result for result in results if isinstance(result, EngineAwayError)]
         asked = [result for result in results if not _unreadable(result)]
         if away and len(away) == len(asked):

@@ -35,7 +35,11 @@ def install(app: FastAPI) -> None:
 
 
 async def _expected(request: Request, err: Exception) -> JSONResponse:
-    assert isinstance(err, DgreidError)
+    return response_to(request, err)
+
+
+def response_to(request: Request, err: Exception) -> JSONResponse:
+    """The response where a request ends with this error."""
     match err:
         case RequestError():
             return problem(request, err.status, err.what, err.fix, err.headers)
@@ -50,7 +54,7 @@ async def _expected(request: Request, err: Exception) -> JSONResponse:
         case EngineError():
             return problem(request, 502, err.what, err.fix)
         case _:
-            return await _unexpected(request, err)
+            return _unknown(request, err)
 
 
 async def _framework(request: Request, err: Exception) -> JSONResponse:
@@ -65,6 +69,10 @@ async def _framework(request: Request, err: Exception) -> JSONResponse:
 
 
 async def _unexpected(request: Request, err: Exception) -> JSONResponse:
+    return _unknown(request, err)
+
+
+def _unknown(request: Request, err: Exception) -> JSONResponse:
     log.error("request %s failed", request.state.request_id, exc_info=err)
     return problem(request, 500, "unexpected failure of the service", "see its log for this request id")
 

@@ -243,6 +243,6 @@ async def test_nothing_moving_is_an_error_not_a_wait(open_client, make_dataset, 
             return await super().ground(image, parts, attempt)
 
     async with open_client(load_settings(), Stuck()) as client:
-        with pytest.raises(DgreidError, match="no request was answered"):
+        with pytest.raises(DgreidError, match="nothing was answered"):
             options = AnnotateOptions(stall_s=0.05)
             await annotate_with(client, manifest, root, "toy", tmp_path, "r", options)

@@ -17,6 +17,7 @@ from labeler.annotation import client as client_module
 from labeler.annotation.annotate import AnnotateOptions, annotate_with
 from labeler.annotation.client import HttpClient, ServiceError, ServiceUnfitError
 from labeler.engines.body_prior import BodyPrior
+from labeler.engines.bounded_http import LINES
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.engine import EngineDownError, EngineError, EngineUnfitError
 from labeler.service.app import create_app
@@ -166,33 +167,102 @@ def test_an_address_that_is_no_http_url_is_refused_at_once(url: str) -> None:
         HttpClient(url)
 
 
-@pytest.mark.parametrize("damage", ["cut", "shuffled", "503"])
-async def test_damaged_responses_are_asked_again_never_believed(paint, no_pauses, damage: str) -> None:
+def as_json_only(request: httpx.Request) -> None:
+    """The request of a client that knows no lines, or to a service that does not."""
+    del request.headers["accept"]
+
+
+@pytest.mark.parametrize("lines", [False, True], ids=["json", "lines"])
+@pytest.mark.parametrize("damage", ["cut", "shuffled", "503", "broken off"])
+async def test_damaged_responses_are_asked_again_never_believed(paint, no_pauses, damage: str, lines: bool) -> None:
     inner = httpx.ASGITransport(create_app(load_settings(), BodyPrior()))
     faults = 2
 
     async def spoil(request: httpx.Request) -> httpx.Response:
         nonlocal faults
+        if not lines:
+            as_json_only(request)
         response = await inner.handle_async_request(request)
         content = await response.aread()
+        kind = {"content-type": response.headers["content-type"]}
+        assert (kind["content-type"] == LINES) == lines
         if not faults:
-            return httpx.Response(200, content=content)
+            return httpx.Response(200, content=content, headers=kind)
         faults -= 1
-        body = response.json()
-        body["images"].reverse()
         match damage:
             case "cut":
-                return httpx.Response(200, content=content[:-20])
+                return httpx.Response(200, content=content[:-20], headers=kind)
+            case "shuffled" if lines:
+                swapped = content.replace(b'{"index":0', b'{"index":9').replace(b'{"index":1', b'{"index":0')
+                return httpx.Response(200, content=swapped, headers=kind)
             case "shuffled":
+                body = response.json()
+                body["images"].reverse()
                 return httpx.Response(200, json=body)
+            case "broken off" if lines:
+                first, *_ = content.splitlines(keepends=True)
+                problem = {"error": "it went away", "fix": "-", "request_id": "", "status": 503, "retry_after": "0"}
+                return httpx.Response(200, content=first + json.dumps(problem).encode() + b"\n", headers=kind)
             case _:
                 return httpx.Response(503, headers={"retry-after": "0"})
 
     images = [paint(), paint(height=130)]
+    given = []
     async with HttpClient("http://localhost", transport=httpx.MockTransport(spoil)) as client:
-        answers = await client.ground(images, PARTS)
+        answers = await client.ground(images, PARTS, lambda *one: given.append(one))
     assert [answer.image_id for answer in answers] == [image_id_of(image) for image in images]
     assert all(status == LabelStatus.OK for answer in answers for status in answer.statuses.values()) and faults == 0
+    assert sorted(given, key=lambda one: one[0]) == list(enumerate(answers))
+
+
+class Hanging(BodyPrior):
+    """Answers about the first `answers` images, and about no more."""
+
+    def __init__(self, answers: int) -> None:
+        self.answers = answers
+
+    async def ground(self, image, parts, attempt):
+        if not self.answers:
+            await asyncio.Event().wait()
+        self.answers -= 1
+        return await super().ground(image, parts, attempt)
+
+
+@pytest.mark.parametrize("lines", [False, True], ids=["json", "lines"])
+async def test_what_is_answered_before_the_end_is_not_asked_again(paint, no_pauses, lines: bool) -> None:
+    """With a service that gives up, and then answers: each image is asked about until it has its answer."""
+    engine = Hanging(2)
+    inner = httpx.ASGITransport(create_app(load_settings(request_timeout_s=0.5), engine))
+    asked = []
+
+    async def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(len(json.loads(request.content)["images"]))
+        if not lines:
+            as_json_only(request)
+        response = await inner.handle_async_request(request)
+        engine.answers = 9
+        return response
+
+    images = [paint(height=height) for height in (128, 129, 130, 131)]
+    async with HttpClient("http://localhost", transport=httpx.MockTransport(serve)) as client:
+        answers = await client.ground(images, PARTS)
+    assert [answer.image_id for answer in answers] == [image_id_of(image) for image in images]
+    assert not any(answer.failure for answer in answers) and asked == [4, 2]
+
+
+async def test_wrong_boxes_after_right_ones_stop_everything(open_client, paint) -> None:
+    class Turning(BodyPrior):
+        async def ground(self, image, parts, attempt):
+            if image.height > 128:
+                await asyncio.sleep(0.6)
+                raise EngineUnfitError("it resizes", fix="-")
+            return await super().ground(image, parts, attempt)
+
+    given = []
+    async with open_client(load_settings(), Turning()) as client:
+        with pytest.raises(ServiceUnfitError, match="it resizes"):
+            await client.ground([paint(), paint(height=130)], PARTS, lambda *one: given.append(one))
+    assert [index for index, _ in given] == [0]
 
 
 async def test_one_oversized_image_does_not_fail_its_batch(paint) -> None:
@@ -204,20 +274,24 @@ async def test_one_oversized_image_does_not_fail_its_batch(paint) -> None:
     assert "more than 6000 bytes" in answers[1].error and not answers[1].retryable
 
 
+WHO = '{"engine":"body_prior","model":"ccp-medians","prompt_version":"none"}\n'
 NONSENSE = [
+    *(WHO + line for line in ("", "{}", '{"index":0}', '{"index":' + "9" * 5000 + ',"image":{}}', '{"index":-1}')),
+    *(WHO + '{"error":"e","fix":"f","request_id":"","status":' + end for end in ("200}", "1e999}", "503}", "418}")),
+    WHO + '{"error":"e","fix":"f","request_id":"","status":503,"retry_after":"\\r\\nä"}',
     *("", "[]", "null", "7", '"text"', "{}", "[" * 60_000, '{"data": []}', '{"data": [1]}', '{"images": null}'),
     *('{"images": [' + "1," * 20_000 + "1]}", '{"data": [' + "{}," * 20_000 + "{}]}", "\0\0", "NaN", "<html>" * 3000),
     *('{"status": "ready", "calibration_iou": ' + iou + "}" for iou in ("NaN", "1e999", "-1", "9" * 400, "[]")),
 ]
 
 
-@pytest.mark.parametrize("charset", ["utf-8", "hex", "utf-16", "no-such"])
+@pytest.mark.parametrize("charset", ["utf-8", "hex", "utf-16", "no-such", "lines"])
 @pytest.mark.parametrize("status", [200, 400, 404, 500])
 @pytest.mark.parametrize("reply", NONSENSE, ids=lambda reply: reply[:24])
 async def test_a_service_that_answers_nonsense_is_one_sentence(
     paint, no_pauses, caplog, reply: str, status: int, charset: str
 ) -> None:
-    headers = {"content-type": f"application/json; charset={charset}"}
+    headers = {"content-type": LINES if charset == "lines" else f"application/json; charset={charset}"}
     transport = httpx.MockTransport(lambda _: httpx.Response(status, content=reply.encode(), headers=headers))
     async with HttpClient("http://localhost", attempts=2, transport=transport) as client:
         for asked in (client.info(), client.wait_ready(0)):
@@ -255,9 +329,10 @@ DAMAGED = [
 ]
 
 
+@pytest.mark.parametrize("lines", [False, True], ids=["json", "lines"])
 @pytest.mark.parametrize("change", DAMAGED, ids=str)
 async def test_answers_that_no_row_can_hold_are_damaged(
-    make_dataset, tmp_path: Path, no_pauses, caplog, change: dict
+    make_dataset, tmp_path: Path, no_pauses, caplog, change: dict, lines: bool
 ) -> None:
     """The service is ours until its third answer; no row of the damaged ones has a box, the others are written."""
     root, manifest = make_dataset(4)
@@ -266,16 +341,20 @@ async def test_answers_that_no_row_can_hold_are_damaged(
 
     async def spoil(request: httpx.Request) -> httpx.Response:
         nonlocal batches
+        if not lines:
+            as_json_only(request)
         response = await inner.handle_async_request(request)
         content = await response.aread()
         batches += request.url.path == "/v1/ground"
+        kind = {"content-type": response.headers["content-type"]}
         if batches < 3 or request.url.path != "/v1/ground":
-            return httpx.Response(response.status_code, content=content)
-        body = json.loads(content)
-        for image in body["images"]:
+            return httpx.Response(response.status_code, content=content, headers=kind)
+        *first, body = [json.loads(line) for line in content.splitlines()]
+        for image in [body["image"]] if lines else body["images"]:
             for key, value in change.items():
                 (image if key in image else image["parts"][0])[key] = value
-        return httpx.Response(200, content=json.dumps(body))
+        text = "\n".join(json.dumps(line, separators=(",", ":")) for line in [*first, body])
+        return httpx.Response(200, content=text, headers=kind)
 
     options = AnnotateOptions(batch_images=1, failed_share_limit=1, connections=1)
     async with HttpClient(
@@ -288,8 +367,11 @@ async def test_answers_that_no_row_can_hold_are_damaged(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-@pytest.mark.parametrize("kind", ["packed", "endless", "trickle", "silent", "huge length"])
-async def test_a_response_is_not_unpacked_and_has_an_end(paint, no_pauses, monkeypatch, kind: str) -> None:
+@pytest.mark.parametrize("content_type", ["application/json", LINES])
+@pytest.mark.parametrize("kind", ["packed", "endless", "trickle", "lines", "silent", "huge length"])
+async def test_a_response_is_not_unpacked_and_has_an_end(
+    paint, no_pauses, monkeypatch, kind: str, content_type: str
+) -> None:
     monkeypatch.setattr(client_module, "ANSWER_S", 0.3)
     monkeypatch.setattr(client_module, "INFO_ANSWER_S", 0.3)
     heads, sent = [], 0
@@ -297,7 +379,7 @@ async def test_a_response_is_not_unpacked_and_has_an_end(paint, no_pauses, monke
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
         heads.append(await reader.readuntil(b"\r\n\r\n"))
-        ok = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+        ok = b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\n" % content_type.encode()
         with suppress(ConnectionError):
             match kind:
                 case "packed":
@@ -305,14 +387,14 @@ async def test_a_response_is_not_unpacked_and_has_an_end(paint, no_pauses, monke
                     writer.write(ok + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
                 case "huge length":
                     writer.write(ok + b"content-length: %d\r\n\r\n[" % 10**15)
-                case "endless" | "trickle":
+                case "endless" | "trickle" | "lines":
                     writer.write(ok + b"content-length: %d\r\n\r\n" % 10**12)
                     while True:
-                        piece = b" " * (2**16 if kind == "endless" else 1)
+                        piece = b"\n" * 2**16 if kind == "lines" else b" " * (2**16 if kind == "endless" else 1)
                         writer.write(piece)
                         sent += len(piece)
                         await writer.drain()
-                        await asyncio.sleep(0 if kind == "endless" else 0.02)
+                        await asyncio.sleep(0.02 if kind == "trickle" else 0)
             await reader.read()
         writer.close()
 

@@ -104,7 +104,7 @@ class Planned(GroundingClient):
     async def _readiness(self) -> float:
         return 1.0
 
-    async def _once(self, images, parts) -> _Received:
+    async def _once(self, images, parts, answered) -> _Received:
         self._batches += 1
         if self._batches == self._breaks:
             raise ServiceError("broken", fix="-")
@@ -159,9 +159,9 @@ async def test_a_hanging_request_is_said_while_it_hangs(make_dataset, tmp_path: 
     root, manifest = make_dataset(2)
 
     class Slow(Planned):
-        async def _once(self, images, parts) -> _Received:
+        async def _once(self, images, parts, answered) -> _Received:
             await asyncio.sleep(0.3)
-            return await super()._once(images, parts)
+            return await super()._once(images, parts, answered)
 
     async with Slow(0) as client:
         await annotate_with(client, manifest, root, "toy", tmp_path, "r", AnnotateOptions())
@@ -181,7 +181,7 @@ async def test_a_busy_service_is_no_failed_attempt(paint, monkeypatch: pytest.Mo
             left -= 1
             return httpx.Response(429, headers={"retry-after": "7"})
         response = await inner.handle_async_request(request)
-        return httpx.Response(response.status_code, content=await response.aread())
+        return httpx.Response(response.status_code, content=await response.aread(), headers=response.headers)
 
     async with HttpClient("http://localhost", attempts=2, transport=httpx.MockTransport(busy)) as client:
         (answer,) = await client.ground([paint()], PARTS)

@@ -120,7 +120,7 @@ async def test_metrics_are_served_while_a_run_lasts(make_dataset, tmp_path: Path
     assert found["labeler_annotator_images_total", "ok"] == 15 and found["labeler_annotator_images_remaining",] == 5
     assert found["labeler_annotator_info", "toy", "r"] == 1 and found["labeler_annotator_requests_in_flight",] == 1
     assert found["labeler_annotator_rows_waiting",] == 45
-    assert found["labeler_images_total", "ok"] == 16, "of the engine in this process"
+    assert found["labeler_images_total", "ok"] == 20, "of the engine in this process"
     with pytest.raises(httpx.ConnectError):
         httpx.get(engine.url, trust_env=False)
     for wrong in ("x", "99999999", "256.1.1.1:1"):

@@ -16,8 +16,8 @@ from PIL import Image
 
 from labeler.engines.body_prior import BodyPrior
 from labeler.engines.vllm_server import VllmServer
-from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowError
-from labeler.service import grounding_service
+from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowError, EngineUnfitError
+from labeler.service import grounding_service, routes
 from labeler.service.app import create_app
 from labeler.service.limits import bounded_http
 from labeler.settings import describe, load_settings
@@ -104,6 +104,46 @@ async def test_one_bad_image_fails_alone() -> None:
     assert [{row["status"] for row in answer["parts"]} for answer in answers] == [{kind} for kind in kinds]
     assert [answer["retryable"] for answer in answers] == [False] * 5 + [True, False]
     assert "over 1000000 pixels" in answers[6]["error"]
+
+
+IN_LINES = {"Accept": "application/x-ndjson"}
+
+
+async def test_lines_say_what_one_answer_says() -> None:
+    engine = Scripted()
+    engine.faults = {10: EngineError("cannot", fix="-"), 12: EngineSlowError("slow", fix="-")}
+    images = [png(), b"", png(10), png(12), png(65)]
+    async with client_of(engine) as client:
+        whole = (await client.post("/v1/ground", json=body(*images))).json()
+        response = await client.post("/v1/ground", json=body(*images), headers=IN_LINES)
+        refused = [
+            await client.post("/v1/ground", json=bad, headers=IN_LINES) for bad in ({}, body(png(), parts=["x"]))
+        ]
+    assert response.headers["content-type"] == "application/x-ndjson"
+    first, *lines = [json.loads(line) for line in response.content.splitlines()]
+    answers = [line["image"] for line in sorted(lines, key=lambda line: line["index"])]
+    assert first | {"images": answers} == whole
+    assert [one.status_code for one in refused] == [422, 422] and "unknown parts" in refused[1].json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(EngineDownError("-", fix="-", retry_after_s=7), 503), (EngineUnfitError("-", fix="-"), 424)]
+)
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_failure_is_a_status_or_the_last_line(error, status: int, begun: bool, monkeypatch) -> None:
+    """Where the first answers were sent already, what would have been the response is the last line."""
+    monkeypatch.setattr(routes, "LINES_S", 0.01)
+    engine = Scripted()
+    engine.faults = {65: error}
+    engine.gate = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.2, engine.gate.set)
+    async with client_of(engine) as client:
+        response = await client.post("/v1/ground", json=body(*[b""] * begun, png(65)), headers=IN_LINES)
+    assert response.status_code == (200 if begun else status)
+    told = json.loads(response.content.splitlines()[-1])
+    asked = told["retry_after"] if begun else response.headers.get("retry-after")
+    assert told["error"] == "-" and asked == ("7" if status == 503 else None)
+    assert not begun or told["status"] == status
 
 
 @pytest.mark.parametrize(("error", "status"), [(EngineDownError, 503), (EngineSlowError, 504)])
@@ -427,7 +467,10 @@ def test_no_secret_of_an_address_is_shown(url: str) -> None:
     assert "pass" not in shown and "ss@" not in shown and "user" not in shown, shown
 
 
-async def test_a_client_that_goes_away_takes_its_questions_with_it() -> None:
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("accept", [b"*/*", b"application/x-ndjson"])
+async def test_a_client_that_goes_away_takes_its_questions_with_it(accept: bytes, begun: bool, monkeypatch) -> None:
+    monkeypatch.setattr(routes, "LINES_S", 0.01)
     engine = Scripted()
     engine.gate = asyncio.Event()
     ended: list[str] = []
@@ -442,7 +485,7 @@ async def test_a_client_that_goes_away_takes_its_questions_with_it() -> None:
 
     engine.ground = watched
     app = create_app(load_settings(), engine)
-    content = json.dumps(body(png(), png(65), png(66))).encode()
+    content = json.dumps(body(png(), png(65), png(66), *[b""] * begun)).encode()
     messages = [{"type": "http.request", "body": content, "more_body": False}]
     sent: list[dict] = []
     left = asyncio.Event()
@@ -462,7 +505,7 @@ async def test_a_client_that_goes_away_takes_its_questions_with_it() -> None:
         "path": "/v1/ground",
         "raw_path": b"/v1/ground",
         "query_string": b"",
-        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"accept", accept)],
         "http_version": "1.1",
         "scheme": "http",
         "server": ("localhost", 80),
@@ -471,9 +514,12 @@ async def test_a_client_that_goes_away_takes_its_questions_with_it() -> None:
     request = asyncio.create_task(app(scope, receive, send))
     while engine.asked < 3:
         await asyncio.sleep(0.001)
+    await asyncio.sleep(0.1)
+    in_lines = begun and b"json" in accept
+    assert bool(sent) == in_lines
     left.set()
     await asyncio.wait_for(request, 20)
-    assert ended == ["cancelled"] * 3 and sent[0]["status"] == 499
+    assert ended == ["cancelled"] * 3 and sent[0]["status"] == (200 if in_lines else 499)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         engine.gate.set()
         assert (await client.post("/v1/ground", json=body(png()))).status_code == 200
