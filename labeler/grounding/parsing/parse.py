@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from labeler.grounding.parsing import wording
 from labeler.grounding.parsing.claims import AMBIGUOUS, UNPARSEABLE, Claims, Parsed
 from labeler.grounding.parsing.loose_json import NoValueError, ascii_brackets, read_json
-from labeler.grounding.parsing.numbers import runs
+from labeler.grounding.parsing.numbers import MARKUP, runs, without
 from labeler.grounding.parsing.question import Asked
 from labeler.grounding.parsing.text import PlainText
 from labeler.grounding.parsing.values import Values
@@ -34,9 +34,31 @@ _FINAL = re.compile(
     r"<answer>|\b(?:final|corrected) (?:answer|result|boxes)\b[\s:*]{0,4}(?:(?:is|are)\b)?|\\boxed", re.IGNORECASE
 )
 _OTHER_ORDER = re.compile(  # of the coordinates, said so
-    r"c?xc?ywh|yxyx|xxyy|ltwh|\bx\W{1,4}y\W{1,6}(?:and\W)?w(?:idth)?\b|\by_?(?:min|1|0)[^\w|]{1,6}x_?(?:min|1|0)\b"
-    r"|[\[(]\s{0,4}y_?(?:min|1|0)\b|[\[(]\s{0,4}x\w{0,8}\W{1,4}y\w{0,8}\W{1,4}w",
+    r"c?xc?ywh|yxyx|xxyy|ltwh|\bx\W{1,4}y\W{1,6}(?:and\W)?w(?:idth)?\b|\by_?(min|1|0)[^\w|]{1,6}x_?\1\b"
+    r"|[\[(]\s{0,4}y_?(?:min|1|0)\b|[\[(]\s{0,4}x\w{0,8}\W{1,4}y\w{0,8}\W{1,4}w"
+    r"|\btop[^\w|]{1,4}left[^\w|]{1,4}bottom\b|\bleft[^\w|]{1,4}top[^\w|]{1,6}(?:and\W)?w(?:idth)?\b"
+    r"|\bx_?(?:min|1|0)[^\w|]{1,6}x_?(?:max|2|1)\b|\b(?:coco|yolo)\b|[\"']axes[\"']\s{0,3}:"
+    r"|\bwidth\W{1,3}(?:and\W)?height\b|\b(?:first|second|third|last)\s(?:two\s)?(?:number|value|coordinate)s?\b"
+    r"|\by[^\w|]{1,4}x[^\w|]{1,4}y\b|\brows?[^\w|]{1,4}col",
     re.IGNORECASE,
+)
+_CONVENTION = re.compile(  # `"bbox_format": "coco"`, `"unit": "percent"`, `"scale": 100`
+    r"\b(?:(?:b?box|boxes|coord\w{0,8})?[_ ]?(?P<order>format|mode|convention)|(?P<base>relative[_ ]to|origin)"
+    r"|(?P<unit>units?|scale))[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?P<said>[^\"'\n]{1,60})",
+    re.IGNORECASE,
+)
+_OUR_ORDER = re.compile(
+    r"\W{0,2}(?:xyxy|x_?(?:min|1|0)\b\W{1,4}y|x1y1x2y2|ltrb|left\W{1,4}top\W{1,4}right|(?:pascal_?)?voc|abs|pix|px"
+    r"|json|list|array|png|jpe?g|rgb|joint|[{\[])",
+    re.IGNORECASE,
+)
+_TAG = re.compile(r"</?[a-z][^<>]{0,60}>|\\[a-z]{1,20}(?:\{[a-z]{0,10}\}){0,2}", re.IGNORECASE)
+_OUR_BASE = re.compile(
+    r"(?:top|upper)[\s_-]?left|(?:the )?(?:whole |full |original |input )?(?:image|picture|photo|crop|frame)\b",
+    re.IGNORECASE,
+)
+_OUR_UNIT = re.compile(
+    r"\W{0,2}(?:pix|px|(?:0\s?(?:-|to|\.\.)\s?)?(?:1000\b|999\b)|thousandth|per ?mille|\u2030)", re.IGNORECASE
 )
 _NOT_ANSWERED = re.compile(
     r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai|(un|not )able to|i (can't|cannot|can not|won't|will not))\b",
@@ -106,7 +128,7 @@ def _after_thoughts(text: str) -> str:
 
 def _read(text: str, asked: Asked) -> dict[str, Parsed]:
     text = ascii_brackets(text)
-    if _OTHER_ORDER.search(text):
+    if _OTHER_ORDER.search(text) or any(map(_is_other_convention, _CONVENTION.finditer(text))):
         return dict.fromkeys(asked.parts, UNPARSEABLE)
     for final in list(_FINAL.finditer(text))[: -_TRIED_MARKS - 1 : -1]:
         after = text[final.end() :]
@@ -121,19 +143,29 @@ def _read_all(text: str, asked: Asked) -> dict[str, Parsed]:
     claims = Claims(asked.parts)
     left = Values(asked, claims).take(text)
     PlainText(asked, claims).take(left)
-    if wording.takes_back(left):
+    if not any(claim.said.box for claim in claims.all):
+        if _REFUSED.search(left):
+            return dict.fromkeys(asked.parts, Parsed(LabelStatus.REFUSED))
+    elif wording.takes_back(left) or wording.is_other_thing(left, asked.all_names):
         return dict.fromkeys(asked.parts, UNPARSEABLE)
-    if not any(claim.said.box for claim in claims.all) and _REFUSED.search(left):
-        return dict.fromkeys(asked.parts, Parsed(LabelStatus.REFUSED))
     found = (
         claims.settled()
         if wording.people_told_apart(text, asked.all_names) < 2
         else dict.fromkeys(asked.parts, UNPARSEABLE)
     )
+    words = _TAG.sub(" ", MARKUP.sub(" ", without(left, [(run.start, run.end) for run in runs(left)])))
+    if not wording.is_small_talk(words, asked.all_names):
+        found = {part: _doubted(one) for part, one in found.items()}
     if all(one.status == LabelStatus.UNPARSEABLE for one in found.values()) and not claims.all:
         status = LabelStatus.REFUSED if _NOT_ANSWERED.search(text) else LabelStatus.UNPARSEABLE
         return dict.fromkeys(asked.parts, Parsed(status))
     return found
+
+
+def _is_other_convention(stated: re.Match[str]) -> bool:
+    """Whether an order or unit of the coordinates is stated that is not the one asked for."""
+    ours = _OUR_ORDER if stated["order"] else _OUR_BASE if stated["base"] else _OUR_UNIT
+    return not ours.match(stated["said"])
 
 
 def _doubted(one: Parsed) -> Parsed:

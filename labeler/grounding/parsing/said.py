@@ -30,7 +30,22 @@ VISIBLE_KEYS = frozenset(("visible", "isvisible", "present", "ispresent", "found
 _MAY_BE_FALSE = frozenset(
     "occluded isoccluded truncated istruncated iscrowd crowd difficult partial ispartial blurred normalized".split()
 )
-_MAY_BE_FALSE_WORDS = frozenset("occluded truncated crowd difficult partial blurred normalized cropped cut".split())
+_MAY_NOT_BE_TRUE = frozenset(
+    "normalized isnormalized normalised relative invisible hidden missing absent notvisible notfound failed refused "
+    "outofframe isabsent ismissing".split()
+)
+# Members that say with a word or a number whether a part is there, or list those that are not.
+_PRESENCE_WORDS = frozenset("visible visibility status state presence present found detected exists".split())
+_UNSEEN_KEYS = frozenset(
+    "missing absent notvisible invisible notfound undetected hidden unseen missingparts invisibleparts notpresent "
+    "notdetected outofframe error errors failure".split()
+)
+_OTHERS = frozenset("parent person people pedestrian human body image crop frame size color colour mask".split())
+_NO_REMARK = frozenset(("none", "no", "null", "nil", "n/a", "na", "nothing", "missing", "not applicable"))
+_NEGATIVE = frozenset("no false 0 none invisible hidden absent missing unknown failed error unseen".split())
+_MAY_BE_FALSE_WORDS = frozenset(
+    "occluded truncated crowd difficult partial blurred normalized cropped cut multiple others".split()
+)
 
 
 def labelled(asked: Asked, labels: Sequence[str]) -> str | None:
@@ -53,14 +68,57 @@ def denied(asked: Asked, data: Pairs, part: str) -> bool:
     for key, value in data:
         if asked.part_of(key):
             continue
-        if value is False and mentions(asked, key, part) and not _MAY_BE_FALSE_WORDS & {*key.lower().split("_")}:
+        words = {*key.lower().split("_")}
+        bare = bare_key(key)
+        of_this = mentions(asked, key, part) or not places(key.replace("_", " "), asked.all_names)
+        if value is False and of_this and not (_MAY_BE_FALSE_WORDS & words or bare in _MAY_BE_FALSE | VISIBLE_KEYS):
+            return True
+        if value is True and bare in _MAY_NOT_BE_TRUE:
+            return True
+        presence = _PRESENCE_WORDS & {*words, bare} and "not" not in words and bare not in _UNSEEN_KEYS
+        if presence and ((of_this and _is_negative(value)) or _tells_apart(asked, value, part)):
+            return True
+        if bare in _UNSEEN_KEYS and isinstance(value, str) and _is_failure(asked, value):
             return True
         if isinstance(value, str) and (
             wording.takes_back(value)
+            or (wording.says_nothing(value) and value.strip(" .").lower() not in _NO_REMARK)
+            or wording.is_other_thing(value, asked.all_names)
             or any(other == part for *_, other in wording.unseen_parts(value, asked.all_names))
         ):
             return True
     return False
+
+
+def _is_negative(value: Any) -> bool:
+    """`"no"`, 0, `"not visible"`; not False, which the caller knows, nor None, which says nothing."""
+    if isinstance(value, str):
+        return value.strip().lower() in _NEGATIVE or wording.says_nothing(value)
+    return type(value) in (int, float) and value == 0
+
+
+def _is_failure(asked: Asked, value: str) -> bool:
+    """Whether `"error": "..."` tells of one, about all parts: it names none."""
+    return bool(value.strip()) and not wording.says_nothing(value) and not _named_in(asked, value)
+
+
+def _tells_apart(asked: Asked, value: Any, part: str) -> bool:
+    """Whether `"visible": {"head": 1, "legs": 0}` or `"visible_parts": ["head"]` says that the part is not there."""
+    if isinstance(value, Pairs):
+        return any(asked.part_of(key) == part and (one is False or _is_negative(one)) for key, one in value)
+    named = _named_in(asked, value) if isinstance(value, list) else set()
+    return bool(named) and part not in named
+
+
+def _named_in(asked: Asked, value: Any) -> set[str]:
+    """The parts that a text, or a list of texts, names."""
+    texts = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+    return {part for text in texts for *_, part in places(text.replace("_", " "), asked.all_names)}
+
+
+def unseen_in(asked: Asked, data: Pairs) -> set[str]:
+    """The parts that `"missing": ["head"]` lists."""
+    return {part for key, value in data if bare_key(key) in _UNSEEN_KEYS for part in _named_in(asked, value)}
 
 
 def mentions(asked: Asked, key: str, part: str) -> bool:
@@ -96,9 +154,21 @@ def _said_by_object(asked: Asked, data: Pairs, part: str, depth: int) -> Said | 
         return UNREADABLE
     if not said:
         return None if labels or visible else UNREADABLE
-    if said[0].box and denied(asked, data, part):
+    if said[0].box and (denied(asked, data, part) or _has_another(asked, data, said[0].box)):
         return UNREADABLE
     return said[0] if all(one == said[0] for one in said) else UNREADABLE
+
+
+def _has_another(asked: Asked, data: Pairs, box: Box) -> bool:
+    """Whether a member beside the box is another one, not said to be of something else: `"refined": [1, 2, 3, 4]`."""
+    return any(
+        isinstance(value, list)
+        and (other := asked.box(value)) is not None
+        and other != box
+        and bare_key(key) not in BOX_KEYS
+        and not _OTHERS & {*re.split(r"[\W_]", key.lower())}
+        for key, value in data
+    )
 
 
 def _corners(asked: Asked, data: Pairs) -> Box | None:

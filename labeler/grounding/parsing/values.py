@@ -1,6 +1,6 @@
 """The values in an answer: which of their entries belong to which part."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from labeler.grounding.parsing import wording
@@ -18,8 +18,10 @@ from labeler.grounding.parsing.said import (
     labels_of,
     mentions,
     said_of,
+    unseen_in,
 )
 from labeler.grounding.parsing.tables import COORDINATES, bare_key
+from shared.geometry import Box
 from shared.schemas import LabelStatus
 
 _TRIED_BLOCKS = 64  # places in a text where a value is looked for
@@ -36,6 +38,10 @@ _TEXT_KEYS = frozenset(
         "status task model"
     ).split()
 )
+
+
+_NO_ANSWERS = frozenset("default defaults sample samples schema draft previous old initial".split())
+_PEOPLE_KEYS = frozenset("persons people pedestrians humans individuals subjects men women".split())
 
 
 class Values:
@@ -78,16 +84,27 @@ class Values:
             self._collect_list(value, neutral, depth)
 
     def _collect_object(self, data: Pairs, neutral: bool, depth: int) -> None:
+        unseen = unseen_in(self.asked, data)
         named = [(part, value) for key, value in data if (part := self.asked.part_of(key)) and not _is_remark(value)]
         if named:
             self.claims.new_source()
+        for part in unseen:
+            self.claims.add(part, NOT_THERE)
+        if named:
             for part, value in named:
                 said = said_of(self.asked, value, part)
                 if said == NOT_THERE and any(
                     box and (bare_key(key) in BOX_KEYS or self._may_be_of(key, box, part)) for key, box in data
                 ):
                     said = UNREADABLE
-                if said and said.box and denied(self.asked, data, part):
+                if (
+                    said
+                    and said.box
+                    and (
+                        denied(self.asked, data, part)
+                        or any(self._is_another(key, value, part, said.box) for key, value in data)
+                    )
+                ):
                     said = UNREADABLE
                 if said:
                     self.claims.add(part, said)
@@ -113,20 +130,39 @@ class Values:
             if said and said.status != LabelStatus.UNPARSEABLE:
                 self.claims.add(self.asked.parts[0], said)
                 return
+            data = Pairs((key, value) for key, value in data if not is_bare(value))  # what a member denied
+        if self._are_people(value for _, value in data) or any(_is_no_answer(key, value) for key, value in data):
+            self.claims.doubt = True
+            return
         for key, value in data:
             self._collect(value, neutral=neutral and bare_key(key) in _WRAPPERS, depth=depth - 1)
+
+    def _are_people(self, entries: Iterable[Any]) -> bool:
+        """Whether several entries each hold parts, and one of them more than one: sets of parts, of one person each."""
+        sets: list[tuple[set[str], Pairs]] = []
+        for entry in entries:
+            if not isinstance(entry, Pairs) or entry in (before for _, before in sets):
+                continue
+            if parts := {part for key, _ in entry if (part := self.asked.part_of(key))}:
+                sets.append((parts, entry))
+        return len(sets) > 1 and any(len(parts) > 1 for parts, _ in sets)
 
     def _may_be_of(self, key: str, box: Any, part: str) -> bool:
         """`"possible_head": [1, 2, 3, 4]`"""
         return isinstance(box, list) and not self.asked.part_of(key) and mentions(self.asked, key, part)
 
+    def _is_another(self, key: str, value: Any, part: str, box: Box) -> bool:
+        """`"head_corrected": [1, 2, 3, 4]`"""
+        return self._may_be_of(key, value, part) and (other := self.asked.box(value)) is not None and other != box
+
     def _collect_parallel(self, data: Pairs) -> bool:
         """Names and boxes in two lists of one length: `{"labels": [...], "boxes": [...]}`."""
-        lists = [(key, value) for key, value in data if isinstance(value, list) and value]
+        lists = [(key, _only_labels(value)) for key, value in data if isinstance(value, list) and value]
         labels = [
             value
             for key, value in lists
-            if bare_key(key) in LABEL_KEYS | {"classes", "names", "categories", "parts"} and _all(value, str)
+            if bare_key(key) in LABEL_KEYS | {"classes", "names", "categories", "parts", "textlabels"}
+            and _all(value, str)
         ]
         boxes = [value for key, value in lists if bare_key(key) in _WRAPPERS and is_bare(value)]
         if len(labels) != 1 or len(boxes) != 1:
@@ -154,6 +190,8 @@ class Values:
                 for part, value in zip(parts, data, strict=True):
                     said = said_of(self.asked, value, part) or UNREADABLE
                     self.claims.add(part, said._replace(doubtful=True))
+        elif self._are_people(data):
+            self.claims.doubt = True
         elif not self._collect_row(data):
             for item in data:
                 if isinstance(item, Pairs | list) and item:
@@ -200,6 +238,21 @@ def _block_values(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple
 
 def _all(values: Sequence[Any], kind: type) -> bool:
     return all(isinstance(value, kind) for value in values)
+
+
+def _is_no_answer(key: str, value: Any) -> bool:
+    """`"example": {...}`, and several people in one list."""
+    if not isinstance(value, list | Pairs) or not value:
+        return False
+    several = isinstance(value, list) and any(one != value[0] for one in value[1:]) and not is_bare(value)
+    return bare_key(key) in _NO_ANSWERS or wording.takes_back(key) or (several and bare_key(key) in _PEOPLE_KEYS)
+
+
+def _only_labels(values: list[Any]) -> list[Any]:
+    """`[{"label": "head"}, {"label": "legs"}]` as the labels alone; other lists as they are."""
+    if all(isinstance(one, Pairs) and len(one) == len(labels_of(one)) == 1 for one in values):
+        return [labels_of(one)[0] for one in values]
+    return values
 
 
 def _is_remark(value: Any) -> bool:

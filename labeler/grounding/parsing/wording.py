@@ -36,19 +36,56 @@ _BODY_PART = re.compile(r"\bbody[\s_-]parts?\b", re.IGNORECASE)
 _CONTRARY = re.compile(r"\b(?:but|however|although|though|except|unless|mostly|only|yet|actually)\b", re.IGNORECASE)
 _TAKEN_BACK = re.compile(
     r"\b(?:wrong|incorrect|inaccurate|swapped|interchanged|mixed up|mistaken?|mistakes?|examples?|hypothetical(?:ly)?"
-    r"|placeholders?|dummy|oops|guess(?:ed|es|ing)?|made up|invented|disregard|ignore"
+    r"|placeholders?|dummy|templates?|samples?|random|typical|arbitrary|default"
+    r"|ejemplos?|exemples?|esempio|beispiel\w{0,2}"
+    r"|mirrored|flipped|upside|rotated|upwards?|reflections?|mannequin|redo|retry|replace|real ones|would look"
+    r"|percent(?:age)?s?|normali[sz]ed|fractions?|relative|nobody|no[ -]?one"
+    r"|no (?:person|people|pedestrian|human|man|woman)|cannot see|can't see|can not see|blank"
+    r"|(?:its|the) estimated (?:position|location|place)|oops|guess(?:ed|es|ing)?|made up|invented|disregard|ignore"
     r"|in the background|(?:another|different|other) (?:person|pedestrian|individual|man|woman)"
     r"|not (?:of |for )?the (?:one|person|pedestrian|man|woman))\b",
     re.IGNORECASE,
+)
+_EXAMPLE_SIGNS = re.compile(
+    "\u793a\u4f8b|\u4f8b\u5b50|\u4f8b\u5982|\u4f8b\u3048\u3070|\uc608\uc2dc|\u043f\u0440\u0438\u043c\u0435\u0440"
+)
+_SMALL_TALK = (
+    _LEAD
+    | _TAIL
+    | _SENTENCE
+    | _PEOPLE
+    | frozenset(
+        "each every all body parts three following below above let me know if you need more any other details help "
+        "helps hope happy to requested certainly course absolutely yes thanks thank based on given provided shown "
+        "using format x y x0 y0 x1 y1 x2 y2 xmin ymin xmax ymax min max top left right bottom corner corners pixel px "
+        "unit object objects detection detections score confidence probability list table yaml xml csv code result "
+        "tight approximate approximately around about who tell cannot t don like would these detected partially partly "
+        "slightly occluded visible not clearly low resolution shows show there this be ref start end box quad name "
+        "color size analysis step description tool call answer think no id number count which where contains cover "
+        "a b c d e f i ii iii iv const var def return import details summary but covers covering represents "
+        "corresponds".split()
+    )
+)
+_THIS_IS = re.compile(
+    r"\b(?:this|that|it|box)\s(?:is|was|shows|marks|covers)\s(?:only\s|just\s|really\s)?(?:the|an?|his|her|its|their)\s"
+    r"(?P<what>[a-z][a-z ]{0,30})",
+    re.IGNORECASE,
+)
+_NO_THING = frozenset(  # what an answer may call itself or its picture
+    "requested correct json list tight rough approximate best most full whole entire single clear low small crop "
+    "cropped bit good standard visible view case one".split()
 )
 _PICTURES = frozenset("image picture photo".split())
 _APOLOGY = re.compile(r"^\s*(?:i'?m |i am )?sorry\W{1,3}(?:but\s)?", re.IGNORECASE)
 _WHERE = r"(?:\s+(?:here|in (?:this|the) (?:image|picture|photo|frame|crop|view)))?"
 _UNSEEN = (
     r"(?:(?:not|isn't|aren't)\s+(?:clearly\s+)?"
-    r"(?:visible|shown|present|seen|(?:in|within) (?:the )?(?:image|picture|frame|view))"
-    r"|cannot be seen|can't be seen|(?:fully |completely |entirely )?(?:absent|occluded|hidden|invisible)"
-    r"|out of (?:the )?frame)"
+    r"(?:visible|shown|present|seen|found|detected|located|identified"
+    r"|(?:in|within) (?:the )?(?:image|picture|frame|view))"
+    r"|(?:cannot|can't|can not|could not|couldn't) be (?:seen|found|located|detected|identified|determined)"
+    r"|hidden (?:by|behind) [a-z ]{1,30}|(?:fully |completely |entirely )?(?:absent|occluded|hidden|invisible)"
+    r"|out of (?:sight|(?:the )?(?:frame|picture|image|view|shot))|outside (?:of )?the (?:frame|picture|image|view)"
+    r"|cropped out)"
 )
 _NOTHING = re.compile(
     r"\W{0,3}(?:(?:it|they|this|this part|the part|part)\s+(?:is|are)\s+|it's\s+)?"
@@ -58,7 +95,7 @@ _NOTHING = re.compile(
 )
 _WHO = re.compile(
     r"(?<![^\W_])(?:(?P<noun>man|woman|boy|girl|lady|child)(?![^\W_])(?![\s_#-]{1,3}\d)"
-    r"|(?:person|people|pedestrian|human|individual|man|woman)(?:[\s_-]?id)?[\s_#:\"'-]{0,5}(?P<number>\d{1,3}(?!\d)|[a-d](?![^\W_]))"
+    r"|(?:person|people|pedestrian|human|individual|man|woman|track|subject|pid)(?:[\s_-]?id)?[\s_#:\"'-]{0,5}(?P<number>\d{1,3}(?!\d)|[a-d](?![^\W_]))"
     r"|(?P<place>first|second|third|other|another|left|right)[\s_-](?:person|pedestrian|human|individual|man|woman|boy|girl)"
     r")",
     re.IGNORECASE,
@@ -132,7 +169,7 @@ def unseen_parts(text: str, names: Mapping[str, str]) -> Iterator[tuple[int, int
     name = any_of(names)
     statement = re.compile(
         rf"(?P<lead>(?:^|[\n.;,:|!-])[^\n.;,:|!]{{0,60}}?){name}(?P<tail>[^\n.;,:|!\d]{{0,40}}?)"
-        rf"(?:\s(?:is|are)\s+|\s(?=isn't|aren't|can)|\s?[:=|]\s{{0,3}}(?=\S))[\"'*]{{0,2}}"
+        rf"(?:\s(?:is|are)\s+|\s(?=isn't|aren't|can|could)|\s?[:=|]\s{{0,3}}(?=\S))[\"'*]{{0,2}}"
         rf"(?:{_UNSEEN}{_WHERE}|null|none|n/a|no box)(?=\W{{0,3}}(?:[\n.;,|!}}]|$))",
         re.IGNORECASE,
     )
@@ -143,7 +180,9 @@ def unseen_parts(text: str, names: Mapping[str, str]) -> Iterator[tuple[int, int
     without = re.compile(
         rf"(?:^|[\n.;!,]\s{{0,3}})(?:there\s(?:is|are)\s|there's\s|i\s(?:can\s)?(?:see|find|found)\s)?no\s(?:visible\s)?{name}"
         rf"(?:\s(?:visible|shown|present))?{_WHERE}(?=\s{{0,3}}(?:[\n.;!,]|$))"
-        rf"|\b(?:i|we)\s(?:cannot|can't|can not|do not|don't)\ssee\s(?:the|a|any|his|her|their)\s{name}",
+        rf"|\b(?:i|we)\s(?:cannot|can't|can not|do not|don't)\ssee\s(?:the|a|any|his|her|their)\s{name}"
+        rf"|\b(?:cannot|can't|can not|could not|couldn't|failed to|unable to)\s(?:find|locate|detect|identify)\s"
+        rf"(?:(?:the|a|any|his|her|their)\s)?{name}",
         re.IGNORECASE,
     )
     for match in without.finditer(text, begin):
@@ -165,8 +204,28 @@ def people_told_apart(text: str, names: Mapping[str, str]) -> int:
 
 
 def takes_back(text: str) -> bool:
-    """Whether words around the values of an answer say that these are wrong, or no more than an example."""
-    return bool(_TAKEN_BACK.search(text))
+    """Whether words around the values of an answer say that these are wrong, in another space, or only an example."""
+    if _TAKEN_BACK.search(text) or _EXAMPLE_SIGNS.search(text):
+        return True
+    return any(says_nothing(remark) for remark in _REMARK.findall(text))
+
+
+def is_small_talk(text: str, names: Mapping[str, str]) -> bool:
+    """Whether all words around values are known to change nothing about them."""
+    for start, end, _ in reversed(places(text, names)):
+        text = f"{text[:start]} {text[end:]}"
+    return all(word in _SMALL_TALK or word.isdigit() for word in _words(text))
+
+
+def is_other_thing(text: str, names: Mapping[str, str]) -> bool:
+    """Whether words say that a box is "not the head", or "this is the hat"."""
+    for match in _THIS_IS.finditer(text):
+        words = _words(match["what"])[:1]
+        known = _PEOPLE | _BOX_WORDS | _SENTENCE | _PICTURES | _NO_THING
+        if words and words[0] not in known and not places(match["what"], names)[:1]:
+            return True
+    said_not = rf"\bnot\s(?:of\s|for\s)?(?:the\s|an?\s|his\s|her\s|their\s)?{any_of(names)}"
+    return "not" in text.lower() and bool(re.search(said_not, text, re.IGNORECASE))
 
 
 def _words(text: str) -> list[str]:
