@@ -65,6 +65,7 @@ def evaluate(
         re_ranking=re_ranking,
         untrained=untrained,
         allow_source=allow_source,
+        unusable=problems,
         fabric=fabric,
     )
     if not fabric.is_global_zero:
@@ -72,11 +73,10 @@ def evaluate(
     show_scores(found)
     tell_trackers(folder, read_config(folder), summary=found.flat_scores())
     workspace.store_run(folder)
-    failed = {**{name: err.what for name, err in problems.items()}, **found.failed}
-    if failed:
-        told = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    if found.failed:
+        told = "; ".join(f"{name}: {reason}" for name, reason in found.failed.items())
         raise DgreidError(
-            f"{len(failed)} of {len(names)} targets could not be scored ({told})",
+            f"{len(found.failed)} of {len(names)} targets could not be scored ({told})",
             fix=f"see what each of them lacks; the other scores are in {folder / 'scores.json'}",
         )
     say(f"next: dgreid report --run {name_of(workspace, folder)}")

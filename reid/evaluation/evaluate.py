@@ -101,6 +101,7 @@ def evaluate_run(
     re_ranking: bool | None = None,
     untrained: bool = True,
     allow_source: bool = False,
+    unusable: Mapping[str, DgreidError] | None = None,
     fabric: Fabric | None = None,
 ) -> RunResults:
     """Score a run's model, and the same model before any training, on its targets or on other data sets.
@@ -124,6 +125,7 @@ def evaluate_run(
         untrained: False leaves the untrained model out.
         allow_source: score data sets that were trained on, too, on the test images that were not. Such a score is
             supervised, not cross-domain, and is marked so.
+        unusable: targets that cannot be scored, and why, as the caller found out: `failed` of the result names them.
         fabric: the devices, launched, in float32; None: the one named by `device`.
     Raises:
         DataError: the run or its checkpoint is not there.
@@ -150,7 +152,7 @@ def evaluate_run(
     )
     if earlier:
         _keep_earlier(results, earlier, names)
-    problems: dict[str, DgreidError] = {}
+    problems = dict(unusable or {})
     for name in names:
         try:
             target = _target(
@@ -173,7 +175,7 @@ def evaluate_run(
         write_results(run_folder, results)
     if not fabric.is_global_zero:
         return results
-    if len(problems) == len(names):
+    if problems.keys() >= set(names):
         raise _nothing_scored(problems)
     failed = {problem: str(error).partition("\n")[0] for problem, error in problems.items()}
     results = replace(results, failed=failed)
@@ -190,6 +192,7 @@ def run_protocol(config: RunConfig, workspace: Workspace) -> Protocol:
         workspace.data_root,
         pretrained_on=config.model.pretrained_on,
         allow_pretrained_targets=True,  # the protocol line says so
+        finished=True,
     )
 
 

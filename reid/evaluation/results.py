@@ -153,7 +153,9 @@ class RunResults:
                     f"{target}: {test['duplicates']:,} query images are in the gallery too (same content); "
                     f"{test['scored_duplicates']:,} of them count as found."
                 )
-        sentences += [f"{target} could not be scored: {reason}." for target, reason in self.failed.items()]
+        for target, reason in self.failed.items():
+            before = "; its scores are those of an earlier evaluation" if target in self.scores else ""
+            sentences.append(f"{target} could not be scored: {reason}{before}.")
         if self.untrained_missing and (
             alone := [name for name, found in self.scores.items() if len(found) < len(STATES)]
         ):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.protocols.splits import EvaluationSplit, Folds, make_splits, read_folds
-from shared.datasets import known_datasets, listed, locate, name_key, names_by_key
+from shared.datasets import known_datasets, listed, locate, name_key, names_by_key, undescribed
 from shared.errors import ConfigError, UsageError, did_you_mean
 from shared.schemas import Kind, ManifestRow
 
@@ -139,7 +139,12 @@ class Protocol:
 
 
 def parse_protocol(
-    text: str, data_root: Path, *, pretrained_on: Sequence[str] = (), allow_pretrained_targets: bool = False
+    text: str,
+    data_root: Path,
+    *,
+    pretrained_on: Sequence[str] = (),
+    allow_pretrained_targets: bool = False,
+    finished: bool = False,
 ) -> Protocol:
     """Read a protocol. Names may contain digits: every "2" is tried as the separator, and one reading must remain.
 
@@ -147,6 +152,8 @@ def parse_protocol(
         pretrained_on: data sets that the weights were trained on, from `model.pretrained_on` of the configuration, by
             any of their names.
         allow_pretrained_targets: mark them as targets instead of refusing them, as for the scores of a finished run.
+        finished: it was trained. Names whose data sets are not here any more are taken as they are written, in the
+            reading with the fewest of them.
     Raises:
         ConfigError: an unknown or ambiguous text (listing the known names, or the readings), or what Protocol refuses.
         DataError: a damaged dataset.yaml or folds file under `data_root`.
@@ -161,6 +168,8 @@ def parse_protocol(
         sides.append((body, body))
     resolved = {(_resolve(left, known), _resolve(right, known)) for left, right in sides}
     readings = {(sources, targets) for sources, targets in resolved if sources and targets}
+    if finished and not readings:
+        readings = _with_absent(sides, known)
     if not readings:
         raise _unknown(name, sides, data_root, known)
     if len(readings) > 1:
@@ -258,6 +267,19 @@ def _resolve(side: str, known: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(names) if all(names) else ()
 
 
+def _with_absent(sides: Sequence[tuple[str, str]], known: Mapping[str, str]) -> set[tuple[tuple[str, ...], ...]]:
+    """The readings (sources, targets) with the fewest unknown names, which stand as they are written."""
+    by_absent: dict[int, set[tuple[tuple[str, ...], ...]]] = {}
+    for left, right in sides:
+        parts = [part.strip() for part in f"{left}+{right}".split("+")]
+        if all(name_key(part) for part in parts):
+            absent = sum(name_key(part) not in known for part in parts)
+            named = tuple(known.get(name_key(part), part) for part in parts)
+            count = left.count("+") + 1
+            by_absent.setdefault(absent, set()).add((named[:count], named[count:]))
+    return by_absent[min(by_absent)] if by_absent else set()
+
+
 def _unknown(name: str, sides: Sequence[tuple[str, str]], data_root: Path, known: Mapping[str, str]) -> ConfigError:
     fix = f"<source>[+<source>...]2<target>[+<target>...] with known data sets: {listed(known_datasets(data_root))}"
     if not sides:
@@ -266,7 +288,7 @@ def _unknown(name: str, sides: Sequence[tuple[str, str]], data_root: Path, known
         [part for part in f"{left}+{right}".split("+") if name_key(part) not in known] for left, right in sides
     ]
     stranger = min(strangers, key=len)[0]
-    near = did_you_mean(stranger, {*known, *known.values()})
+    near = undescribed(stranger, data_root) or did_you_mean(stranger, {*known, *known.values()})
     return ConfigError(f"protocol {name!r}: unknown data set {stranger!r}{near}", fix=fix)
 
 

@@ -17,6 +17,7 @@ from shared.datasets.catalogue import (
     names_by_key,
     resolve_name,
     scan_dataset,
+    undescribed,
 )
 from shared.datasets.expected import EXPECTED, Counts, count_splits, differences
 from shared.datasets.records import FileRecord, Scan
@@ -36,4 +37,5 @@ __all__ = [
     "names_by_key",
     "resolve_name",
     "scan_dataset",
+    "undescribed",
 ]

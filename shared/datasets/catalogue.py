@@ -114,12 +114,25 @@ def resolve_name(text: str, data_root: Path) -> str:
     name = text if text in specs else _names(specs).get(name_key(text))
     if name is None:
         raise ConfigError(
-            f"unknown data set {text!r}{did_you_mean(text, _words(specs))}; known: {listed(specs)}",
-            fix=f"put a {DESCRIPTION_FILE} into its folder under {data_root} to use a set of your own",
+            f"unknown data set {text!r}{undescribed(text, data_root) or did_you_mean(text, _words(specs))}",
+            fix=f"put a {DESCRIPTION_FILE} into its folder under {data_root} to use a set of your own; "
+            f"known: {listed(specs)}",
         )
     if problem := specs[name].problem:
         raise problem
     return name
+
+
+def undescribed(text: str, data_root: Path) -> str:
+    """What stands under `data_root` where an unknown data set of this name would be, for a message; "" for nothing."""
+    name = Path(text).name.strip(".")
+    if not name or remote(data_root) or not _exists(place := data_root / name, os.path.lexists):
+        return ""
+    if not _exists(place, os.path.isdir):
+        kind = "a link to what is not there" if _exists(place, os.path.islink) else "no folder"
+    else:
+        kind = "an empty folder" if _listed_in(place) == "nothing" else f"a folder without {DESCRIPTION_FILE}"
+    return f" ({place} is {kind})"
 
 
 def names_by_key(data_root: Path) -> dict[str, str]:

@@ -204,7 +204,7 @@ def test_people_write_names_as_they_like(text: str, name: str, tmp_path: Path) -
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown data set 'markt'.*market1501 \(market, ma\).*viper"):
+    with pytest.raises(ConfigError, match=r"unknown data set 'markt'[\s\S]*market1501 \(market, ma\).*viper"):
         resolve_name("markt", tmp_path)
 
 
