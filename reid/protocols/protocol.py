@@ -267,9 +267,11 @@ def _resolve(side: str, known: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(names) if all(names) else ()
 
 
-def _with_absent(sides: Sequence[tuple[str, str]], known: Mapping[str, str]) -> set[tuple[tuple[str, ...], ...]]:
+def _with_absent(
+    sides: Sequence[tuple[str, str]], known: Mapping[str, str]
+) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:
     """The readings (sources, targets) with the fewest unknown names, which stand as they are written."""
-    by_absent: dict[int, set[tuple[tuple[str, ...], ...]]] = {}
+    by_absent: dict[int, set[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
     for left, right in sides:
         parts = [part.strip() for part in f"{left}+{right}".split("+")]
         if all(name_key(part) for part in parts):
