@@ -14,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 64 * 1024  # bytes of a head or trailer; the limit that h11 has, too
 HEAD_TIMEOUT_S = 10.0  # for a head to arrive
+BODY_BEGINS = 16 * 1024  # bytes of a body that is surely on its way ...
+BODY_GRACE_S = 0.1  # ... or this long after the head, the application is asked
 ACCEPT_LINE_S = 10.0  # between two log lines about connections that could not be accepted
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     A request that comes before the one before it was answered ends the connection with that answer, as HTTP allows, and
     is sent again by its client. uvicorn would queue it and stop reading, and so not notice that the client has gone.
+
+    The application is not asked before a body has begun: what it does for a request takes ten times as long as all else
+    about a connection, and of many heads without bodies most have been replaced by then.
     """
 
     max_connections = 512
@@ -39,6 +44,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._arriving = True  # it waits for a head or a body
         self._ends = False  # with the answer that is being made; what else arrives is not read
         self._head_deadline: asyncio.TimerHandle | None = None
+        self._begun: asyncio.Event | None = None  # the body of this request
+        self._body = 0  # bytes of it
+        self._application, self.app = self.app, self._when_begun
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn narrows it
@@ -48,6 +56,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_head_deadline()
+        self._begin()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -69,10 +78,16 @@ class BoundedHttp(HttpToolsProtocol):
         self._waiting = 0
         if not self._ends:
             self._cancel_head_deadline()
+            self._begun, self._body = asyncio.Event(), 0
             super().on_headers_complete()
+            if self.expect_100_continue:
+                self._begin()
 
     def on_body(self, body: bytes) -> None:
         self._waiting = 0
+        self._body += len(body)
+        if self._body > BODY_BEGINS:
+            self._begin()
         if not self._ends:
             super().on_body(body)
 
@@ -81,10 +96,25 @@ class BoundedHttp(HttpToolsProtocol):
         if not self._ends:
             self._arriving = False
             super().on_message_complete()
+            self._begin()
 
     def on_response_complete(self) -> None:
         self._arriving, self._since = True, time.monotonic()
         super().on_response_complete()
+
+    def _begin(self) -> None:
+        if self._begun is not None:
+            self._begun.set()
+
+    async def _when_begun(self, scope: Any, receive: Any, send: Any) -> None:
+        begun, cycle = self._begun, self.cycle
+        if begun is not None and not begun.is_set():
+            late = self.loop.call_later(BODY_GRACE_S, begun.set)
+            await begun.wait()
+            late.cancel()
+            if cycle is not None and cycle.disconnected:
+                return  # nobody waits for an answer
+        await self._application(scope, receive, send)
 
     def _expect_head(self) -> None:
         self._arriving, self._since = True, time.monotonic()

@@ -17,7 +17,7 @@ from PIL import Image
 from labeler.engines.body_prior import BodyPrior
 from labeler.engines.vllm_server import VllmServer
 from labeler.grounding.engine import EngineDownError, EngineError, EngineSlowError, EngineUnfitError
-from labeler.service import grounding_service, routes
+from labeler.service import grounding_service, limits, routes
 from labeler.service.app import create_app
 from labeler.service.limits import bounded_http
 from labeler.settings import describe, load_settings
@@ -622,3 +622,35 @@ async def test_what_a_refusal_says_is_short(content: bytes, kind: str) -> None:
     async with client_of() as client:
         response = await client.post("/v1/ground", content=content, headers={"content-type": kind})
     assert response.status_code in (400, 415, 422) and len(response.content) < 1500, response.text
+
+
+async def test_heads_without_bodies_that_are_replaced_do_not_reach_the_application(monkeypatch) -> None:
+    """What a connection costs until its body begins is what a flood of them takes from others."""
+    monkeypatch.setattr(limits, "BODY_GRACE_S", 0.3)
+    app, asked = create_app(load_settings(), Scripted()), 0
+
+    async def counted(scope, receive, send) -> None:
+        nonlocal asked
+        asked += scope["type"] == "http"
+        await app(scope, receive, send)
+
+    head, content = sent(png()).split(b"\r\n\r\n", 1)
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(counted, http=bounded_http(8), ws="none", log_config=None))
+        running = asyncio.create_task(server.serve([one]))
+        async with asyncio.timeout(30):
+            while not server.started:
+                await asyncio.sleep(0.01)
+            flood = [await asyncio.open_connection(*one.getsockname()) for _ in range(40)]
+            for _, writer in flood:
+                writer.write(head + b"\r\n\r\n" + content[:1])
+            await asyncio.sleep(1)
+            assert asked == 8, "of those that were not replaced"
+            reader, writer = flood[-1]
+            writer.write(content[1:])  # later than the grace
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            for _, writer in flood:
+                writer.close()
+        server.should_exit = True
+        await running
