@@ -27,7 +27,7 @@ from shared.terminal import printable
 
 log = logging.getLogger(__name__)
 
-ROWS_AT_ONCE = 16_384  # of a manifest that is made
+ROWS_AT_ONCE = 4_096  # of a manifest that is made
 WORKERS = 2  # threads: hashing and decoding both let go of the interpreter
 SPLITS = ("train", "query", "gallery", "all")
 
