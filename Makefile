@@ -215,7 +215,7 @@ bench-labeler: install ## images per second and memory of annotator and service 
 	@$(RUN_PY) tests/benchmarks/bench_labeler.py $(ARGS)
 
 .PHONY: bench-ray
-bench-ray: install ## labelling on Ray clusters of 1 to 3 nodes, nodes and driver killed: runs/bench/ray.json [ARGS=--pocket]
+bench-ray: install ## labelling on Ray clusters of 1 to 3 nodes, nodes and driver killed: runs/bench/ray.json; about 10 minutes, resumable [ARGS=--speed|--faults|--pocket|--anew]
 	@$(RUN_PY) -m tests.benchmarks.bench_ray $(ARGS)
 
 .PHONY: bench-attacks

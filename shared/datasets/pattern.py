@@ -197,4 +197,5 @@ def scan(root: Path, pattern: str, splits: Mapping[str, Split], kinds: Mapping[s
         number, kind = people.of[identity]
         camera_number, _ = cameras.of[camera]
         files.append(FileRecord(path, split, number, camera_number, kind, people.name(identity), cameras.name(camera)))
+    del images, paths, of_split, identities, cameras_read
     return Scan.of(files, skipped, (people.note, cameras.note))

@@ -71,7 +71,9 @@ class Scan:
 
     @classmethod
     def of(cls, files: Iterable[FileRecord], skipped: Mapping[str, list[str]], notes: Iterable[str] = ()) -> "Scan":
-        ordered = sorted(sorted(files, key=attrgetter("split")), key=attrgetter("path"))  # no tuple for each file
+        ordered = list(files)
+        ordered.sort(key=attrgetter("split"))  # twice: a key of both would be a tuple for each file
+        ordered.sort(key=attrgetter("path"))
         kept = {reason: sorted(paths) for reason, paths in sorted(skipped.items()) if paths}
         return cls(tuple(ordered), kept, tuple(note for note in notes if note))
 
