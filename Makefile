@@ -82,6 +82,10 @@ $(VENV_TRACK)/.installed: tests/track/requirements.txt tests/track/requirements-
 test-track: install $(VENV_TRACK)/.installed ## an exported model in the real trackers: BoxMOT, Ultralytics, deep-sort-realtime, roboflow reid [ARGS="-k 'not tracks'"]
 	@$(RUN_PY) -m pytest tests/track $(ARGS)
 
+.PHONY: test-images
+test-images: install ## each container image's own steps and entry point in a fresh environment: several GB and minutes [ARGS="-k labeler"]
+	@$(RUN_PY) -m pytest tests/images $(ARGS)
+
 .PHONY: lint
 lint: install ## style, types and import order
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
@@ -211,7 +215,7 @@ bench-labeler: install ## images per second and memory of annotator and service 
 	@$(RUN_PY) tests/benchmarks/bench_labeler.py $(ARGS)
 
 .PHONY: bench-ray
-bench-ray: install ## labelling on Ray clusters of 1 to 3 nodes, nodes and driver killed: runs/bench/ray.json [ARGS=--pocket]
+bench-ray: install ## labelling on Ray clusters of 1 to 3 nodes, nodes and driver killed: runs/bench/ray.json; about 10 minutes, resumable [ARGS=--speed|--faults|--pocket|--anew]
 	@$(RUN_PY) -m tests.benchmarks.bench_ray $(ARGS)
 
 .PHONY: bench-attacks

@@ -44,7 +44,7 @@ def calibrate(
     config = read_config(folder)
     protocol = run_protocol(config, workspace)
     sources = fitted_names or list(protocol.sources)
-    rows_of = {name: scan(name, workspace) for name in [*sources, *tested]}
+    rows_of = {name: list(scan(name, workspace)) for name in [*sources, *tested]}
     if fitted_names:
         trained_on = read_image_ids(folder) or frozenset()
         chosen = {name: unseen_people(rows_of[name], trained_on) for name in sources}

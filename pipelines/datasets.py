@@ -1,6 +1,6 @@
 """`datasets` shows what is under DATA_ROOT; `manifest` scans one data set into its manifest."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from shared.errors import ConfigError, UsageError
 from shared.schemas import ManifestRow
 from shared.terminal import printable
 from shared.workspace import Workspace
+
+if TYPE_CHECKING:
+    from shared.manifest import ManifestFile
 
 DatasetNames = Annotated[str, typer.Argument(help="data set name, or several joined by +, e.g. 3dpes+caviar")]
 
@@ -48,7 +51,7 @@ def manifest(dataset: DatasetNames) -> None:
     """Scan a data set's files: hash, decode, read identity and camera from the names."""
     workspace = Workspace.from_environment()
     for name in split_names(dataset, workspace):
-        show_summary(name, scan(name, workspace))
+        show_summary(name, list(scan(name, workspace)))
 
 
 def split_names(text: str, workspace: Workspace) -> list[str]:
@@ -59,11 +62,11 @@ def split_names(text: str, workspace: Workspace) -> list[str]:
     return [resolve_name(part.strip(), workspace.data_root) for part in text.split("+")]
 
 
-def scan(name: str, workspace: Workspace) -> list[ManifestRow]:
+def scan(name: str, workspace: Workspace) -> "ManifestFile":
     """Bring a manifest up to date with the folder; files that did not change are not read again."""
-    from shared.manifest import build_manifest
+    from shared.manifest import update_manifest
 
-    return build_manifest(name, workspace.data_root, workspace.manifest(name))
+    return update_manifest(name, workspace.data_root, workspace.manifest(name))
 
 
 def show_summary(name: str, rows: list[ManifestRow]) -> None:

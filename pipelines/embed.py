@@ -95,7 +95,7 @@ def image_files(images: str, workspace: Workspace, camera: str | None = None) ->
         raise DataError(
             f"{images!r} is neither a folder nor a data set", fix=f"name a folder, or one of {known}"
         ) from err
-    return files_of(scan(name, workspace), locate(name, workspace.data_root))
+    return files_of(list(scan(name, workspace)), locate(name, workspace.data_root))
 
 
 def tell(summary: "Summary", out: Path) -> None:

@@ -42,7 +42,7 @@ def import_masks(
     masks = read_masks(file)
     found = write_masks(
         masks,
-        scan(name, workspace),
+        list(scan(name, workspace)),
         workspace.labels,
         dataset=name,
         label_run=label_run or f"import-{file.stem}",

@@ -164,7 +164,7 @@ def _mean_ap(
     name, rows = "", []
     for candidate in [resolve_name(score_on, workspace.data_root)] if score_on else protocol.targets:
         try:
-            rows, name = scan(candidate, workspace), candidate
+            rows, name = list(scan(candidate, workspace)), candidate
             break
         except UsageError:
             if score_on:

@@ -21,6 +21,7 @@ from pipelines.terminal import print_table, say
 from shared.datasets import locate
 from shared.errors import DgreidError
 from shared.manifest import ManifestFile
+from shared.parquet import row_count
 from shared.schemas import ImageStatus
 from shared.terminal import printable
 from shared.workspace import Workspace
@@ -119,8 +120,7 @@ def label_dataset(
     Raises DgreidError when nothing could be done, or when it was interrupted.
     """
     try:
-        images = len(scan(name, workspace))
-        rows = ManifestFile(workspace.manifest(name))
+        rows = scan(name, workspace)
         summary = annotate(
             rows,
             locate(name, workspace.data_root),
@@ -139,7 +139,7 @@ def label_dataset(
     print_table((f"labels of {name}", ""), summary.table())
     if summary.interrupted:
         raise DgreidError(
-            f"labelling {name} was interrupted after {summary.images} of {images} images",
+            f"labelling {name} was interrupted after {summary.images} of {row_count(rows.path)} images",
             fix="run the same command to resume",
         )
     return Labelled(summary.label_run, _standing(name, summary.label_run, rows, workspace))
@@ -154,11 +154,10 @@ def _estimate(
     label_run: str | None,
     options: AnnotateOptions,
 ) -> None:
-    scan(name, workspace)
+    rows, root = scan(name, workspace), locate(name, workspace.data_root)
 
     async def measured() -> Estimate:
         limit_image_threads()
-        rows, root = ManifestFile(workspace.manifest(name)), locate(name, workspace.data_root)
         async with client_for(url, _api_key(), settings, options) as client:
             return await estimate(client, rows, root, name, workspace.labels, label_run, options)
 

@@ -1,10 +1,12 @@
 """The manifest of a data set: every image of its layout, hashed and fully decoded once, as typed rows in Parquet."""
 
 import hashlib
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -18,13 +20,14 @@ from shared.datasets import FileRecord, locate, resolve_name, scan_dataset
 from shared.errors import DataError
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
 from shared.object_storage import THREADS, remote
-from shared.parquet import iter_rows, read_columns, to_table, write_table
+from shared.parquet import iter_rows, read_columns, table_writer, to_table, write_table
 from shared.progress import Progress
 from shared.schemas import MANIFEST_SCHEMA, ImageStatus, Kind, ManifestRow
 from shared.terminal import printable
 
 log = logging.getLogger(__name__)
 
+ROWS_AT_ONCE = 4_096  # of a manifest that is made
 WORKERS = 2  # threads: hashing and decoding both let go of the interpreter
 SPLITS = ("train", "query", "gallery", "all")
 
@@ -101,12 +104,17 @@ class SplitSummary:
 
 
 def build_manifest(name: str, data_root: Path, out: Path, *, workers: int = WORKERS) -> list[ManifestRow]:
+    """`update_manifest`, and all its rows."""
+    return list(update_manifest(name, data_root, out, workers=workers))
+
+
+def update_manifest(name: str, data_root: Path, out: Path, *, workers: int = WORKERS) -> ManifestFile:
     """Scan a data set and write its manifest to `out`, atomically; rows sorted by path and split.
 
     Names that had to be numbered are told in the log and kept in identity_name and camera_name.
     Files whose path, size and modification time are those of the manifest already at `out` are not read again. Broken
     images become rows with status unreadable and the reason. Files that are no images of the layout are counted by
-    reason in the log.
+    reason in the log. In memory are the names of all files, but no more than ROWS_AT_ONCE rows.
 
     Args:
         name: any accepted name of the data set.
@@ -119,16 +127,23 @@ def build_manifest(name: str, data_root: Path, out: Path, *, workers: int = WORK
     scanned = scan_dataset(name, data_root)
     for sentence in scanned.told():
         log.warning("%s: %s", name, printable(sentence))
-    root, known = locate(name, data_root), _known(name, out)
+    root, known = locate(name, data_root), _Known(name, out)
     if remote(root):
         workers = THREADS
-    with Progress(f"scan {name}", len(scanned.files)) as progress, ThreadPool(workers) as pool:
-        rows = []
-        for row in pool.imap(lambda record: _row(name, root, record, known), scanned.files, chunksize=16):
-            rows.append(row)
-            progress.advance(failure=ImageStatus.UNREADABLE if row.status == ImageStatus.UNREADABLE else None)
-    write_manifest(rows, out)
-    return rows
+    files = iter(scanned.files)
+    with (
+        Progress(f"scan {name}", len(scanned.files)) as progress,
+        ThreadPool(workers) as pool,
+        table_writer(out, MANIFEST_SCHEMA) as write,
+    ):
+        while records := list(itertools.islice(files, ROWS_AT_ONCE)):
+            before = known.up_to(records[-1].path)
+            rows = []
+            for row in pool.imap(partial(_row, name, root, before), records, chunksize=16):
+                rows.append(row)
+                progress.advance(failure=ImageStatus.UNREADABLE if row.status == ImageStatus.UNREADABLE else None)
+            write(rows)
+    return ManifestFile(out)
 
 
 def summarise(rows: Sequence[ManifestRow]) -> list[SplitSummary]:
@@ -155,23 +170,38 @@ def _summary(split: str, rows: Sequence[ManifestRow]) -> SplitSummary:
     )
 
 
-def _known(name: str, path: Path) -> dict[tuple[str, int, int], ManifestRow]:
-    """Readable rows of the last manifest by (path, size, time). Unreadable files get another look every time."""
-    if not path.is_file():
-        return {}
-    try:
-        rows = read_manifest(path)
-    except DataError as err:
-        log.warning("%s: scanning everything again, the old manifest is of no use: %s", name, err.what)
-        return {}
-    return {
-        (row.path, row.size_bytes, row.modified_ns): row
-        for row in rows
-        if row.dataset == name and row.status == ImageStatus.OK
-    }
+_Rows = dict[tuple[str, int, int], ManifestRow]  # by (path, size, time)
 
 
-def _row(name: str, root: Path, record: FileRecord, known: dict[tuple[str, int, int], ManifestRow]) -> ManifestRow:
+class _Known:
+    """The readable rows of the last manifest, walked through once. Unreadable files get another look every time."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self._name, self._rows = name, iter_manifest(path) if path.is_file() else iter(())
+        self._read: _Rows = {}  # and not passed yet
+        self._passed = ""
+        self._next: ManifestRow | None = None
+        self._advance()
+
+    def up_to(self, path: str) -> _Rows:
+        """The rows from the last path that was asked for up to this one, both included."""
+        self._read = {key: row for key, row in self._read.items() if row.path == self._passed}
+        self._passed = path
+        while (row := self._next) and row.path <= path:
+            if row.dataset == self._name and row.status == ImageStatus.OK:
+                self._read[row.path, row.size_bytes, row.modified_ns] = row
+            self._advance()
+        return self._read
+
+    def _advance(self) -> None:
+        try:
+            self._next = next(self._rows, None)
+        except DataError as err:
+            self._next = None
+            log.warning("%s: what follows is scanned again, the old manifest is of no use: %s", self._name, err.what)
+
+
+def _row(name: str, root: Path, known: _Rows, record: FileRecord) -> ManifestRow:
     labels = {name: value for name, value in asdict(record).items() if name != "path"}
     path = root / record.path
     size, modified = _size_and_time(path)

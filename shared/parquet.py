@@ -1,6 +1,7 @@
 """Parquet files with a fixed schema: written whole or not at all, checked on reading."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def write_table(table: pa.Table, path: Path, *, staging: Path | None = None) -> 
     """
     with atomic_path(path, staging=staging) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+
+@contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[Sequence[BaseModel]], None]]:
+    """Yield what writes some rows more; with an exception nothing of the file appears. Raises as `write_table`."""
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        yield lambda rows: writer.write_table(to_table(rows, schema))
 
 
 def read_table(path: Path, schema: pa.Schema, *, fix: str, columns: Sequence[str] | None = None) -> pa.Table:

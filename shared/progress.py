@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 LOG_INTERVAL_S = 10.0
 RECENT_SHARE = 0.25  # of the time so far is what the rate is measured over: jobs speed up and slow down ...
+FEW = 200  # moments at which items finished are too few for that: then it is over the last half
 RECENT_S = 30.0  # ... and at least this long, for items finish many at a time
-SAMPLES = 2000  # at most, of the count over time
+SAMPLES = 1000  # of the count over that time; about twice as many are kept
 
 
 class Pace:
@@ -31,12 +32,13 @@ class Pace:
         """`done` items in all are finished at `now` (seconds of any steady clock)."""
         if self._started is None:
             self._started = now
-        if len(self._samples) >= 2 and now - self._samples[-2][0] < RECENT_S / SAMPLES * 2:
+        elapsed = now - self._started
+        span, longest = max(RECENT_S, RECENT_SHARE * elapsed), max(RECENT_S, elapsed / 2)
+        if len(self._samples) >= 2 and now - self._samples[-2][0] < span / SAMPLES:
             self._samples[-1] = (now, done)  # samples this near tell nothing apart
         else:
             self._samples.append((now, done))
-        span = max(RECENT_S, RECENT_SHARE * (now - self._started))
-        while len(self._samples) > 2 and (now - self._samples[1][0] >= span or len(self._samples) > SAMPLES):
+        while len(self._samples) > 2 and now - self._samples[1][0] >= (span if len(self._samples) > FEW else longest):
             self._samples.popleft()
 
     def per_s(self, now: float) -> float | None:

@@ -68,7 +68,8 @@ def scan(root: Path, table: str, kinds: Mapping[str, Kind], encoding: str | None
     that the same split lists with other labels.
     """
     images, skipped = images_in(root, ("",))
-    spellings = _Spellings([image.path for image in images], root)
+    paths = [image.path for image in images]
+    spellings = _Spellings(paths, root)
     alike = [path for path in skipped[NOT_AN_IMAGE] if same_spelling(path) == same_spelling(str(PurePosixPath(table)))]
     skipped[NOT_AN_IMAGE] = [path for path in skipped[NOT_AN_IMAGE] if path not in alike]
     lines: dict[tuple[str, Split], _Line] = {}
@@ -89,7 +90,7 @@ def scan(root: Path, table: str, kinds: Mapping[str, Kind], encoding: str | None
                 path=line.place,
                 fix="remove one of the lines",
             )
-    skipped[NOT_LISTED] = list({image.path for image in images} - listed)
+    skipped[NOT_LISTED] = list(set(paths) - listed)
     _refuse_exponents({line.identity: line.place for line in lines.values()}, "identity")
     _refuse_exponents({line.camera: line.place for line in lines.values()}, "camera")
     people = number_identities([line.identity for line in lines.values()], kinds)

@@ -175,19 +175,27 @@ def scan(root: Path, pattern: str, splits: Mapping[str, Split], kinds: Mapping[s
     """
     parsed = parse_pattern(pattern)
     images, skipped = images_in(root, splits)
-    read = []
+    # Columns, and each word once: a data set has millions of files.
+    words: dict[str, str] = {}
+    paths: list[str] = []
+    of_split: list[Split] = []
+    identities: list[str] = []
+    cameras_read: list[str] = []
     for image in images:
         fields = parsed.read(image.inside)
         if isinstance(fields, str):
             skipped[fields].append(image.path)
-        else:
-            read.append((image, fields["identity"], fields.get("camera", "")))
-    people = number_identities([identity for _, identity, _ in read], kinds)
-    cameras = number_cameras([camera for *_, camera in read])
+            continue
+        paths.append(image.path)
+        of_split.append(splits[image.folder])
+        for column, field in ((identities, "identity"), (cameras_read, "camera")):
+            word = fields.get(field, "")
+            column.append(words.setdefault(word, word))
+    people, cameras = number_identities(set(identities), kinds), number_cameras(set(cameras_read))
     files = []
-    for image, identity, camera in read:
+    for path, split, identity, camera in zip(paths, of_split, identities, cameras_read, strict=True):
         number, kind = people.of[identity]
         camera_number, _ = cameras.of[camera]
-        names = (people.name(identity), cameras.name(camera))
-        files.append(FileRecord(image.path, splits[image.folder], number, camera_number, kind, *names))
+        files.append(FileRecord(path, split, number, camera_number, kind, people.name(identity), cameras.name(camera)))
+    del images, paths, of_split, identities, cameras_read
     return Scan.of(files, skipped, (people.note, cameras.note))

@@ -4,8 +4,9 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ class Labels(NamedTuple):
     camera_name: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # of millions of images all are in memory
 class FileRecord:
     """One image as its name describes it; see shared.schemas.ManifestRow for the fields."""
 
@@ -70,7 +71,9 @@ class Scan:
 
     @classmethod
     def of(cls, files: Iterable[FileRecord], skipped: Mapping[str, list[str]], notes: Iterable[str] = ()) -> "Scan":
-        ordered = sorted(files, key=lambda record: (record.path, record.split))
+        ordered = list(files)
+        ordered.sort(key=attrgetter("split"))  # twice: a key of both would be a tuple for each file
+        ordered.sort(key=attrgetter("path"))
         kept = {reason: sorted(paths) for reason, paths in sorted(skipped.items()) if paths}
         return cls(tuple(ordered), kept, tuple(note for note in notes if note))
 
@@ -133,8 +136,8 @@ def walk_files(root: Path) -> Tree:
     return Tree(sorted(found), unreadable, repeated)
 
 
-def images_in(root: Path, folders: Collection[str]) -> tuple[list[Image], defaultdict[str, list[str]]]:
-    """All images in the folders of a layout, and the other files by reason.
+def images_in(root: Path, folders: Collection[str]) -> tuple[Iterator[Image], defaultdict[str, list[str]]]:
+    """All images in the folders of a layout, and the other files by reason, which are there when it was walked through.
 
     Args:
         folders: POSIX paths relative to `root`; "" is the root itself. The longest one that fits a file counts.
@@ -143,7 +146,6 @@ def images_in(root: Path, folders: Collection[str]) -> tuple[list[Image], defaul
     """
     tree = walk_files(root)
     by_length = sorted(((same_spelling(name), name) for name in folders), key=lambda pair: len(pair[0]), reverse=True)
-    images: list[Image] = []
     skipped: defaultdict[str, list[str]] = defaultdict(list)
     if lost := {at: why for at, why in tree.unreadable.items() if any(_overlap(at, name) for name in folders)}:
         told = "; ".join(f"{at or 'the folder itself'}: {why}" for at, why in sorted(lost.items())[:5])
@@ -154,11 +156,22 @@ def images_in(root: Path, folders: Collection[str]) -> tuple[list[Image], defaul
         )
     skipped[UNREADABLE_FOLDER] = list(tree.unreadable)
     skipped[LINKED_FOLDER] = list(tree.repeated)
-    for path in tree.files:
+    return _images(tree.files, by_length, skipped), skipped
+
+
+def _images(
+    files: Iterable[str], folders: Sequence[tuple[str, str]], skipped: defaultdict[str, list[str]]
+) -> Iterator[Image]:
+    """The images among the files; the others go to `skipped`.
+
+    Args:
+        folders: of the layout, as (compared spelling, spelling of the layout), the longest first.
+    """
+    for path in files:
         if path in COMPANIONS:
             continue
         spelled = same_spelling(path)
-        folder = next((raw for name, raw in by_length if not name or spelled.startswith(f"{name}/")), None)
+        folder = next((raw for name, raw in folders if not name or spelled.startswith(f"{name}/")), None)
         pure = PurePosixPath(path)
         if pure.name.startswith("."):
             skipped[HIDDEN].append(path)
@@ -170,8 +183,7 @@ def images_in(root: Path, folders: Collection[str]) -> tuple[list[Image], defaul
             skipped[NOT_UTF8].append(path)
         else:
             inside = path.split("/", folder.count("/") + 1)[-1] if folder else path
-            images.append(Image(path, folder, inside))
-    return images, skipped
+            yield Image(path, folder, inside)
 
 
 def scan_folders(root: Path, splits: Mapping[str, Split], read_name: Callable[[str, str], Labels | str | None]) -> Scan:

@@ -1,13 +1,16 @@
 """Labelling on a Ray cluster of one, two and three nodes, against the annotator without Ray; nodes and driver killed.
 
-    python -m tests.benchmarks.bench_ray [IMAGES]    # 20000 generated crops
-    python -m tests.benchmarks.bench_ray --speed     # one half of it alone, into ray_speed.json; --faults: the other
-    python -m tests.benchmarks.bench_ray --pocket    # 500 crops by the pocket grounder: the same rows as without Ray?
+    python -m tests.benchmarks.bench_ray [IMAGES]    # all three parts, about ten minutes on two cores; 20000 crops
+    python -m tests.benchmarks.bench_ray --speed     # one of them alone; --faults, --pocket; several may be named
+    python -m tests.benchmarks.bench_ray --anew      # not what an interrupted one left to do
 
-The nodes are Ray's own on this machine (`ray.cluster_utils`), each for one actor with the engine body_prior, beside a
-head without any. In the run with faults a node of three is killed twice, then the driver (SIGKILL), whose command is
-repeated. Writes RUNS_ROOT/bench/ray.json: images_per_s by nodes and of the annotator, over_annotator (their ratio),
-rows_lost, rows_doubled; with --pocket ray_pocket.json: images, images_per_s, rows, rows_different.
+speed: the nodes are Ray's own on this machine (`ray.cluster_utils`), each for one actor with the engine body_prior,
+beside a head without any. faults: a node of three is killed twice, then the driver (SIGKILL), whose command is
+repeated. pocket: 500 crops by the pocket grounder: the same rows as without Ray?
+
+RUNS_ROOT/bench/ray.json is written after each part: images, parts (those in the file), images_per_s by nodes and of the
+annotator, over_annotator (their ratio), rows_lost, rows_doubled, and under "pocket" images, images_per_s, rows and
+rows_different. Without a named part, those are measured that the file lacks; if it lacks none, all of them.
 """
 
 import json
@@ -36,28 +39,48 @@ IMAGES = 20_000
 POCKET_IMAGES = 500
 KILLS = (0.15, 0.4)  # of the rows, by when a node is killed
 DRIVER_KILLED = 0.65
+MINUTES = {"speed": 4, "faults": 3, "pocket": 3}  # of each part
 
 
 def main() -> None:
     if sys.argv[1:2] == ["driver"]:
         _driver(*sys.argv[2:])
         return
-    if "--pocket" in sys.argv:
-        _tell(_pocket(), "ray_pocket.json")
-        return
     images = next((int(size) for size in sys.argv[1:] if size.isdigit()), IMAGES)
+    told = _told_before(images)
+    named = [part for part in MINUTES if f"--{part}" in sys.argv]
+    parts = named or [part for part in MINUTES if part not in told["parts"]] or list(MINUTES)
+    if parts == list(MINUTES):
+        told = {"images": images, "parts": []}
+    minutes = sum(MINUTES[part] for part in parts)
+    print(
+        f"{', '.join(parts)}: about {minutes} minutes on two cores with {IMAGES:,} images", file=sys.stderr, flush=True
+    )
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        make_dataset(place, images)
-        told: dict[str, Any] = {"images": images}
-        if "--faults" not in sys.argv:
-            told |= _speed(place)
-        if "--speed" not in sys.argv:
-            told |= _with_faults(place, images)
-        _tell(told, next((f"ray_{word[2:]}.json" for word in sys.argv if word in ("--speed", "--faults")), "ray.json"))
+        if parts != ["pocket"]:
+            make_dataset(place, images)
+        for part in parts:
+            told |= {"speed": _speed, "faults": _with_faults, "pocket": _pocket}[part](place, images)
+            told["parts"] = [one for one in MINUTES if one in (*told["parts"], part)]
+            write_text(_file(), json.dumps(told) + "\n")
+    print(json.dumps(told))
 
 
-def _speed(place: Path) -> dict[str, Any]:
+def _file() -> Path:
+    return Workspace.from_environment().runs_root / "bench" / "ray.json"
+
+
+def _told_before(images: int) -> dict[str, Any]:
+    """What the file has of as many images; nothing with --anew."""
+    if "--anew" not in sys.argv and _file().is_file():
+        told: dict[str, Any] = json.loads(_file().read_text())
+        if told["images"] == images and "parts" in told:
+            return told
+    return {"images": images, "parts": []}
+
+
+def _speed(place: Path, images: int) -> dict[str, Any]:
     alone = _labelled(place, "alone")
     rates = {}
     for nodes in (1, 2, 3):
@@ -93,29 +116,30 @@ def _with_faults(place: Path, images: int) -> dict[str, Any]:
     return {"rows_lost": rows - pairs, "rows_doubled": found - pairs, "faults": events, "resumed": again}
 
 
-def _pocket() -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        folder = generate_dataset(
-            place, "night", train_identities=POCKET_IMAGES // 20, test_identities=0, cameras=4, images_per_camera=5,
-            seed=7, name=DATASET,
-        )  # fmt: skip
-        build_manifest_of(folder, place)
-        alone = _labelled(place, "alone", engine="local")
-        with _cluster(2) as cluster:
-            rate = _labelled(place, "nodes2", cluster, engine="local")
-        first, second = (
-            {(row.pop("path"), row["part"]): row | {"created_at": None} for row in table.to_pylist()}
-            for table in (newest_labels(place / run, "r", DATASET) for run in ("alone", "nodes2"))
-        )
-        different = sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())
-        return {
-            "images": POCKET_IMAGES,
-            "images_per_s": {"2": rate},
-            "annotator_images_per_s": alone,
-            "rows": len(first),
-            "rows_different": different,
-        }
+def _pocket(place: Path, images: int) -> dict[str, Any]:
+    place = place / "pocket"
+    place.mkdir()
+    folder = generate_dataset(
+        place, "night", train_identities=POCKET_IMAGES // 20, test_identities=0, cameras=4, images_per_camera=5,
+        seed=7, name=DATASET,
+    )  # fmt: skip
+    build_manifest_of(folder, place)
+    alone = _labelled(place, "alone", engine="local")
+    with _cluster(2) as cluster:
+        rate = _labelled(place, "nodes2", cluster, engine="local")
+    first, second = (
+        {(row.pop("path"), row["part"]): row | {"created_at": None} for row in table.to_pylist()}
+        for table in (newest_labels(place / run, "r", DATASET) for run in ("alone", "nodes2"))
+    )
+    different = sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())
+    told = {
+        "images": POCKET_IMAGES,
+        "images_per_s": {"2": rate},
+        "annotator_images_per_s": alone,
+        "rows": len(first),
+        "rows_different": different,
+    }
+    return {"pocket": told}
 
 
 def build_manifest_of(folder: Path, place: Path) -> None:
@@ -172,11 +196,6 @@ def _cluster(nodes: int) -> Iterator[Any]:
         yield cluster
     finally:
         cluster.shutdown()
-
-
-def _tell(result: dict[str, Any], name: str) -> None:
-    write_text(Workspace.from_environment().runs_root / "bench" / name, json.dumps(result) + "\n")
-    print(json.dumps(result))
 
 
 if __name__ == "__main__":

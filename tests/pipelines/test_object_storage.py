@@ -252,3 +252,22 @@ def test_corrections_appear_whole_in_a_bucket(stored: Workspace, monkeypatch: py
     found = newest_labels(stored.labels, "corrected", "3dpes").to_pylist()
     assert [row["x_min"] for row in found if row["flags"] == ["corrected"]] == [2.0]
     assert len(newest_labels(stored.labels, "corrected", "caviar")) == 3 * IMAGES
+
+
+def test_a_ray_cluster_labels_from_and_into_a_bucket(
+    stored: Workspace, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'dgreid[ray]'")
+    command = ["label", "3dpes", "--engine", "body_prior", "--cluster", "local", "--strict"]
+    monkeypatch.setenv("LABELER_RAY_MIN_ACTORS", "2")
+    small_shards(monkeypatch)
+    proxy.away_after = (2, b"/part-")
+    give_up_soon(monkeypatch)
+    refused(command, 1, "the object store cannot be reached", capfd=capfd)
+    proxy.away_after = None
+    proxy.come_back()
+    rows, pairs, _ = rows_and_pairs(stored)
+    assert 0 < rows == pairs < 3 * IMAGES
+    assert run(command) == 0
+    assert rows_and_pairs(stored)[:2] == (3 * IMAGES, 3 * IMAGES)
+    assert run(["verify-labels", "3dpes"]) == 0

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from shared.progress import Pace, Progress
+from shared.progress import SAMPLES, Pace, Progress
 
 
 def test_the_closing_line_counts_everything(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,6 +49,20 @@ def test_the_time_left_follows_a_change_of_pace(factor: float) -> None:
     moments += [500 + 0.5 * factor * number for number in range(3000)]
     at = 500 + (moments[-1] - 500) * 0.6
     assert estimate(moments, 16, at, 64_000) == pytest.approx(moments[-1] - at, rel=0.1)
+
+
+def test_the_time_left_of_a_long_fast_job_is_no_matter_of_its_last_minute() -> None:
+    dice, now, moments = random.Random(0), 0.0, []
+    while now < 6 * 3600:  # items come all the time, at half the rate every other two minutes
+        now += dice.expovariate(20) * (2 if now // 120 % 2 else 1)
+        moments.append(now)
+    for share in (0.25, 0.5, 0.75):
+        at = share * now
+        assert estimate(moments, 1, at, len(moments)) == pytest.approx(now - at, rel=0.1)
+    pace = Pace()
+    for number, moment in enumerate(moments):
+        pace.note(moment, number)
+    assert len(pace._samples) < 3 * SAMPLES
 
 
 def test_a_standstill_is_no_pace() -> None:
