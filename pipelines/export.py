@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pipelines.datasets import scan
-from pipelines.embed import RunName, image_files, load_encoder
+from pipelines.embed import ON_DISK, RunName, image_files, load_encoder
 from pipelines.runs import newest_run, run_folder
 from pipelines.terminal import print_table, say
 from shared.errors import DataError, DgreidError, UsageError
@@ -26,7 +26,7 @@ CALIBRATION_CROPS = 256  # of the sources, for int8
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="folder that is written, anew each time")],
+    out: Annotated[Path, typer.Option(help="folder that is written, anew each time", **ON_DISK)],
     run: RunName = None,
     form: Annotated[
         Literal["onnx", "torch", "hf"], typer.Option("--format", help="torch: a torch.export program")
