@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from reid.config import DataConfig
+from reid.data.columns import ROWS_AT_ONCE, Column, Files, chosen
 from reid.protocols.protocol import Protocol, trained_on
 from shared.body_prior import PROPORTIONS, prior_box
 from shared.datasets import locate
@@ -33,60 +34,6 @@ UNREADABLE = "unreadable image"
 NOT_LABELLED = "not labelled"
 OVER_THE_CAP = "beyond data.max_images_per_identity"
 _COLUMNS = ("dataset", "split", "path", "image_id", "width", "height", "kind", "identity", "camera", "status")
-_AT_ONCE = 65_536  # rows that are Python objects at a time
-
-
-class Column(Sequence[Any]):
-    """An Arrow array as a sequence of Python values, each made when it is asked for."""
-
-    def __init__(self, values: pa.Array) -> None:
-        self.values = values
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @overload
-    def __getitem__(self, place: int) -> Any: ...
-    @overload
-    def __getitem__(self, place: slice) -> "Column": ...
-    def __getitem__(self, place: int | slice) -> Any:
-        found = self.values[place if isinstance(place, slice) else int(place)]
-        return Column(found) if isinstance(place, slice) else found.as_py()
-
-    def __iter__(self) -> Iterator[Any]:
-        for start in range(0, len(self), _AT_ONCE):
-            yield from self.values.slice(start, _AT_ONCE).to_pylist()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Column) and bool(self.values.equals(other.values))
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def chosen(column: Sequence[Any], indices: NDArray[np.int64]) -> Sequence[Any]:
-    """Some entries of a column, or of any other sequence."""
-    if isinstance(column, Column):
-        return Column(column.values.take(pa.array(indices)))
-    return tuple(column[index] for index in indices)
-
-
-class Files(Sequence[Path]):
-    """The path of every image, made when it is asked for."""
-
-    def __init__(self, folders: dict[str, Path], datasets: Sequence[str], paths: Sequence[str]) -> None:
-        self._folders, self._datasets, self._paths = folders, datasets, paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    @overload
-    def __getitem__(self, place: int) -> Path: ...
-    @overload
-    def __getitem__(self, place: slice) -> "Files": ...
-    def __getitem__(self, place: int | slice) -> "Path | Files":
-        if isinstance(place, slice):
-            return Files(self._folders, self._datasets[place], self._paths[place])
-        return self._folders[self._datasets[place]] / self._paths[place]
 
 
 @dataclass(frozen=True)
@@ -219,8 +166,8 @@ def _json_of_lists(*columns: Sequence[Any] | np.ndarray) -> Iterator[str]:
     """What json.dumps gives of a list of these lists, piece by piece."""
     for number, column in enumerate(columns):
         yield ", [" if number else "[["
-        for start in range(0, len(column), _AT_ONCE):
-            part = column[start : start + _AT_ONCE]
+        for start in range(0, len(column), ROWS_AT_ONCE):
+            part = column[start : start + ROWS_AT_ONCE]
             values = part.tolist() if isinstance(part, np.ndarray) else list(part)
             yield (", " if start else "") + json.dumps(values)[1:-1]
         yield "]"

@@ -238,7 +238,7 @@ def test_corrections_appear_whole_in_a_bucket(stored: Workspace, monkeypatch: py
     changed = before[0].model_copy(update={"label_run": "corrected", "x_min": 1.0, "flags": ("corrected",)})
     record = {"corrected_by": "hand"}
     with monkeypatch.context() as patch:
-        patch.setattr("shared.labels.write_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("shared.labels.corrections.write_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             write_correction(stored.labels, name, "corrected", [changed], record)
     assert label_runs(stored.labels) == [name]

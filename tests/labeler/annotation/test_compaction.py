@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from labeler.annotation.compaction import compact
-from shared import labels as store
 from shared.errors import ConfigError, DataError, DgreidError
 from shared.geometry import Box
 from shared.labels import (
@@ -18,6 +17,7 @@ from shared.labels import (
     newest_labels,
     read_label_table,
     read_labels,
+    store,
     write_correction,
     write_label_shard,
     writer_lock,
@@ -115,7 +115,7 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_one_finishes(tmp_path: 
             patched.setattr(store, "move_file", dies(store.move_file))
             patched.setattr(store, "write_text", dies(store.write_text))
             patched.setattr(Path, "unlink", dies(Path.unlink))
-            patched.setattr(store.shutil, "rmtree", lambda *_, **__: None)  # a kill cleans nothing up
+            patched.setattr("shutil.rmtree", lambda *_, **__: None)  # a kill cleans nothing up
             try:
                 compact(root, "first", "toy")
                 killed = False
