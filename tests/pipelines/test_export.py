@@ -1,6 +1,7 @@
 """An exported file gives the model's features, whatever normalisation a tool applies, or is not written."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -62,6 +63,20 @@ def test_every_kind_of_mask_is_exported_without_scatters(options: list[str], tmp
     export_onnx(encoder, tmp_path / "tiny.onnx", images, preprocess="raw")
     kinds = {node.op_type for node in onnx.load(tmp_path / "tiny.onnx").graph.node}
     assert "Softmax" in kinds and not kinds & {"ScatterND", "ScatterElements", "IsNaN"}
+
+
+def test_a_run_is_exported_without_its_data_sets(
+    workspace: Workspace, pocket_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(pocket_run, folder)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("3dpes2caviar", "gone2caviar"))
+    (folder / "training_set.json").write_text('{"sources": ["gone"]}')
+    command = ["export", "--run", str(folder), "--out", str(tmp_path / "out"), "--precision", "float16"]
+    refused(command, 2, "sources are not on this machine", "--images FOLDER", capfd=capfd)
+    assert run([*command, "--images", "3dpes", "--score-on", "caviar"]) == 0
+    assert "Trained on: gone." in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_fixed_batch_and_a_folder_that_is_replaced(
