@@ -1,7 +1,7 @@
 """`embed`: features of images into a folder of Parquet shards."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ from pipelines.terminal import say
 from shared.datasets import known_datasets, locate, resolve_name
 from shared.errors import DataError, DgreidError, UsageError
 from shared.manifest import read_manifest
+from shared.object_storage import root_path
 from shared.terminal import printable
 from shared.workspace import Workspace
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 Images = Annotated[
     str, typer.Option(help="a folder of crops, a data set, a manifest (.parquet); with --detections a video or frames")
 ]
+ANYWHERE: dict[str, Any] = {"parser": root_path, "metavar": "PATH"}  # of an option: a path, or s3://bucket/...
+ON_DISK: dict[str, Any] = {"parser": lambda text: _on_disk(text), "metavar": "PATH"}
 RunName = Annotated[str | None, typer.Option(help="name or path of the run; default: the newest")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
 SHOWN = 5  # unreadable images
@@ -28,7 +31,9 @@ SHOWN = 5  # unreadable images
 
 def embed(
     images: Images,
-    out: Annotated[Path, typer.Option(help="folder of the embeddings, e.g. embeddings.parquet")],
+    out: Annotated[
+        Path, typer.Option(help="folder of the embeddings, e.g. people.parquet or s3://bucket/people", **ANYWHERE)
+    ],
     run: RunName = None,
     detections: Annotated[
         Path | None, typer.Option(help="boxes in the video: MOT Challenge lines, or a CSV with frame, id and box")
@@ -67,6 +72,14 @@ def embed(
     say(f"next: dgreid search --gallery {out} --query <crop.jpg>")
 
 
+def _on_disk(text: str) -> Path:
+    if "://" in text:
+        raise UsageError(
+            f"{printable(text)} is not on this machine", fix="write it into a folder, and copy it from there"
+        )
+    return Path(text)
+
+
 def load_encoder(workspace: Workspace, run: str | None, device: str) -> "PersonEncoder":
     folder = run_folder(workspace, run) if run else newest_run(workspace)
 
@@ -79,7 +92,7 @@ def image_files(images: str, workspace: Workspace, camera: str | None = None) ->
     """What `--images` means: a manifest file, a folder, or the name of a data set. Raises DataError for neither."""
     from reid.inference.embed_files import files_in, files_of
 
-    path = Path(images)
+    path = root_path(images, remember=True)
     if path.suffix == ".parquet" and path.is_file():
         rows = read_manifest(path)
         names = {row.dataset for row in rows}

@@ -2,13 +2,14 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pipelines.datasets import scan
-from pipelines.embed import RunName, image_files, load_encoder
+from pipelines.embed import ON_DISK, RunName, image_files, load_encoder
 from pipelines.runs import newest_run, run_folder
 from pipelines.terminal import print_table, say
 from shared.errors import DataError, DgreidError, UsageError
@@ -26,7 +27,7 @@ CALIBRATION_CROPS = 256  # of the sources, for int8
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="folder that is written, anew each time")],
+    out: Annotated[Path, typer.Option(help="folder that is written, anew each time", **ON_DISK)],
     run: RunName = None,
     form: Annotated[
         Literal["onnx", "torch", "hf"], typer.Option("--format", help="torch: a torch.export program")
@@ -60,7 +61,7 @@ def export(
 
     config = read_config(folder)
     encoder = load_encoder(workspace, str(folder), "cpu")
-    crops = _crops(images, config, encoder, workspace)
+    crops = _crops(images, folder, config, encoder, workspace)
     checking = crops[: exporting.CROPS]
     make_folder(out.parent)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as temporary:
@@ -102,14 +103,24 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
-def _crops(images: str | None, config: "RunConfig", encoder: "PersonEncoder", workspace: Workspace) -> "Tensor":
+def _sources(folder: Path, config: "RunConfig", workspace: Workspace) -> Sequence[str]:
+    """What the run was trained on, as it recorded it: the data sets need not be on this machine."""
+    from reid.evaluation.evaluate import run_protocol
+
+    try:
+        return tuple(map(str, json.loads((folder / "training_set.json").read_text(encoding="utf-8"))["sources"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return run_protocol(config, workspace).sources
+
+
+def _crops(
+    images: str | None, folder: Path, config: "RunConfig", encoder: "PersonEncoder", workspace: Workspace
+) -> "Tensor":
     """uint8 [N, 3, height, width], evenly spread over the sources that are on this machine."""
     import torch
 
-    from reid.evaluation.evaluate import run_protocol
-
     found = []
-    for name in [images] if images else run_protocol(config, workspace).sources:
+    for name in [images] if images else _sources(folder, config, workspace):
         try:
             files = image_files(name, workspace)
         except UsageError:
@@ -157,12 +168,12 @@ def _mean_ap(
     from reid.evaluation.evaluate import run_protocol
     from reid.evaluation.ranking import Ranking
     from reid.inference.export import run_onnx, tool_input
-    from reid.protocols.protocol import evaluation_splits
+    from reid.protocols.protocol import Protocol, evaluation_splits
     from shared.datasets import locate, resolve_name
 
-    protocol = run_protocol(config, workspace)
     name, rows = "", []
-    for candidate in [resolve_name(score_on, workspace.data_root)] if score_on else protocol.targets:
+    targets = [resolve_name(score_on, workspace.data_root)] if score_on else run_protocol(config, workspace).targets
+    for candidate in targets:
         try:
             rows, name = list(scan(candidate, workspace)), candidate
             break
@@ -171,7 +182,7 @@ def _mean_ap(
                 raise
     if not name:
         raise DataError("no target of the run is on this machine to score the export on", fix="--score-on DATASET")
-    of_target = protocol if name in protocol.targets else protocol.with_target(name, workspace.data_root)
+    of_target = Protocol(config.protocol, (), ()).with_target(name, workspace.data_root)
     split = evaluation_splits(of_target, name, rows, splits=1, seed=config.seed)[0]
     root, needed = (
         locate(name, workspace.data_root),
@@ -204,7 +215,6 @@ def _in_batches(encoder: "PersonEncoder", crops: "Tensor") -> "np.ndarray":
 def _card(
     folder: Path, config: "RunConfig", encoder: "PersonEncoder", checks: list[tuple[str, str]], workspace: Workspace
 ) -> Any:
-    from reid.evaluation.evaluate import run_protocol
     from reid.evaluation.results import read_results
     from reid.inference.export import Card
 
@@ -229,6 +239,6 @@ def _card(
         pretrained=f"{weights}{seen}",
         protocol=protocol,
         scores=scores,
-        sources=run_protocol(config, workspace).sources,
+        sources=_sources(folder, config, workspace),
         checks=checks,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipelines.embed import RunName
+from pipelines.embed import ANYWHERE, RunName
 from pipelines.runs import newest_run, run_folder
 from pipelines.terminal import emit, print_table, say
 from shared.errors import DataError, UsageError
@@ -28,8 +28,12 @@ FalseAccepts = Annotated[str, typer.Option(help="rate of the calibrated threshol
 
 
 def link(
-    embeddings: Annotated[list[Path], typer.Argument(help="embeddings of tracked detections, one or more folders")],
-    out: Annotated[Path, typer.Option(help="CSV that is written: camera, track, person, images, first_s, last_s")],
+    embeddings: Annotated[
+        list[Path], typer.Argument(help="embeddings of tracked detections, one or more folders", **ANYWHERE)
+    ],
+    out: Annotated[
+        Path, typer.Option(help="CSV that is written: camera, track, person, images, first_s, last_s", **ANYWHERE)
+    ],
     run: RunName = None,
     threshold: Threshold = None,
     false_accepts: FalseAccepts = "1e-3",
@@ -89,7 +93,7 @@ def link(
 
 
 def duplicates(
-    embeddings: Annotated[Path, typer.Argument(help="embeddings of labelled images, e.g. of a data set")],
+    embeddings: Annotated[Path, typer.Argument(help="embeddings of labelled images, e.g. of a data set", **ANYWHERE)],
     run: RunName = None,
     threshold: Threshold = None,
     false_accepts: FalseAccepts = "1e-3",

@@ -7,6 +7,7 @@ or an address; a gallery is chosen when the service starts.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -37,8 +38,11 @@ from reid.inference.encoder import PersonEncoder
 from reid.inference.similarity import Comparison, exact_similarities
 from reid.retrieval.approximate import ApproximateSearch, read_record
 from reid.retrieval.search import Found, exact_search
-from shared.errors import UsageError
+from shared.errors import DataError, UsageError
 from shared.images import UnreadableImageError, image_id_of
+from shared.object_storage import StorageError
+
+log = logging.getLogger(__name__)
 
 MAX_TOP = 1000
 EXACT_ROWS = 1_000_000
@@ -122,6 +126,8 @@ class PersonService:
             store.require(encoder.model_hash)
             if len(store) > EXACT_ROWS and (record := read_record(store)):
                 self._near = ApproximateSearch.open(store, record)
+            else:
+                store.fetch()
 
     def refuse_when_full(self) -> None:
         if self._requests >= self.settings.max_requests:
@@ -170,16 +176,20 @@ class PersonService:
     async def search(self, features: Any, visibility: Any, top: int, part: str | None, cameras: list[str]) -> Found:
         store = self.store
         assert store is not None
-        if self._near is not None and part is None and not cameras:
-            return await self._in_thread(partial(self._near.search, features, visibility, top))
+        near = None if part is not None or cameras else self._near
 
         def work() -> Found:
+            if near is not None:
+                return near.search(features, visibility, top)
             allowed = np.isin(np.array(store.facts.column("camera").to_pylist(), object), cameras) if cameras else None
             comparison = Comparison(store.kind.parts, part)
             return exact_search(store, features, visibility, top, comparison=comparison, allowed=allowed)
 
         try:
             return await self._in_thread(work)
+        except (DataError, StorageError) as err:  # of the gallery, which is not the client's
+            log.error("%s", err)
+            raise RequestError(503, "the gallery cannot be read", fix="start the service again") from err
         except UsageError as err:
             raise RequestError(422, err.what, fix=err.fix) from err
 
@@ -233,7 +243,7 @@ _public = APIRouter(tags=["state"])
 _protected = APIRouter(dependencies=[Depends(_demand_key)])
 _BODY = image_body("one part")
 _PROBLEM: dict[str, Any] = {"model": Problem}
-_RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 408, 413, 415, 422, 429, 504), _PROBLEM)
+_RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 408, 413, 415, 422, 429, 503, 504), _PROBLEM)
 FalseAccepts = Annotated[Literal["1e-2", "1e-3", "1e-4"], Query(description="rate of the threshold for same_person")]
 
 

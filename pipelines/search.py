@@ -1,16 +1,18 @@
 """`index` keeps a gallery of embeddings, `search` finds a person in it."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipelines.embed import DeviceName, RunName, image_files, load_encoder, tell
+from pipelines.embed import ANYWHERE, ON_DISK, DeviceName, RunName, image_files, load_encoder, tell
 from pipelines.runs import newest_run, run_folder
 from pipelines.terminal import emit, print_table, say
-from shared.errors import UsageError
+from shared.errors import DataError, UsageError
 from shared.files import write_text
+from shared.object_storage import remote, root_path
 from shared.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from reid.retrieval.search import Found
 
 EXACT_ROWS = 1_000_000  # up to here a search is exact unless it is asked otherwise
-Gallery = Annotated[Path, typer.Argument(help="folder of embeddings")]
+Gallery = Annotated[Path, typer.Argument(help="folder of embeddings, or s3://bucket/...", **ANYWHERE)]
 
 
 def index(
@@ -53,19 +55,18 @@ def index(
         chosen = store.where(remove)
         gone += [key for key, out in zip(store.facts.column("key").to_pylist(), chosen, strict=True) if out]
     if prune:
-        gone += [
-            key for key in store.facts.column("key").to_pylist() if not Path(key.rpartition("#")[0] or key).exists()
-        ]
+        gone += _without_file(store)
     if gone:
         with writing(gallery, store.kind) as writer:
             say(f"{writer.remove(set(gone)):,} images removed")
         store = EmbeddingStore(gallery)
     if approximate or uri:
-        from reid.retrieval.approximate import synchronise
+        from reid.retrieval.approximate import place_of, synchronise
 
         found = synchronise(store, uri)
         say(
-            f"approximate index at {found.uri}: recall@10 {found.recall:.3f} of exact search, {found.probes} partitions"
+            f"approximate index at {place_of(store, found.uri)}: recall@10 {found.recall:.3f} of exact search, "
+            f"{found.probes} partitions"
         )
     cameras = len(set(store.facts.column("camera").to_pylist()) - {None})
     say(f"{gallery}: {len(store):,} images of {cameras} cameras by model {store.kind.model_hash}")
@@ -73,9 +74,29 @@ def index(
         tell(broken, gallery)
 
 
+def _without_file(store: "EmbeddingStore") -> list[str]:
+    """Keys of the rows whose file is gone. Raises DataError where a whole folder is: it may only be out of reach."""
+    folders: dict[str, Path] = {}
+    gone = []
+    for row in store.facts.select(["key", "folder", "path"]).to_pylist():
+        name = row["folder"]
+        if name not in folders:
+            folder = folders[name] = root_path(name, remember=True)
+            there = remote(folder)
+            if not (there.files() if there else folder.is_dir()):
+                raise DataError(
+                    "images were embedded from this folder, which is not there",
+                    path=folder,
+                    fix="make it reachable; or, when it is gone for good: --remove \"folder = '...'\"",
+                )
+        if not (folders[name] / row["path"]).exists():
+            gone.append(row["key"])
+    return gone
+
+
 def search(
-    query: Annotated[list[Path], typer.Option(help="a crop of one person; repeatable")],
-    gallery: Annotated[Path, typer.Option(help="folder of embeddings")],
+    query: Annotated[list[Path], typer.Option(help="a crop of one person; repeatable", **ANYWHERE)],
+    gallery: Annotated[Path, typer.Option(help="folder of embeddings, or s3://bucket/...", **ANYWHERE)],
     run: RunName = None,
     part: Annotated[
         str | None, typer.Option(help="compare this part alone, or whole: the person without parts")
@@ -93,7 +114,9 @@ def search(
     form: Annotated[
         Literal["table", "json"], typer.Option("--format", "-f", help="how the result is printed")
     ] = "table",
-    html: Annotated[Path | None, typer.Option(help="also write a page with the images and their parts")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="also write a page with the images and their parts", **ON_DISK)
+    ] = None,
     device: DeviceName = "auto",
 ) -> None:
     """Find the person of a crop in a gallery: the nearest images, with probabilities where the run is calibrated."""
@@ -232,7 +255,7 @@ def _page(results: list[dict[str, Any]], queries: list[Path], encoder: "PersonEn
         masks = encoder.part_masks(image)[0] if image is not None else None
         return Shown(path.name, mark, caption, image, masks)
 
-    strips = {}
+    strips, place = {}, cache(root_path)
     for number, (result, path) in enumerate(zip(results, queries, strict=True), 1):
         tiles = [shown(path, "query", "", True)]
         for one in result["found"]:
@@ -240,7 +263,7 @@ def _page(results: list[dict[str, Any]], queries: list[Path], encoder: "PersonEn
             words += [f"probability {one['probability']:.2f}"] if "probability" in one else []
             words += [f"{name} {one[name]}" for name in ("identity", "camera") if one[name] is not None]
             tiles.append(
-                shown(Path(one["folder"]) / one["path"], str(one["rank"]), ", ".join(words), one["frame"] is None)
+                shown(place(one["folder"]) / one["path"], str(one["rank"]), ", ".join(words), one["frame"] is None)
             )
         strips[f"{number}. {path.name}" + (": unknown" if result.get("unknown") else "")] = tiles
     return render_strips("Search", told, strips, encoder.parts)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.embed import ANYWHERE
 from pipelines.runs import run_folder
 from shared.errors import UsageError
 from shared.workspace import Workspace
@@ -18,7 +19,9 @@ def serve(
         str | None,
         typer.Option(help="serve this run's model (/v1/embed, compare, search); default: the labeler"),
     ] = None,
-    gallery: Annotated[Path | None, typer.Option(help="folder of embeddings for /v1/search")] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="folder of embeddings for /v1/search, or s3://bucket/...", **ANYWHERE)
+    ] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="with --run; default: LABELER_PORT, or 8301")
     ] = None,

@@ -30,11 +30,14 @@ _held: set[str] = set()  # marks of this process
 
 
 @contextmanager
-def lease(path: ObjectPath, what: str) -> Iterator[None]:
+def lease(
+    path: ObjectPath, what: str, *, afterwards: str = "dgreid verify-labels says whether rows were written twice"
+) -> Iterator[None]:
     """Hold an object for the length of a `with` block.
 
     Args:
         what: another process does, for the message.
+        afterwards: how to see whether two that worked at once did harm, for the message.
 
     Raises DgreidError when another process holds it, and at the end when another one took it meanwhile, as it does
     when this process slept for longer than `LEFT_S`.
@@ -73,7 +76,7 @@ def lease(path: ObjectPath, what: str) -> Iterator[None]:
         raise DgreidError(
             f"another process began {what} meanwhile",
             path=str(path),
-            fix="stop one of the two; dgreid verify-labels says whether rows were written twice",
+            fix=f"stop one of the two; {afterwards}",
         )
 
 

@@ -7,7 +7,9 @@ the network fails, and a label run that seems empty would be made again. Here al
 An object appears whole or not at all: it is put in one request, or as parts that become an object at the end.
 """
 
+import errno
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -208,6 +210,35 @@ class ObjectPath:
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
 
+    def open(self) -> io.RawIOBase:
+        """The content as a file of which only what is asked for is fetched. Raises FileNotFoundError."""
+        return _Ranges(self, self.stat().st_size)
+
+    def read_range(self, start: int, end: int) -> bytes:
+        """Bytes start..end, without the last. Raises FileNotFoundError."""
+        with self._asked():
+            try:
+                return bytes(self.filesystem.cat_file(self.key, start=start, end=end))
+            except FileNotFoundError as err:
+                _refuse_missing_bucket(err)
+                raise FileNotFoundError(2, "no such object", str(self)) from err
+
+    def client_options(self) -> dict[str, str]:
+        """For a library that has its own client of the store (Rust's object_store): where an S3 server of one's own is,
+        and keys that only fsspec was told. Other credentials it finds where ours does; other stores need nothing."""
+        if self._store.scheme != "s3":
+            return {}
+        with self._asked():
+            self.filesystem.connect()
+            client = self.filesystem.s3.meta
+            address = str(client.endpoint_url)
+        found = {"region": client.region_name, "endpoint": None if ".amazonaws.com" in address else address}
+        if address.startswith("http://"):
+            found["allow_http"] = "true"
+        for name, given in {"access_key_id": "key", "secret_access_key": "secret", "session_token": "token"}.items():
+            found[name] = getattr(self.filesystem, given, None)
+        return {name: value for name, value in found.items() if value}
+
     def get(self, file: Path) -> None:
         """Write the content to a local file."""
         with self._asked():
@@ -266,7 +297,9 @@ class ObjectPath:
             raise self._told(err) from err
 
     def _told(self, err: Exception) -> StorageError:
-        name, text = type(err).__name__, _without_secrets(err)
+        name, text = type(err).__name__, without_secrets(err)
+        if getattr(err, "errno", None) == errno.ENOSPC:
+            return self._error("the disk of this machine is full", "free some space, or name another place with TMPDIR")
         hints = CREDENTIALS.get(self._store.scheme, "the store's credentials")
         if isinstance(err, PermissionError) or "Credential" in name or "Auth" in name or "Token" in name:
             return self._error(f"the object store refuses access ({text})", f"set {hints}; they must be allowed there")
@@ -277,6 +310,35 @@ class ObjectPath:
 
     def _error(self, what: str, fix: str) -> StorageError:
         return StorageError(what, path=str(self), fix=fix)
+
+
+class _Ranges(io.RawIOBase):
+    """An object's content, fetched where it is read."""
+
+    def __init__(self, path: ObjectPath, size: int) -> None:
+        self._path, self._size, self._place = path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._place + len(buffer), self._size)
+        if end <= self._place:
+            return 0
+        found = self._path.read_range(self._place, end)
+        buffer[: len(found)] = found
+        self._place += len(found)
+        return len(found)
 
 
 def remote(path: object) -> ObjectPath | None:
@@ -340,7 +402,7 @@ def _refuse_missing_bucket(err: FileNotFoundError) -> None:
         raise FileNotFoundError(2, "no such bucket") from err
 
 
-def _without_secrets(err: Exception) -> str:
+def without_secrets(err: Exception) -> str:
     """The first line of an error, without any value that the environment holds as a secret."""
     text = " ".join((str(err) or type(err).__name__).split())
     for name, value in os.environ.items():

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from reid.inference.video import Crop
 from shared.errors import DataError
 from shared.files import write_text
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
+from shared.object_storage import remote
 from shared.progress import Progress
 from shared.schemas import ImageStatus, ManifestRow
 from shared.terminal import printable
@@ -54,6 +55,8 @@ class Summary:
 
 
 def key_of(path: Path) -> str:
+    if there := remote(path):
+        return printable(there)
     return printable(os.path.abspath(path))  # noqa: PTH100 (Path.resolve would follow links)
 
 
@@ -62,12 +65,13 @@ def files_in(folder: Path, camera: str | None = None) -> list[ImageFile]:
 
     Raises DataError when there are none.
     """
-    found = [
-        ImageFile(folder, (Path(place) / name).relative_to(folder).as_posix(), camera=camera)
-        for place, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES
-    ]
+    if there := remote(folder):
+        paths = list(there.files())
+    else:
+        paths = [
+            (Path(place) / name).relative_to(folder).as_posix() for place, _, names in os.walk(folder) for name in names
+        ]
+    found = [ImageFile(folder, path, camera=camera) for path in paths if PurePosixPath(path).suffix.lower() in SUFFIXES]
     if not found:
         raise DataError(
             "there are no images here", path=folder, fix=f"name a folder with {', '.join(sorted(SUFFIXES))}"
@@ -263,7 +267,7 @@ def _load(file: ImageFile, encoder: PersonEncoder) -> Loaded:
     except UnreadableImageError as err:
         return err
     size, modified = state or (0, 0)
-    facts = {name: value for name, value in asdict(file).items() if name not in ("folder", "path")}
+    facts = {name: getattr(file, name) for name in ("dataset", "split", "identity", "camera")}
     names = {"key": file.key, "path": printable(file.path), "folder": printable(file.folder)}
     return {
         **facts,

@@ -6,13 +6,18 @@ A folder holds features of one model, which its shards name (`model_hash`). Shar
 whole; of rows with the same `key` the one in the last shard counts, so that a process killed between adding the new and
 removing the old row of an image leaves a folder that reads the same. The shards open as they are in DuckDB, pandas,
 polars and pyarrow.
+
+A folder may be in an object store: facts are read from there, features from copies of the shards in a temporary folder
+of this machine, which are fetched when features are first asked for.
 """
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +29,8 @@ from numpy.typing import NDArray
 
 from shared.errors import DataError, DgreidError, UsageError
 from shared.files import atomic_path, make_folder, remove_file
+from shared.lease import lease
+from shared.object_storage import THREADS, remote
 
 VERSION = "1"
 GROUP_ROWS = 16_384  # of a row group, what a reader holds at once
@@ -90,24 +97,28 @@ class Kind:
 class EmbeddingStore:
     """A folder of embeddings, opened for reading; `writing` allows changes.
 
-    Raises DataError when the folder has no shards, or one that is damaged, of another version, or of another model.
+    Raises DataError when the folder has no shards, or one that is damaged, of another version, or of another model;
+    StorageError for an object store that cannot be used. A folder that is changed meanwhile is noticed by `blocks`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shards = shard_files(folder)
+        self._copies = tempfile.TemporaryDirectory(prefix="dgreid-") if remote(folder) else None
         if not self.shards:
             raise DataError(
                 "there are no embeddings here", path=folder, fix="dgreid embed --run RUN --images FOLDER --out <this>"
             )
-        kinds = [_kind(path) for path in self.shards]
+        with ThreadPool(THREADS if remote(folder) else 1) as pool:
+            self._states = pool.map(_state, self.shards, chunksize=1)
+            kinds, tables = zip(*pool.map(_kind_and_facts, self.shards, chunksize=1), strict=True)
         self.kind = kinds[0]
         for path, kind in zip(self.shards, kinds, strict=True):
             if kind != self.kind:
                 raise DataError(
                     "the shards of this folder are not of one model", path=path, fix="keep those of one model only"
                 )
-        self.facts, self._kept = self._read_facts()
+        self.facts, self._kept = _newest(tables)
 
     def __len__(self) -> int:
         return int(self.facts.num_rows)
@@ -122,9 +133,12 @@ class EmbeddingStore:
             )
 
     def blocks(self, rows: int = GROUP_ROWS) -> Iterator[Block]:
-        """All images in the order of `facts`, at most `rows` at a time. Raises DataError for a damaged shard."""
+        """All images in the order of `facts`, at most `rows` at a time.
+
+        Raises DataError for a damaged shard, or one that was changed since the folder was opened.
+        """
         start = 0
-        for path, kept in zip(self.shards, self._kept, strict=True):
+        for path, kept in zip(self._files(), self._kept, strict=True):
             place = 0
             for batch in _batches(path, ["feature", "visibility"], rows):
                 features = batch.column(0).flatten().to_numpy().reshape(len(batch), -1)
@@ -167,15 +181,40 @@ class EmbeddingStore:
         chosen[found.column(0).to_numpy()] = True
         return chosen
 
-    def _read_facts(self) -> tuple[pa.Table, list[NDArray[np.bool_]]]:
-        """The facts of all rows that count, and of each shard which those are: bool."""
-        tables = [_read(path, FACTS.names) for path in self.shards]
-        table = pa.concat_tables(tables).replace_schema_metadata(None)
-        last = {key: place for place, key in enumerate(table.column("key").to_pylist())}
-        kept = np.zeros(len(table), bool)
-        kept[list(last.values())] = True
-        ends = np.cumsum([len(one) for one in tables])
-        return table if kept.all() else table.filter(pa.array(kept)), np.split(kept, ends[:-1])
+    def fetch(self) -> None:
+        """Have all features on this machine, as the first use of them would."""
+        for _ in self._files():
+            pass
+
+    def _files(self) -> Iterator[Path]:
+        """The shards in their order as files of this machine; those of an object store are fetched some ahead."""
+        if self._copies is None:
+            yield from map(self._file, range(len(self.shards)))
+        else:
+            with ThreadPool(THREADS) as pool:
+                yield from pool.imap(self._file, range(len(self.shards)))
+
+    def _file(self, number: int) -> Path:
+        path = self.shards[number]
+        if self._copies is None or not (there := remote(path)):
+            self._require_unchanged(number)
+            return path
+        copy = Path(self._copies.name) / path.name
+        if not copy.exists():
+            part = copy.with_suffix(".tmp")
+            self._require_unchanged(number)
+            there.get(part)
+            self._require_unchanged(number)
+            part.replace(copy)
+        return copy
+
+    def _require_unchanged(self, number: int) -> None:
+        if _state(self.shards[number]) != self._states[number]:
+            raise DataError(
+                "these embeddings were changed meanwhile",
+                path=self.shards[number],
+                fix="run the same command again, when nobody changes them",
+            )
 
 
 class StoreWriter:
@@ -252,17 +291,12 @@ class StoreWriter:
 def writing(folder: Path, kind: Kind) -> Iterator[StoreWriter]:
     """Change a folder of embeddings, made if it is not there; one process at a time.
 
-    Raises DataError when it holds another model's features, is damaged, or another process is writing.
+    Raises DataError when it holds another model's features or is damaged, DgreidError when another process is writing.
     """
     if folder.is_file():
         raise DataError("this is a file; embeddings are a folder of Parquet files", path=folder, fix="another --out")
     make_folder(folder)
-    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            raise DataError("another process is writing here", path=folder, fix="wait until it has ended") from err
+    with _locked(folder):
         for path in shard_files(folder):
             if (there := _kind(path)) != kind:
                 if there.model_hash != kind.model_hash:
@@ -271,6 +305,21 @@ def writing(folder: Path, kind: Kind) -> Iterator[StoreWriter]:
                     what = f"holds features as {there.dtype}, not {kind.dtype}"
                 raise DataError(f"this folder {what}", path=folder, fix="name another folder, or the same model")
         yield StoreWriter(folder, kind)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    if there := remote(folder):
+        with lease(there / ".lock", "writing here", afterwards="then run the same command again"):
+            yield
+        return
+    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise DataError("another process is writing here", path=folder, fix="wait until it has ended") from err
+        yield
     finally:
         os.close(descriptor)
 
@@ -280,10 +329,38 @@ def shard_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("part-*.parquet") if path.stem[5:].isdecimal())
 
 
+def _newest(tables: Sequence[pa.Table]) -> tuple[pa.Table, list[NDArray[np.bool_]]]:
+    """The facts of all rows that count, and of each shard which those are: bool."""
+    table = pa.concat_tables(tables).replace_schema_metadata(None)
+    last = {key: place for place, key in enumerate(table.column("key").to_pylist())}
+    kept = np.zeros(len(table), bool)
+    kept[list(last.values())] = True
+    ends = np.cumsum([len(one) for one in tables])
+    return table if kept.all() else table.filter(pa.array(kept)), np.split(kept, ends[:-1])
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """What changes with the content of a shard; None: it is not there."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _kind_and_facts(path: Path) -> tuple[Kind, pa.Table]:
+    with _opened(path) as file:
+        return _kind_of(path, file.schema_arrow), file.read(columns=FACTS.names)
+
+
 def _kind(path: Path) -> Kind:
+    with _opened(path) as file:
+        return _kind_of(path, file.schema_arrow)
+
+
+def _kind_of(path: Path, schema: pa.Schema) -> Kind:
     """Raises DataError for what is no shard of embeddings."""
     try:
-        schema = pq.read_schema(path)
         told = {name.decode(): value.decode() for name, value in (schema.metadata or {}).items()}
         feature = schema.field("feature").type
         kind = Kind(
@@ -294,22 +371,28 @@ def _kind(path: Path) -> Kind:
         )
         if told.get("dgreid.version") == VERSION and schema.equals(kind.schema):
             return kind
-    except (OSError, pa.ArrowException, KeyError, ValueError, AttributeError) as err:
+    except (KeyError, ValueError, AttributeError) as err:
         raise _damaged(path, str(err)) from err
     raise DataError("embeddings of another version", path=path, fix="embed the images again into another folder")
 
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=list(columns), partitioning=None)
-    except (OSError, pa.ArrowException) as err:
-        raise _damaged(path, str(err)) from err
+    with _opened(path) as file:
+        return file.read(columns=list(columns))
 
 
 def _batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    with _opened(path) as file:
+        yield from file.iter_batches(batch_size=rows, columns=list(columns))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Raises DataError where it, or what is done with it, shows that the file is damaged."""
     try:
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=rows, columns=list(columns))
+        there = remote(path)
+        with pq.ParquetFile(there.open() if there else path, pre_buffer=there is not None) as file:
+            yield file
     except (OSError, pa.ArrowException) as err:
         raise _damaged(path, str(err)) from err
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from reid.inference.trained import model_hash, read_trained_run
 from reid.model.muva import Muva
 from shared.errors import UsageError
 from shared.images import UnreadableImageError
+from shared.object_storage import ObjectPath
 from shared.workspace import Workspace
 
-OneImage = str | Path | Image.Image | NDArray[np.uint8] | Tensor
+OneImage = str | Path | ObjectPath | Image.Image | NDArray[np.uint8] | Tensor
 Images = OneImage | Sequence[OneImage]
 
 
@@ -189,7 +190,7 @@ def _normalised_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _listed(images: Images) -> list[OneImage]:
     """Several images as a list. Raises UsageError for another type."""
-    if isinstance(images, str | Path | Image.Image):
+    if isinstance(images, str | Path | ObjectPath | Image.Image):
         return [images]
     if isinstance(images, np.ndarray | Tensor):
         return list(images) if images.ndim == 4 else [images]
@@ -200,8 +201,10 @@ def _listed(images: Images) -> list[OneImage]:
 
 def _pixels(image: OneImage) -> Tensor:
     """One image as uint8 RGB [3, H, W]."""
-    if isinstance(image, str | Path):
-        return load_pixels(Path(image))
+    if isinstance(image, str):
+        image = Path(image)
+    if isinstance(image, Path | ObjectPath):
+        return load_pixels(cast(Path, image))
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):  # Pillow would clip them to white or black
             raise UsageError(f"a PIL image of mode {image.mode}", fix="scale it to 8 bits per channel first")

@@ -161,12 +161,12 @@ def attention_mask(visible: Tensor) -> Tensor:
         (B, 1, N, N) bool, N = 1 + R + L, True where row may attend to column; one mask for all heads.
     """
     batch, parts, patches = visible.shape
-    count = 1 + parts + patches
-    allowed = visible.new_ones(batch, 1, count, count)
-    allowed[:, 0, 1 : 1 + parts, 1 : 1 + parts] = torch.eye(parts, dtype=torch.bool, device=visible.device)
-    allowed[:, 0, 1 : 1 + parts, 1 + parts :] = visible
-    allowed[:, 0, 1 + parts :, 1 : 1 + parts] = visible.transpose(1, 2)
-    return allowed
+    free = visible.new_ones(1, 1, 1)  # concatenated, not assigned: exported, an assignment is a slow scatter
+    own = torch.eye(parts, dtype=torch.bool, device=visible.device)
+    class_row = free.expand(batch, 1, 1 + parts + patches)
+    part_rows = torch.cat([free.expand(batch, parts, 1), own.expand(batch, -1, -1), visible], dim=2)
+    patch_rows = [free.expand(batch, patches, 1), visible.transpose(1, 2), free.expand(batch, patches, patches)]
+    return torch.cat([class_row, part_rows, torch.cat(patch_rows, dim=2)], dim=1)[:, None]
 
 
 def attention_bias(gate: Tensor) -> Tensor:
@@ -178,7 +178,8 @@ def attention_bias(gate: Tensor) -> Tensor:
         (B, 1, N, N) float: the gate, -inf between different parts, 0 elsewhere; with the gate's gradient.
     """
     batch, parts, patches = gate.shape
-    own = torch.full((parts, parts), -torch.inf, dtype=gate.dtype, device=gate.device).fill_diagonal_(0)
+    same = torch.eye(parts, dtype=torch.bool, device=gate.device)
+    own = torch.full((parts, parts), -torch.inf, dtype=gate.dtype, device=gate.device).masked_fill(same, 0)
     free = gate.new_zeros(batch, 1 + parts + patches, 1)
     part_rows = torch.cat([own.expand(batch, -1, -1), gate], dim=2)  # (B, R, R + L)
     patch_rows = torch.cat([gate.transpose(1, 2), gate.new_zeros(batch, patches, patches)], dim=2)  # (B, L, R + L)

@@ -4,13 +4,16 @@
 
 The table holds key, feature and visibility of every image; candidates of its index are compared again by the features
 themselves, hidden parts left out. It is a copy: the shards of the gallery stay what counts, and a table that is behind
-them is refused until `synchronise` has run.
+them is refused until `synchronise` has run, and so is one that another gallery has changed.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +25,10 @@ from reid.inference.similarity import Comparison, exact_similarities
 from reid.retrieval.search import Found, exact_search
 from shared.errors import DataError, UsageError
 from shared.files import write_text
+from shared.object_storage import remote, root_path, without_secrets
 from shared.progress import Progress
 
-RECORD, TABLE = "approximate.json", "gallery"
+RECORD, TABLE, FOLDER = "approximate.json", "gallery", "lancedb"
 MIN_ROWS = 5_000  # fewer do not train the codebooks, and are searched exactly in milliseconds
 SAMPLE = 200  # images that recall is measured with
 PROBES = (16, 32, 64, 128, 256, 512)  # partitions looked into; the first that reaches WANTED_RECALL is taken
@@ -34,11 +38,16 @@ CANDIDATES = 100  # of the index, compared again by their features; at least ten
 
 @dataclass(frozen=True)
 class Approximate:
-    """What approximate.json records. recall: share of the 10 nearest images of SAMPLE gallery images, itself left out,
-    that the index finds; against exact search. state: of the shards that the table holds."""
+    """What approximate.json records.
+
+    uri: of the LanceDB database; FOLDER: in the gallery. state: of the shards that the table holds. version: of the
+    table. recall: share of the 10 nearest images of SAMPLE gallery images, itself left out, that the index finds;
+    against exact search.
+    """
 
     uri: str
     state: str
+    version: int
     rows: int
     probes: int
     recall: float
@@ -64,11 +73,12 @@ def synchronise(store: EmbeddingStore, uri: str | None = None, *, sub_vectors: i
 
     Args:
         uri: folder or object storage (s3://..., gs://...) of the LanceDB database; default: where it is, or
-            <gallery>/lancedb.
+            <gallery>/lancedb, wherever the gallery is moved.
         sub_vectors: of the product quantiser; default: one per 8 numbers.
     Raises:
         UsageError: the gallery is too small.
         DataError: LanceDB is not installed, or cannot use the place.
+        StorageError: an object store that cannot be used.
     """
     if len(store) < MIN_ROWS:
         raise UsageError(
@@ -78,24 +88,28 @@ def synchronise(store: EmbeddingStore, uri: str | None = None, *, sub_vectors: i
     path = store.folder / RECORD
     if uri is None:
         try:
-            uri = json.loads(path.read_text(encoding="utf-8"))["uri"]
+            uri = str(json.loads(path.read_text(encoding="utf-8"))["uri"])
         except (OSError, ValueError, KeyError, TypeError):
-            uri = str((store.folder / "lancedb").absolute())
-    lance = _lance()
-    try:
-        database = lance.connect(uri)
-        if TABLE in database.table_names():
+            uri = FOLDER
+    elif "://" not in uri:
+        uri = str(Path(uri).absolute())
+    place = place_of(store, uri)
+    store.fetch()  # before, so that its errors are not LanceDB's
+    with _told(place):
+        database = _database(place)
+        if TABLE in database.list_tables().tables:
             table = database.open_table(TABLE)
             if _kind_of(table) != store.kind.model_hash:
                 database.drop_table(TABLE)
-                table = _created(database, store, sub_vectors)
+                table = _created(database, store)
             else:
                 _update(table, store)
         else:
-            table = _created(database, store, sub_vectors)
-    except (OSError, RuntimeError, ValueError) as err:
-        raise _cannot(uri, err) from err
-    found = Approximate(uri, _state(store), len(store), *_tuned(store, table))
+            table = _created(database, store)
+        if not any("feature" in one.columns for one in table.list_indices()):  # a killed process may not have got there
+            _index(table, store, sub_vectors)
+        version = int(table.version)
+    found = Approximate(uri, _state(store), version, len(store), *_tuned(store, table, place))
     write_text(path, json.dumps(asdict(found), indent=2) + "\n")
     return found
 
@@ -103,25 +117,36 @@ def synchronise(store: EmbeddingStore, uri: str | None = None, *, sub_vectors: i
 class ApproximateSearch:
     """A gallery's index, opened. probes: partitions that are looked into."""
 
-    def __init__(self, store: EmbeddingStore, table: Any, probes: int) -> None:
-        self._store, self._table, self.probes = store, table, probes
+    def __init__(self, store: EmbeddingStore, table: Any, place: Path, probes: int) -> None:
+        self._store, self._table, self._place, self.probes = store, table, place, probes
         self._row = {key: row for row, key in enumerate(store.facts.column("key").to_pylist())}
 
     @classmethod
     def open(cls, store: EmbeddingStore, record: Approximate) -> "ApproximateSearch":
-        """Raises DataError when LanceDB is not installed or the table is gone."""
-        try:
-            return cls(store, _lance().connect(record.uri).open_table(TABLE), record.probes)
-        except (OSError, RuntimeError, ValueError) as err:
-            raise _cannot(record.uri, err) from err
+        """Raises DataError when LanceDB is not installed, or the table is gone or was changed; StorageError."""
+        place = place_of(store, record.uri)
+        with _told(place):
+            table = _database(place).open_table(TABLE)
+            version = int(table.version)
+        if version != record.version:
+            raise DataError(
+                "another gallery has changed this approximate index",
+                path=place,
+                fix=f"dgreid index {store.folder} --uri <a place of its own>",
+            )
+        return cls(store, table, place, record.probes)
 
     def search(self, features: NDArray[np.float32], visibility: NDArray[np.float32], top: int) -> Found:
-        """As reid.retrieval.search.exact_search by person and all parts, but only nearly always the nearest images."""
+        """As reid.retrieval.search.exact_search by person and all parts, but only nearly always the nearest images.
+
+        Raises DataError when the index cannot be read.
+        """
         comparison = Comparison(self._store.kind.parts)
         rows = np.full((len(features), top), -1, np.int64)
         values = np.full((len(features), top), np.nan)
         for place, (feature, shown) in enumerate(zip(features, visibility, strict=True)):
-            near = _candidates(self._table, feature, max(CANDIDATES, 10 * top), self.probes)
+            with _told(self._place):
+                near = _candidates(self._table, feature, max(CANDIDATES, 10 * top), self.probes)
             if not len(near):
                 continue
             others = near.column("feature").combine_chunks().flatten().to_numpy().reshape(len(near), -1)
@@ -140,10 +165,13 @@ def _candidates(table: Any, feature: NDArray[np.float32], count: int, probes: in
     return found
 
 
-def _created(database: Any, store: EmbeddingStore, sub_vectors: int | None) -> Any:
+def _created(database: Any, store: EmbeddingStore) -> Any:
+    return database.create_table(TABLE, data=_rows(store), schema=_schema(store), mode="overwrite")
+
+
+def _index(table: Any, store: EmbeddingStore, sub_vectors: int | None) -> None:
     from lancedb.index import IvfPq
 
-    table = database.create_table(TABLE, data=_rows(store), schema=_schema(store), mode="overwrite")
     config = IvfPq(
         distance_type="cosine",
         num_partitions=max(16, round(len(store) ** 0.5)),
@@ -151,7 +179,6 @@ def _created(database: Any, store: EmbeddingStore, sub_vectors: int | None) -> A
         max_iterations=20,
     )
     table.create_index("feature", config=config)
-    return table
 
 
 def _update(table: Any, store: EmbeddingStore) -> None:
@@ -197,7 +224,7 @@ def _kind_of(table: Any) -> str:
     return str((table.schema.metadata or {}).get(b"model_hash", b"").decode())
 
 
-def _tuned(store: EmbeddingStore, table: Any) -> tuple[int, float]:
+def _tuned(store: EmbeddingStore, table: Any, place: Path) -> tuple[int, float]:
     """How many partitions are looked into, and the recall that this gives."""
     sample = np.sort(np.random.default_rng(0).choice(len(store), min(SAMPLE, len(store)), replace=False))
     features, visibility = store.features(sample)
@@ -205,7 +232,7 @@ def _tuned(store: EmbeddingStore, table: Any) -> tuple[int, float]:
     with Progress("measure recall", len(store)) as progress:
         exact = exact_search(store, features, visibility, 11, progress=progress)
     wanted = [{keys[row] for row in rows if row not in (own, -1)} for own, rows in zip(sample, exact.rows, strict=True)]
-    search, recall = ApproximateSearch(store, table, PROBES[0]), 0.0
+    search, recall = ApproximateSearch(store, table, place, PROBES[0]), 0.0
     for search.probes in PROBES:
         found = search.search(features, visibility, 11)
         hits = sum(
@@ -230,14 +257,32 @@ def _state(store: EmbeddingStore) -> str:
     return digest.hexdigest()[:16]
 
 
-def _lance() -> Any:
+def place_of(store: EmbeddingStore, uri: str) -> Path:
+    """Where the database is. Raises StorageError for an object store that cannot be used."""
+    return store.folder / FOLDER if uri == FOLDER else root_path(uri)
+
+
+def _database(place: Path) -> Any:
+    """LanceDB at a place, which it reads and writes by itself, with the settings that our own client of it has."""
+    os.environ.setdefault("LANCEDB_LOG", "error")  # read when it is imported
     try:
         import lancedb
     except ImportError as err:
         raise DataError("approximate search needs LanceDB", fix="pip install 'dgreid[search]'") from err
-    return lancedb
+    there = remote(place)
+    return lancedb.connect(str(place), storage_options=there.client_options() if there else None)
 
 
-def _cannot(uri: str, err: Exception) -> DataError:
-    reason = (str(err).splitlines() or [type(err).__name__])[0][:200]
-    return DataError(f"the approximate index cannot be used: {reason}", path=uri, fix="build it again: dgreid index")
+@contextmanager
+def _told(place: Path) -> Iterator[None]:
+    """Raises LanceDB's errors as a DataError, or as the StorageError that our own client of the store gets."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as err:
+        if there := remote(place):
+            there.exists()
+        raise DataError(
+            f"the approximate index cannot be used: {without_secrets(err)}",
+            path=place,
+            fix="run the same command again, or delete it and build it again: dgreid index",
+        ) from err

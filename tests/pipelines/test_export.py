@@ -1,6 +1,7 @@
 """An exported file gives the model's features, whatever normalisation a tool applies, or is not written."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import torch
 import reid.inference.export
 from pipelines.__main__ import run
 from reid import PersonEncoder
-from reid.inference.export import checked, run_onnx, tool_input
+from reid.config import load_config
+from reid.inference.export import checked, export_onnx, run_onnx, tool_input
 from reid.inference.hub import PersonModel, load_pretrained
 from reid.inference.trained import model_hash
+from reid.model.muva import build_model
 from shared.errors import DataError, DgreidError
 from shared.workspace import Workspace
 from tests.pipelines.test_commands import refused
@@ -49,6 +52,31 @@ def test_onnx_equals_the_model_for_any_number_of_images(
     assert record["check"]["max_difference"] <= 1e-4 and record["model_hash"] == encoder.model_hash
     card = (out / "README.md").read_text()
     assert "3dpes" in card and "128 x 64" in card and encoder.model_hash in card and str(tmp_path) not in card
+
+
+@pytest.mark.parametrize("options", [[], ["model.soft_gate=2.0"], ["model.parts=[]"]])
+def test_every_kind_of_mask_is_exported_without_scatters(options: list[str], tmp_path: Path) -> None:
+    config = load_config("tiny", options).model
+    model = build_model(config, 4, seed=0).eval()
+    encoder = PersonEncoder(model, config.parts)
+    images = torch.randint(0, 256, (9, 3, *config.image_size), dtype=torch.uint8)
+    export_onnx(encoder, tmp_path / "tiny.onnx", images, preprocess="raw")
+    kinds = {node.op_type for node in onnx.load(tmp_path / "tiny.onnx").graph.node}
+    assert "Softmax" in kinds and not kinds & {"ScatterND", "ScatterElements", "IsNaN"}
+
+
+def test_a_run_is_exported_without_its_data_sets(
+    workspace: Workspace, pocket_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(pocket_run, folder)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("3dpes2caviar", "gone2caviar"))
+    (folder / "training_set.json").write_text('{"sources": ["gone"]}')
+    command = ["export", "--run", str(folder), "--out", str(tmp_path / "out"), "--precision", "float16"]
+    refused(command, 2, "sources are not on this machine", "--images FOLDER", capfd=capfd)
+    assert run([*command, "--images", "3dpes", "--score-on", "caviar"]) == 0
+    assert "Trained on: gone." in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_fixed_batch_and_a_folder_that_is_replaced(
