@@ -289,8 +289,9 @@ def _attention(
     The exporter's own masks the scores of every head and looks for rows that may attend to nothing, which takes ONNX
     Runtime as long as the products.
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18
     scaled = op.Mul(query, op.Constant(value_float=query.shape[-1] ** -0.5))
     scores = op.MatMul(scaled, op.Transpose(key, perm=(0, 1, 3, 2)))
     if attn_mask is not None:
