@@ -23,7 +23,7 @@ from shared.images import image_id_of
 from shared.labels import choose_label_run, label_folder, write_label_table, write_record
 from shared.manifest import build_manifest, write_manifest
 from shared.parquet import to_table
-from shared.schemas import LABEL_SCHEMA, PARTS, LabelStatus, ManifestRow
+from shared.schemas import LABEL_SCHEMA, PARTS, LabelRow, LabelStatus, ManifestRow
 from shared.workspace import Workspace
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'dgreid[dev]'")
@@ -337,7 +337,7 @@ def test_no_page_has_a_serious_fault_or_is_wider_than_a_phone(workspace: Workspa
     images = labels.newest_labels(workspace.labels, "first", "walkers").to_pylist()
     from tests.labeler.review.conftest import write_labels
 
-    write_labels(workspace, [labels.LabelRow(**{**one, "label_run": "second", "x_min": 9.0})
+    write_labels(workspace, [LabelRow(**{**one, "label_run": "second", "x_min": 9.0})
                              for one in images if one["part"] == "head"])  # fmt: skip
     port = free_port()
     with served(workspace, port, "walkers", "--label-run", "first") as (address, _):

@@ -64,7 +64,7 @@ class Scripted:
 
     def requests(self, items: Iterable[Item], root: Path, batch_images: int) -> Iterator[Request]:
         for block in self._blocks(items):
-            yield partial(self._answer, block)
+            yield Request(partial(self._answer, block))
 
     def _blocks(self, items: Iterable[Item]) -> Iterator[list[Item]]:
         rest = list(items)
@@ -98,7 +98,7 @@ class LikeRay(Scripted):
             self.running = [asyncio.create_task(actor(slot // 2 * self.every_s)) for slot in range(2 * self.actors)]
             return await answered.get()
 
-        return iter([first, *[answered.get] * (len(blocks) - 1)])
+        return iter([Request(first), *(Request(answered.get) for _ in blocks[1:])])
 
 
 def shown(client: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done_before: int = 0) -> list[float]:
