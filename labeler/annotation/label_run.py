@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from labeler.grounding.answers import BOUND_TO, LabelSource
 from shared.errors import ConfigError, DataError
-from shared.labels import check_name, connect, label_shards, read_record, record_path, run_folder, write_record
+from shared.labels import AGE, check_name, connect, label_shards, read_record, record_path, run_folder, write_record
 from shared.object_storage import StorageError, remote
 from shared.schemas import FINAL_STATUSES
 
@@ -96,12 +96,16 @@ def standing_failures(labels_root: Path, label_run: str, dataset: str, manifest:
     Raises DataError for a damaged shard or manifest.
     """
     finals = ", ".join(repr(str(status)) for status in sorted(FINAL_STATUSES))
-    query = (
-        f"with failed as (select image_id, status from labels where status not in ({finals}) "
+    query = (  # the newest rows of images that ever failed: those of all images would be held at once
+        f"with ever as (select distinct image_id from _shards where status not in ({finals})), "
+        f"newest as (select image_id, status from _shards semi join ever using (image_id) qualify {AGE} = 1), "
+        f"failed as (select image_id, status from newest where status not in ({finals}) "
         "and image_id in (select image_id from manifest)) "
         "select status, count(*), (select count(distinct image_id) from failed) from failed group by status"
     )
     shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
+    if not shards:
+        return StandingFailures(0, Counter())
     with _shards_of(labels_root, label_run), connect(manifests=[manifest], labels=shards) as connection:
         rows = connection.execute(query).fetchall()
     return StandingFailures(rows[0][2] if rows else 0, Counter({status: count for status, count, _ in rows}))

@@ -1,7 +1,7 @@
 """Part labels: the store (runs of Parquet shards), SQL over it, and runs that correct others."""
 
 from shared.labels.corrections import ACCEPTED, CORRECTED, add_corrections, write_correction
-from shared.labels.sql import connect, newest_labels, read, superseded_rows
+from shared.labels.sql import AGE, connect, newest_labels, read, superseded_rows
 from shared.labels.store import (
     CORRECTS,
     check_free,
@@ -27,6 +27,7 @@ from shared.labels.store import (
 
 __all__ = [
     "ACCEPTED",
+    "AGE",
     "CORRECTED",
     "CORRECTS",
     "add_corrections",

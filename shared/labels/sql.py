@@ -14,7 +14,7 @@ from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, PARTS
 from shared.workspace import Workspace
 
 _NOT_IN_PARTS = ("status", "reason", "size_bytes", "modified_ns")  # columns of the manifest that say nothing of a part
-_AGE = (  # 1 for the row of an (image, part) that counts
+AGE = (  # 1 for the row of an (image, part) that counts
     "row_number() over (partition by label_run, dataset, image_id, part order by "
     "cast(regexp_extract(filename, 'part-([0-9]+)[.]parquet$', 1) as integer) desc, created_at desc, "
     "file_row_number desc)"
@@ -58,7 +58,7 @@ def newest_labels(labels_root: Path, label_run: str, dataset: str) -> pa.Table:
 
 def superseded_rows(shards: Sequence[Path]) -> dict[Path, list[int]]:
     """By shard, the positions of the rows that a newer one has taken the place of; shards without any are left out."""
-    query = f"select filename, file_row_number from _shards qualify {_AGE} > 1 order by all"
+    query = f"select filename, file_row_number from _shards qualify {AGE} > 1 order by all"
     found: dict[Path, list[int]] = {}
     path_of = {str(path): path for path in shards}
     with connect(labels=shards) as connection:
@@ -114,7 +114,7 @@ def connect(
         )
         connection.execute(f"{create} label_rows as select * exclude (filename, file_row_number) from _shards")
         connection.execute(
-            f"{create} labels as select * exclude (filename, file_row_number) from _shards qualify {_AGE} = 1"
+            f"{create} labels as select * exclude (filename, file_row_number) from _shards qualify {AGE} = 1"
         )
     else:
         _view(connection, "_label_rows" if loaded else "label_rows", (), LABEL_SCHEMA)
