@@ -13,7 +13,7 @@ import os
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from shared.object_storage import THREADS, ObjectPath, ObjectStatus, StorageError
+from shared.object_storage import THREADS, ObjectPath, ObjectStatus, StorageError, remote
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,9 @@ def mirrored_at(place: ObjectPath, cache: Path) -> Path:
 
 
 def place_of(path: Path) -> ObjectPath | None:
-    """Where a file on this machine is kept in a store, if it is."""
+    """Where a file on this machine is kept in a store, if it is; None for what lies in a store itself."""
+    if remote(path):
+        return None
     for folder, place in _mirrors.items():
         if path.is_relative_to(folder):
             return place / path.relative_to(folder).as_posix()

@@ -1,8 +1,12 @@
 """A real S3 server for the tests, and what stands before it: a proxy that can be cut, slow or failing."""
 
 import logging
+import os
 import random
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -200,3 +204,17 @@ def keys(prefix: str, address: tuple[str, int]) -> list[str]:
 
     bucket = boto3.resource("s3", endpoint_url=f"http://{address[0]}:{address[1]}").Bucket(BUCKET)
     return [one.key for one in bucket.objects.filter(Prefix=prefix)]
+
+
+def kill_after(proxy: Proxy, puts: int, delay_s: float, code: str) -> None:
+    """Run Python code in a process of its own, over a slow connection, until it has put so much; then SIGKILL."""
+    proxy.delay_s = delay_s
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ, stdout=subprocess.DEVNULL)
+    try:
+        while proxy.puts < puts and process.poll() is None:
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        proxy.delay_s = 0.0
+    assert proxy.puts >= puts, "it ended by itself"

@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +19,11 @@ from reid.inference.embeddings import EmbeddingStore, Kind, writing
 from reid.retrieval import approximate
 from reid.retrieval.search import exact_search
 from shared.errors import DataError, DgreidError
+from shared.mirror import mirrored_at
 from shared.object_storage import root_path
 from shared.workspace import Workspace
 from tests.labeler.processes.test_hostile_requests import JSON, as_json
-from tests.object_store import BUCKET, Proxy, give_up_soon, keys, upload
+from tests.object_store import BUCKET, Proxy, give_up_soon, keys, kill_after, upload
 from tests.pipelines.conftest import write_people
 from tests.pipelines.test_commands import refused
 from tests.reid.retrieval.test_search import facts, unit
@@ -79,6 +78,7 @@ def test_images_are_added_replaced_and_removed(
 ) -> None:
     images = sorted((workspace.data_root / "CAVIAR4REID" / "query").iterdir())
     again = ["index", GALLERY, "--run", str(pocket_run), "--images", "caviar"]
+    mirrored_at(root_path(f"s3://{BUCKET}/runs"), tmp_path)  # as when the run is kept in a bucket, too
     shutil.copy(images[1], images[0])
     assert run(again) == 0
     assert "1 images embedded, 15 there already, 1 of them replaced" in capfd.readouterr().out
@@ -179,16 +179,8 @@ def test_a_killed_index_is_built_by_the_next_command(proxy: Proxy, moto: tuple[s
     code = "import reid.retrieval.approximate as a\na.MIN_ROWS = 500\nfrom pipelines.__main__ import run\n"
     for place in (b"_versions/", b"_indices/"):
         command = [sys.executable, "-c", f"{code}raise SystemExit(run(['index', '{GALLERY}', '--approximate']))"]
-        proxy.puts, proxy.away_after, proxy.delay_s = 0, (10**6, place), 0.1
-        process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL)
-        try:
-            while not proxy.puts and process.poll() is None:
-                time.sleep(0.01)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        assert proxy.puts
-    proxy.delay_s = 0.0
+        proxy.puts, proxy.away_after = 0, (10**6, place)
+        kill_after(proxy, 1, 0.1, command[-1])
     assert not [key for key in keys("galleries/", moto) if key.endswith("approximate.json")]
     done = subprocess.run(command, env=os.environ, check=False, capture_output=True, text=True)
     assert done.returncode == 0 and "WARN" not in done.stderr, done.stderr
@@ -212,15 +204,7 @@ def test_a_killed_embedding_is_continued(
         f"raise SystemExit(run(['embed', '--run', '{pocket_run}', '--images', 'caviar', '--out', '{GALLERY}', "
         "'--batch-size', '8']))"
     )
-    proxy.delay_s = 0.1
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ, stdout=subprocess.DEVNULL)
-    try:
-        while proxy.puts < 3 and process.poll() is None:
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    proxy.delay_s = 0.0
+    kill_after(proxy, 3, 0.1, code)
     before = EmbeddingStore(root_path(GALLERY)).facts["key"].to_pylist()
     assert 0 < len(before) < 64 and "galleries/people/.lock" in keys("galleries/", moto)
     assert run(["embed", "--run", str(pocket_run), "--images", "caviar", "--out", GALLERY]) == 0

@@ -1,11 +1,6 @@
 """The commands with DATA_ROOT and RUNS_ROOT in an S3 bucket: a server that is there, goes away, is slow or fails."""
 
 import functools
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +21,7 @@ from shared.labels import (
 from shared.manifest import read_manifest
 from shared.schemas import ImageStatus
 from shared.workspace import Workspace
-from tests.object_store import BUCKET, Proxy, give_up_soon, keys, upload
+from tests.object_store import BUCKET, Proxy, give_up_soon, keys, kill_after, upload
 from tests.pipelines.conftest import write_people
 from tests.pipelines.test_commands import MINI, refused
 
@@ -198,15 +193,7 @@ def test_a_killed_labeller_is_followed_by_another_one(
         "label.AnnotateOptions = functools.partial(a.AnnotateOptions, shard_rows=6, batch_images=1, connections=1)\n"
         "main(['label', '3dpes'])\n"
     )
-    proxy.delay_s = 0.04
-    process = subprocess.Popen([sys.executable, "-c", small], env=os.environ, stdout=subprocess.DEVNULL)
-    try:
-        while proxy.puts < 3 and process.poll() is None:
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    proxy.delay_s = 0.0
+    kill_after(proxy, 3, 0.04, small)
     assert [key for key in keys("runs/labels/", moto) if key.endswith(".lock")]  # nobody took it away
     before = rows_and_pairs(stored)
     assert 0 < before[0] < 3 * IMAGES
