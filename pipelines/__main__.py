@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "label": (
         "pipelines.label:label",
-        "Ask for the part boxes of all images that have no labels yet. Resumable: run the same command again.",
+        "Label the parts of all images that have no labels yet. Resumable: run the same command again.",
     ),
     "import-masks": (
         "pipelines.exchange:import_masks",
