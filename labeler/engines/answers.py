@@ -24,7 +24,7 @@ def outcomes(
         logprobs: of its tokens, in the shape of the OpenAI API; None when there are none.
         sent: the image as the model saw it, which its boxes are converted with.
     """
-    parsed = parse_answer(text, finish_reason, question.parts, vocabulary)
+    parsed = parse_answer(text, finish_reason, question.parts, vocabulary, size=sent.limits)
     scores = box_scores(logprobs, question.parts, vocabulary)
     found: dict[str, PartOutcome] = {}
     for part, answer in parsed.items():

@@ -25,6 +25,7 @@ class Asked:
     parts: tuple[str, ...]
     vocabulary: Vocabulary
     number: Callable[[str | float], float]
+    size: tuple[float, float] | None = None  # width and height that coordinates are measured in
 
     @cached_property
     def names(self) -> dict[str, str]:
