@@ -75,9 +75,12 @@ _UNSEEN = frozenset(
     "missing absent invisible notvisible notfound notdetected notpresent error errors failure hidden unseen".split()
 )
 _SCORE_WORDS = re.compile(r"\s*(?:very )?(?:high|certain|sure|good)\s*|\s*\d{1,3}(?:\.\d{1,9})?\s?%?\s*", re.IGNORECASE)
-_NAMED_FREELY = frozenset(
-    "model engine schema version task tool function uuid id imageid file filename path url".split()
+_IDENTIFIERS = frozenset("schema version id ids uuid".split())
+_FILES = frozenset("file filename path url".split())
+_FILE_WORDS = frozenset(
+    "jpg jpeg png webp bmp gif tif tiff http https data crop image img photo picture person".split()
 )
+_PLAIN_WORD = re.compile(r"(?<![a-z0-9])[a-z]{3,}(?![a-z0-9])")
 _NAME_LIKE = re.compile(r"(?=[^\s]*[\d./])[\w./:@-]{1,200}")  # of a file, an identifier: one word, no plain one
 _WORN_KEYS = frozenset("color colour colors colours clothing clothes appearance wearing attribute attributes".split())
 _SIZE_OF = frozenset(
@@ -154,20 +157,23 @@ class Doubts:
         if value is True:
             return bool(_UNSEEN & {*words})
         if isinstance(value, int | float):
-            return value not in (0, 1) if _PERSON & {*words} else value == 0 and bool((_SCORES | _SEEN) & {*words})
+            return value not in (0, 1) if _PERSON & {*words} else value <= 0 and bool((_SCORES | _SEEN) & {*words})
         if isinstance(value, str):
-            if _SCORES & {*words} and _SCORE_WORDS.fullmatch(value):
-                return False
+            if _SCORES & {*words}:
+                return not _SCORE_WORDS.fullmatch(value)
             if _WORN_KEYS & {*words}:
                 return not wording.is_clothing(value)
-            if _NAMED_FREELY & {*words, bare_key(key)} or words in (["image"], ["img"]):
-                if wording.takes_back(value):
-                    return True
-                if _NAME_LIKE.fullmatch(value) or (words[-1:] in (["model"], ["engine"]) and " " not in value):
-                    return False
+            if words[-1:] in (["model"], ["engine"]) and " " not in value and not wording.takes_back(value):
+                return False
+            if _FILES & {*words} or words[-1:] in (["image"], ["img"]):
+                return not (_NAME_LIKE.fullmatch(value) and _FILE_WORDS.issuperset(_PLAIN_WORD.findall(value.lower())))
+            if _IDENTIFIERS & {*words}:
+                return not _NAME_LIKE.fullmatch(value) and self.within(value, part)
         if isinstance(value, Pairs) and _WORN_KEYS & {*words}:
             return any(
-                not (_WORN_KEYS & {*self._key_words(inner)} and isinstance(one, str) and wording.is_clothing(one))
+                not (
+                    _WORN_KEYS.issuperset(self._key_words(inner)) and isinstance(one, str) and wording.is_clothing(one)
+                )
                 and self._in_member(inner, one, part)
                 for inner, one in value
             )
@@ -185,6 +191,8 @@ class Doubts:
     def _is_harmless(self, text: str) -> bool:
         if plain(text) in self.asked.all_names:
             return True
+        if wording.is_arithmetic(text):
+            return False
         text = MARKUP.sub(" ", text).replace("_", " ")
         if wording.says_nothing(text) or wording.is_generic(text):
             return True
@@ -208,7 +216,7 @@ class Doubts:
             return is_other_size(value, self.asked.size)
         if isinstance(value, Pairs):
             return any(key not in ("width", "height", "w", "h") or self._is_other_size(key, one) for key, one in value)
-        return value != [width, height]
+        return bool(value != [width, height])
 
 
 def is_other_size(text: str, size: tuple[float, float] | None) -> bool:

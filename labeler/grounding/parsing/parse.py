@@ -185,12 +185,14 @@ def _is_small_talk(text: str, asked: Asked) -> bool:
     for token in _TOKEN.finditer(text):
         if not _TOKEN_WORDS.issuperset(re.split(r"[_\W]+", token["name"].lower())):
             return False
+    if wording.is_arithmetic(text):
+        return False
     sizes = list(_STATED_SIZE.finditer(text))
     if sizes:
         if any(is_other_size(stated[0], asked.size) for stated in sizes):
             return False
         text = _SIZE_NAME.sub(" ", without(text, [stated.span() for stated in sizes]))
-    text = MARKUP.sub(" ", text)
+    text = MARKUP.sub(" ", text.replace("</", " <"))
     if wording.says_not(text):
         unseen = wording.unseen_parts(text.replace("_", " "), asked.all_names)
         text = without(text, [(start, end) for start, end, _ in unseen])

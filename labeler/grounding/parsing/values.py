@@ -26,6 +26,7 @@ from shared.geometry import Box
 from shared.schemas import LabelStatus
 
 _TRIED_BLOCKS = 64  # places in a text where a value is looked for
+_MOST_NAMED = 40  # members that name a part, in one object; all parts that can be asked for, twice
 _WRAPPERS = BOX_KEYS | frozenset(
     (
         "objects result results answer answers detections detection output outputs data annotations "
@@ -103,6 +104,9 @@ class Values:
         named = [
             (part, value, key) for key, value in data if (part := self.asked.part_of(key)) and not _is_remark(value)
         ]
+        if len(named) > _MOST_NAMED:
+            self.claims.doubt = True
+            return
         if named:
             self.claims.new_source()
         for part in unseen:

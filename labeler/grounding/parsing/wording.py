@@ -21,9 +21,9 @@ _LEAD = (
 _TAIL = _PEOPLE | _ARTICLES | _BOX_WORDS | frozenset("of in image picture photo".split())
 _SENTENCE = frozenset(
     (
-        "here is are was at and then also it has have sure okay ok found located positioned visible seen "
-        "detected answer result results final json python image picture photo in as follows whatever i can "
-        "see be given by pixels response output text so"
+        "here is are was at and then also it has have sure okay ok found located positioned visible "
+        "seen detected sentence describes answer result results final json python image picture photo in as follows "
+        "whatever i can see be given by pixels response output text so"
     ).split()
 )
 _OPEN = frozenset(  # what follows describes the part
@@ -79,7 +79,8 @@ _CLOTHES = (
 _WORN = rf"(?:[\s,-]+(?:an?|the|his|her|and|pair|of|{'|'.join((*_COLOURS, *_CLOTHES))})(?![^\W_]))+"
 _CLOTHING = re.compile(_WORN, re.IGNORECASE)
 _KNOWN_PHRASES = re.compile(
-    r"\blet me know if you (?:need|want|would like|have)[a-z ,']{0,60}"
+    r"\blet me know if you (?:need|want|would like|have)"
+    r"(?: (?:any|more|other|further|anything|else|help|details|information|or|with|the|these|image))*"
     r"|\bi hope (?:this|that|it) (?:is helpful|helps?)"
     r"|\bi (?:cannot|can't|can not) (?:tell|say|identify) who (?:this|that|he|she|it)(?: person)? is,?(?: but)?"
     r"|\b(?:not|isn't|aren't) (?:fully|entirely|completely|wholly) visible|\bno other text\b|\bnot applicable\b"
@@ -99,6 +100,11 @@ _NUMBERED_PERSON = re.compile(
     r"(?<![^\W_])(?:person|people|pedestrian|human|individual|man|woman|track|subject|pid)(?:[\s_-]?id)?[\s_#:\"'-]{0,5}"
     r"(?:[2-9]|[1-9]\d{1,3})(?!\d)",
     re.IGNORECASE,
+)
+_ARITHMETIC = re.compile(  # with a box, or a comparison; a face
+    r"[\])][ \t]{0,3}(?:[+/\u00d7\u00f7][ \t]{0,3}[\d(\[]|[-*^][ \t]{0,3}\d)"
+    r"|\d[ \t]{0,3}[*/+\u00d7\u00f7^][ \t]{0,3}[(\[]"
+    r"|[!<>]=|<>|(?:^|\s)![^\W\d]|[:;]-?[(/]\s*$",
 )
 _STRUCK_OUT = re.compile(r"(?<!~)~~(?!~)|<(?:s|del|strike)>|[\u274c\u2717\u2718\u2716]", re.IGNORECASE)
 _THIS_IS = re.compile(
@@ -270,6 +276,11 @@ def is_small_talk(text: str, names: Mapping[str, str]) -> bool:
     for start, end, _ in reversed(places(text, names)):
         text = f"{text[:start]} {text[end:]}"
     return all(word in _SMALL_TALK or word.isdigit() for word in _words(text))
+
+
+def is_arithmetic(text: str) -> bool:
+    """Whether signs of a text compute with a box or compare it: `[1, 2, 3, 4] / 2`, `!=`."""
+    return bool(_ARITHMETIC.search(text))
 
 
 def without_phrases(text: str) -> str:
