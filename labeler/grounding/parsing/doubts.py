@@ -165,7 +165,7 @@ class Doubts:
                 return not wording.is_clothing(value)
             if words[-1:] in (["model"], ["engine"]) and " " not in value and not wording.takes_back(value):
                 return False
-            if _FILES & {*words} or words[-1:] in (["image"], ["img"]):
+            if _FILES & {*words} or words[-1:] in (["image"], ["img"]) or words[-2:] == ["image", "name"]:
                 return not (_NAME_LIKE.fullmatch(value) and _FILE_WORDS.issuperset(_PLAIN_WORD.findall(value.lower())))
             if _IDENTIFIERS & {*words}:
                 return not _NAME_LIKE.fullmatch(value) and self.within(value, part)
@@ -194,12 +194,15 @@ class Doubts:
         if wording.is_arithmetic(text):
             return False
         text = MARKUP.sub(" ", text).replace("_", " ")
-        if wording.says_nothing(text) or wording.is_generic(text):
+        if wording.says_nothing(text):
             return True
         for start, end, _ in reversed(list(wording.unseen_parts(text, self.asked.all_names))):
             text = f"{text[:start]} {text[end:]}"
         text = wording.without_phrases(text)
+        named = bool(places(text, self.asked.all_names))
         for run in reversed(runs(text)):
+            if len(run.numbers) < 4 and not named:
+                return False
             text = f"{text[: run.start]} {text[run.end :]}"
         return wording.is_small_talk(text, self.asked.all_names)
 

@@ -16,7 +16,7 @@ from labeler.grounding.parsing import wording
 from labeler.grounding.parsing.claims import AMBIGUOUS, UNPARSEABLE, Claims, Parsed
 from labeler.grounding.parsing.doubts import is_other_size
 from labeler.grounding.parsing.loose_json import NoValueError, ascii_brackets, read_json
-from labeler.grounding.parsing.numbers import MARKUP, runs, without
+from labeler.grounding.parsing.numbers import MARKUP, TAKEN_OUT, runs, without
 from labeler.grounding.parsing.question import Asked
 from labeler.grounding.parsing.text import PlainText
 from labeler.grounding.parsing.values import Values
@@ -38,7 +38,8 @@ _OTHER_ORDER = re.compile(  # of the coordinates, said so
     r"c?xc?ywh|yxyx|xxyy|ltwh|\bx\W{1,4}y\W{1,6}(?:and\W)?w(?:idth)?\b|\by_?(min|1|0)[^\w|]{1,6}x_?\1\b"
     r"|[\[(]\s{0,4}y_?(?:min|1|0)\b|[\[(]\s{0,4}x\w{0,8}\W{1,4}y\w{0,8}\W{1,4}w"
     r"|\btop[^\w|]{1,4}left[^\w|]{1,4}bottom\b|\bleft[^\w|]{1,4}top[^\w|]{1,6}(?:and\W)?w(?:idth)?\b"
-    r"|\bx_?(?:min|1|0)[^\w|]{1,6}x_?(?:max|2|1)\b|\b(?:coco|yolo)\b|[\"']axes[\"']\s{0,3}:"
+    r"|\bx_?(?:min|1|0)[^\w|]{1,6}x_?(?:max|2|1)\b|\bmin[ _]?([xy])[^\w|]{1,6}(?:max[ _]?\2|min[ _]?x)\b"
+    r"|\b(?:coco|yolo)\b|[\"']axes[\"']\s{0,3}:"
     r"|\bwidth\W{1,3}(?:and\W)?height\b|\b(?:first|second|third|last)\s(?:two\s)?(?:number|value|coordinate)s?\b"
     r"|\by[^\w|]{1,4}x[^\w|]{1,4}y\b|\brows?[^\w|]{1,4}col",
     re.IGNORECASE,
@@ -60,6 +61,7 @@ _LATEX = re.compile(
 _TOKEN = re.compile(r"<\|/?(?P<name>[^|<>]{1,40})\|>")
 _TOKEN_WORDS = frozenset("object ref box quad det im vision begin start end of eot eos text endoftext id".split())
 _STATED_SIZE = re.compile(r"\b\d{2,5}\s?(?:x|\u00d7|\*|by)\s?\d{2,5}\b(?:\s?(?:px|pixels?)\b)?", re.IGNORECASE)
+_ENUMERATED = re.compile(r"^[ \t(]*\d{1,2}[.):]|\b2d\b", re.IGNORECASE | re.MULTILINE)
 _SIZE_NAME = re.compile(r"\b(?:image|picture)?\s?(?:size|resolution|dimensions)\b", re.IGNORECASE)
 _OUR_BASE = re.compile(
     r"(?:top|upper)[\s_-]?left|(?:the )?(?:whole |full |original |input )?(?:image|picture|photo|crop|frame)\b",
@@ -197,7 +199,12 @@ def _is_small_talk(text: str, asked: Asked) -> bool:
         unseen = wording.unseen_parts(text.replace("_", " "), asked.all_names)
         text = without(text, [(start, end) for start, end, _ in unseen])
     text = wording.without_phrases(text)
-    words = _LATEX.sub(" ", without(text, [(run.start, run.end) for run in runs(text)]))
+    numbers = runs(text)
+    if numbers and TAKEN_OUT in text and all(len(run.numbers) < 4 for run in numbers):
+        enumerated = _ENUMERATED.sub(" ", text)
+        if any(not run.touched for run in runs(enumerated)):
+            return False  # numbers that belong to no box
+    words = _LATEX.sub(" ", without(text, [(run.start, run.end) for run in numbers]))
     return wording.is_small_talk(words, asked.all_names)
 
 

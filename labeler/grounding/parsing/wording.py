@@ -58,7 +58,8 @@ _SMALL_TALK = (
         "each every all body parts three following let me know if you more details hope happy to requested certainly "
         "course absolutely yes thanks thank based on given provided shown using format x y x0 y0 x1 y1 x2 y2 xmin ymin "
         "xmax ymax min max corner corners pixel px abs absolute unit object objects detection detections score scores "
-        "confidence probability list table yaml xml csv code result tight approximate approximately about these "
+        "confidence probability json5 list table yaml xml csv code result tight approximate approximately about "
+        "these "
         "partially partly partial minor slightly occluded visible clearly shows show there this be ref quad name color "
         "analysis step description tool call answer think id number which where a b c d e f i ii iii iv const var def "
         "return import details summary covers covering represents corresponds data boundaries success successful "
@@ -267,11 +268,8 @@ def takes_back(text: str) -> bool:
 
 
 def is_small_talk(text: str, names: Mapping[str, str]) -> bool:
-    """Whether all words and signs around values are known to change nothing about them."""
-    if _UNKNOWN_SIGN.search(text):
-        return False
-    text = _KNOWN_PHRASES.sub(" ", text)
-    if _NEGATION.search(text):
+    """Whether all words and signs around values, but whole phrases, are known to change nothing about them."""
+    if _UNKNOWN_SIGN.search(text) or _NEGATION.search(text):
         return False
     for start, end, _ in reversed(places(text, names)):
         text = f"{text[:start]} {text[end:]}"
