@@ -6,7 +6,7 @@ one part and has one box, or each box follows directly after its name, every tim
 "Not visible" and "could not be read" never look alike, and an answer that did not end by itself is never OK.
 
 What stands before the last `</think>` is no answer. What comes of a part that is answered in several ways: one rule,
-in claims.py.
+in claims.py. What words beside the boxes come to: doubts.py for values, wording.py for running text.
 """
 
 import re
@@ -26,7 +26,7 @@ from shared.schemas import RAW_TEXT_LIMIT, LabelStatus
 __all__ = ["AMBIGUOUS", "READ_LIMIT", "Parsed", "kept_text", "parse_answer"]
 
 READ_LIMIT = 6_000  # characters after the thoughts; a box answer has under 200. The worst of this length found among
-# some 1,500 texts (nested brackets, many keys, JSON5 with comments, tables) takes 0.14 s of processor time
+# some 6,000 texts (nested brackets, many keys, JSON5 with comments, tables) takes 0.14 s of processor time
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 _TRIED_MARKS = 3  # of "final answer", from the last one
 _THOUGHTS = re.compile(r"(?:</think(?:ing)?>|</thoughts?>|</reasoning>|\[/THINK\]|◁/think▷)", re.IGNORECASE)
@@ -198,7 +198,11 @@ def _is_small_talk(text: str, asked: Asked) -> bool:
     if wording.says_not(text):
         unseen = wording.unseen_parts(text.replace("_", " "), asked.all_names)
         text = without(text, [(start, end) for start, end, _ in unseen])
-    text = wording.without_phrases(text)
+    return _all_known(text, asked) or _all_known(wording.without_phrases(text), asked)
+
+
+def _all_known(text: str, asked: Asked) -> bool:
+    """Whether all words of a text are known, and all numbers are boxes or count them."""
     numbers = runs(text)
     if numbers and TAKEN_OUT in text and all(len(run.numbers) < 4 for run in numbers):
         enumerated = _ENUMERATED.sub(" ", text)
