@@ -9,7 +9,7 @@ from shared.workspace import Workspace
 
 
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="delete them; they are made again when needed")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="delete them; they are rebuilt when needed")] = False,
     dataset: Annotated[str | None, typer.Option(help="only those of one data set")] = None,
     unused_days: Annotated[float, typer.Option(min=0, help="only those that no job has opened for so many days")] = 0,
 ) -> None:

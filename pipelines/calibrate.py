@@ -52,7 +52,7 @@ def calibrate(
         chosen = held_out_people(folder, config, protocol, workspace)
     if not any(chosen.values()):
         raise DataError(
-            f"every person of {', '.join(sources)} was trained on: there is nobody to calibrate on",
+            f"every person of {', '.join(sources)} was trained on: no identity is left to calibrate on",
             path=folder,
             fix="train with data.validation_share=0.2, or name another data set with --data",
         )
@@ -76,7 +76,7 @@ def calibrate(
         f"left out in turn: ECE {found.ece:.3f}, Brier score {found.brier:.3f}"
     )
     known = [
-        (name, "too few pairs to know" if value is None else f"{value:.4f}") for name, value in found.thresholds.items()
+        (name, "too few pairs to tell" if value is None else f"{value:.4f}") for name, value in found.thresholds.items()
     ]
     print_table(("false accept rate", "least similarity"), known)
     lines = []

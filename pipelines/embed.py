@@ -26,6 +26,7 @@ ANYWHERE: dict[str, Any] = {"parser": root_path, "metavar": "PATH"}  # of an opt
 ON_DISK: dict[str, Any] = {"parser": lambda text: _on_disk(text), "metavar": "PATH"}
 RunName = Annotated[str | None, typer.Option(help="name or path of the run; default: the newest")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
+FalseAcceptRate = Literal["1e-2", "1e-3", "1e-4"]  # of the thresholds that `calibrate` stores
 SHOWN = 5  # unreadable images
 
 

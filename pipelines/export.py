@@ -27,7 +27,7 @@ CALIBRATION_CROPS = 256  # of the sources, for int8
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="folder that is written, anew each time", **ON_DISK)],
+    out: Annotated[Path, typer.Option(help="folder that is written; replaced each time", **ON_DISK)],
     run: RunName = None,
     form: Annotated[
         Literal["onnx", "torch", "hf"], typer.Option("--format", help="torch: a torch.export program")

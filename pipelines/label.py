@@ -57,7 +57,7 @@ def label(
         typer.Option(help="URL to which the end or the failure is posted as JSON", envvar="DGREID_WEBHOOK_URL"),
     ] = None,
 ) -> None:
-    """Ask for the part boxes of all images that have no labels yet. Resumable: run the same command again."""
+    """Label the parts of all images that have no labels yet. Resumable: run the same command again."""
     workspace = Workspace.from_environment()
     options = AnnotateOptions(retry_failed=retry_failed, metrics=metrics, cluster=cluster)
     hook = SecretStr(webhook) if webhook else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipelines.embed import ANYWHERE, RunName
+from pipelines.embed import ANYWHERE, FalseAcceptRate, RunName
 from pipelines.runs import newest_run, run_folder
 from pipelines.terminal import emit, print_table, say
 from shared.errors import DataError, UsageError
@@ -24,7 +24,7 @@ IMAGES_OF_A_TRACKLET = 20  # evenly spread; neighbouring frames say the same
 Threshold = Annotated[
     float | None, typer.Option(help="least mean similarity; default: the calibrated one for --false-accepts")
 ]
-FalseAccepts = Annotated[str, typer.Option(help="rate of the calibrated threshold: 1e-2, 1e-3, 1e-4")]
+FalseAccepts = Annotated[FalseAcceptRate, typer.Option(help="false accept rate of the calibrated threshold")]
 
 
 def link(

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from labeler.service.problems import RequestError, problem
 from labeler.service.request_body import read_batch
 from labeler.service.routes import CLIENT_GONE, unless_gone
 from labeler.settings import Settings
+from pipelines.embed import FalseAcceptRate
 from reid.evaluation.calibration import Calibration
 from reid.inference.embeddings import EmbeddingStore
 from reid.inference.encoder import PersonEncoder
@@ -244,7 +245,7 @@ _protected = APIRouter(dependencies=[Depends(_demand_key)])
 _BODY = image_body("one part")
 _PROBLEM: dict[str, Any] = {"model": Problem}
 _RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 408, 413, 415, 422, 429, 503, 504), _PROBLEM)
-FalseAccepts = Annotated[Literal["1e-2", "1e-3", "1e-4"], Query(description="rate of the threshold for same_person")]
+FalseAccepts = Annotated[FalseAcceptRate, Query(description="false accept rate of the threshold for same_person")]
 
 
 @_protected.post("/v1/embed", response_model=EmbedResponse, responses=_RESPONSES, openapi_extra=_BODY)

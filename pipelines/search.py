@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipelines.embed import ANYWHERE, ON_DISK, DeviceName, RunName, image_files, load_encoder, tell
+from pipelines.embed import ANYWHERE, ON_DISK, DeviceName, FalseAcceptRate, RunName, image_files, load_encoder, tell
 from pipelines.runs import newest_run, run_folder
 from pipelines.terminal import emit, print_table, say
 from shared.errors import DataError, UsageError
@@ -109,8 +109,10 @@ def search(
     approximate: Annotated[
         bool | None, typer.Option("--approximate/--exact", help="default: exact up to a million images")
     ] = None,
-    false_accepts: Annotated[str, typer.Option(help="rate of the threshold for unknown: 1e-2, 1e-3, 1e-4")] = "1e-3",
-    prior: Annotated[float, typer.Option(help="how likely the query's person is before one looks")] = 0.5,
+    false_accepts: Annotated[
+        FalseAcceptRate, typer.Option(help="false accept rate of the threshold for unknown people")
+    ] = "1e-3",
+    prior: Annotated[float, typer.Option(help="prior probability that a pair shows one person, 0 to 1")] = 0.5,
     form: Annotated[
         Literal["table", "json"], typer.Option("--format", "-f", help="how the result is printed")
     ] = "table",
@@ -122,6 +124,8 @@ def search(
     """Find the person of a crop in a gallery: the nearest images, with probabilities where the run is calibrated."""
     workspace = Workspace.from_environment()
     folder = run_folder(workspace, run) if run else newest_run(workspace)
+    if not 0 < prior < 1:
+        raise UsageError(f"--prior {prior:g} is not between 0 and 1", fix="give e.g. 0.01")
 
     from reid.evaluation.calibration import read_calibration
     from reid.inference.embeddings import EmbeddingStore

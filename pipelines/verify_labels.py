@@ -51,5 +51,6 @@ def verify_labels(
     if failed:
         told = "; ".join(f"{one.count:,} {one.check} ({name})" for name, one in failed)
         raise DgreidError(
-            f"the labels are not whole: {told}", fix="; ".join(dict.fromkeys(one.fix for _, one in failed))
+            f"the label run is incomplete or damaged: {told}",
+            fix="; ".join(dict.fromkeys(one.fix for _, one in failed)),
         )

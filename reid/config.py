@@ -131,7 +131,7 @@ class Stage2Config(BatchConfig):
     fill_neck: bool = False  # the neck's running statistics are those of the training images before the first step
     losses: LossWeights = LossWeights()
     sampled_identities: int | None = Field(None, gt=0)  # the losses over identities see those of the batch and others
-    # drawn anew in each step, so many in all (An et al. 2022, Partial FC); None = all, as in the paper
+    # redrawn in each step, so many in all (An et al. 2022, Partial FC); None = all, as in the paper
     gradient_clip: float | None = None  # maximum norm; None = off, as in the paper
     train_patch_projection: bool = False  # the paper freezes it; a random-initialised backbone must learn it
     accumulate: int = Field(1, gt=0)  # batches per optimiser step; their gradients are averaged

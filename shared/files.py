@@ -22,7 +22,7 @@ from shared.object_storage import ObjectPath, remote
 def read_limited(path: Path, max_bytes: int) -> bytes:
     """The content of a regular file of at most `max_bytes`, without ever reading more of it.
 
-    Raises OSError, with the reason as `strerror`, for a larger file, for what is no regular file (a FIFO or a device
+    Raises OSError, with the reason as `strerror`, for a larger file, for what is not a regular file (a FIFO or a device
     would block, or never end) and for what the system refuses.
     """
     if there := remote(path):
@@ -191,5 +191,5 @@ def _cannot_write(path: Path, err: OSError) -> DgreidError:
     return DgreidError(
         f"cannot write: {err.strerror or err}",
         path=path,
-        fix="free the place or name another with RUNS_ROOT=<folder you may write>",
+        fix="free some disk space, or name another folder with RUNS_ROOT=<folder you may write>",
     )

@@ -22,7 +22,7 @@ _STEPS_OF_GREY = {"L;2": 85, "L;4": 17}  # samples of 2 and 4 bits in a PNG, as 
 
 
 class UnreadableImageError(DgreidError):
-    """The bytes are no image that we accept."""
+    """The bytes are not an image that we accept."""
 
     def __init__(self, reason: str, path: Path | str | None = None) -> None:
         self.reason = reason

@@ -74,7 +74,7 @@ def lease(
             log.warning("the lock stays behind and counts for nothing in %.0f s: %s", LEFT_S, err)
     if lost.is_set():
         raise DgreidError(
-            f"another process began {what} meanwhile",
+            f"another process started {what} in the meantime",
             path=str(path),
             fix=f"stop one of the two; {afterwards}",
         )

@@ -38,7 +38,7 @@ class LabelStatus(enum.StrEnum):
     REFUSED = "refused"  # the engine declined to answer
     TRUNCATED = "truncated"  # the answer was cut at the token limit
     UNPARSEABLE = "unparseable"  # an answer without a readable box
-    INVALID_BOX = "invalid_box"  # a box that no calibration rule could mend
+    INVALID_BOX = "invalid_box"  # a box that no calibration rule could correct
     ENGINE_ERROR = "engine_error"  # no answer: transport or server failure after all retries
     UNREADABLE = "unreadable"  # no image could be decoded from the file
 

@@ -225,7 +225,7 @@ class GroundingClient(ABC):
         pairs = [(name, getattr(self._bound, name), getattr(told, name)) for name in fields]
         if differing := [f"{name} {before!r} -> {now!r}" for name, before, now in pairs if before != now]:
             raise ServiceUnfitError(
-                f"another service answers than the one this run was started with: {'; '.join(differing)}",
+                f"this is not the service that this run was started with: {'; '.join(differing)}",
                 path=self._place,
                 fix="start the first one again and run the same command, or use another label run for this one",
             )

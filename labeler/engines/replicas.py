@@ -141,7 +141,7 @@ class Replica:
             what = f"the response is not a JSON object: {self._shown(response)!r}"
             raise EngineDownError(what, path=self.name, fix=FIX)
         if fault := shape(reply):
-            what = f"the response is no answer ({fault}): {self._shown(response)!r}"
+            what = f"the response is not a chat completion ({fault}): {self._shown(response)!r}"
             raise EngineDownError(what, path=self.name, fix=FIX)
         return reply
 
@@ -190,11 +190,11 @@ class Replicas:
     async def ask(self, path: str, payload: dict[str, Any], shape: Shape = any_object) -> dict[str, Any]:
         """The JSON object that the least busy server responds with.
 
-        shape: says what is wrong with an object that is no answer; a server that sends one cannot answer now.
+        shape: says what is wrong with an object that is not an answer; a server that sends one cannot answer now.
 
-        A server that refuses the question is no judge of it: the others are asked, too, before the refusal counts. It
-        is taken out of use where it refuses everybody (a key, an address), or what another one answers; who refuses at
-        once would otherwise be the least busy one and get nearly all questions.
+        A refusal counts only after the other servers have been asked, too. A server that refuses everything (wrong
+        key, wrong address), or what another one answers, is taken out of use: it answers at once, so it would
+        otherwise be the least busy one and get nearly all questions.
 
         Raises EngineAwayError, and takes that server out of use, when it cannot answer now; EngineRefusedError when all
         refuse this question.

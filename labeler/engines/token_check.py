@@ -67,7 +67,7 @@ class TokenCheck:
         small, large = [await self._probe(text, *size) for size in sizes]
         if small is None or large is None:
             if not self._text_tokens:  # logged once, not for every text
-                log.warning("the server reports no prompt tokens: cannot check whether it resizes images")
+                log.warning("the server reports no prompt tokens, so it cannot be checked whether it resizes images")
             return None
         expected_small, expected_large = (image_tokens(*size, self._family) for size in sizes)
         if large - small != expected_large - expected_small:

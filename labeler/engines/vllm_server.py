@@ -242,7 +242,7 @@ def _data_url(image: Image.Image, *, enlarged: float) -> str:
 
 
 def chat_fault(reply: dict[str, Any]) -> str:
-    """Why an object is no chat completion; "" when it is one, whatever its text says."""
+    """Why an object is not a chat completion; "" when it is one, whatever its text says."""
     choices = reply.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return "it has no choices"

@@ -22,7 +22,7 @@ from shared.manifest import read_manifest
 from shared.schemas import ImageStatus, LabelRow, LabelStatus, ManifestRow
 
 ENGINE, PROMPT_VERSION, FLAG = "import", "corrected", CORRECTED
-TOLERANCE_PX = 0.1  # tools round: percentages with few digits are no corrections
+TOLERANCE_PX = 0.1  # tools round: rounded percentages are not corrections
 MAX_BEYOND = 0.2  # of the image side: people draw a little over the edge
 OVERHANG_PX = 1.0  # how far a box may reach out of an image whose size the file does not say
 

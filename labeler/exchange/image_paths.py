@@ -67,7 +67,7 @@ class ImagePaths:
 def _spellings(path: str) -> Iterator[str]:
     """Readings of a path or URL, the literal one first; without `.`, `..` and a leading slash."""
     yield _plain(path)
-    with suppress(ValueError):  # a text like "http://[" is no address
+    with suppress(ValueError):  # a text like "http://[" is not a URL
         address = urlsplit(path)
         yield from (_plain(value) for value in parse_qs(address.query).get("d", ()))  # of Label Studio's local files
         yield _plain(unquote(path.rpartition("?d=")[2]))

@@ -120,7 +120,7 @@ def _region_of_min(value: dict[str, Any]) -> dict[str, Any]:
     """A region of JSON-MIN in the form of the full export: its geometry takes the place of the missing id."""
     rectangle = [value.get(key) for key in ("x", "y", "width", "height", "rotation")]
     labels = [key for key in value if key.endswith("labels")]
-    kind = labels[0] if labels else "rectangle" if None not in rectangle[:4] else "a region of another shape"
+    kind = labels[0] if labels else "rectangle" if None not in rectangle[:4] else "a region of an unsupported shape"
     sizes = {key: value.get(key) for key in ("original_width", "original_height")}
     return {"type": kind, "value": value, "id": repr(rectangle), **sizes}
 

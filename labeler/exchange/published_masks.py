@@ -44,7 +44,7 @@ def read_masks(path: Path) -> dict[str, NDArray[np.bool_]]:
     except DataError as err:
         raise DataError(err.what, path=path, fix=fix) from err
     except Exception as err:  # a hostile pickle raises what it likes; all of it means the same
-        raise DataError(f"no readable pickle ({type(err).__name__}: {str(err)[:120]})", path=path, fix=fix) from err
+        raise DataError(f"not a readable pickle ({type(err).__name__}: {str(err)[:120]})", path=path, fix=fix) from err
     if not isinstance(content, dict) or not content:
         raise DataError("not a dict of masks", path=path, fix=fix)
     return {_checked_name(name, path, fix): _visible(name, array, path, fix) for name, array in content.items()}
@@ -213,7 +213,7 @@ def _bytes(text: Any, encoding: Any) -> bytes:
 
 def _from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> NDArray[Any]:
     if not isinstance(buffer, (bytes, bytearray)) or not isinstance(dtype, np.dtype):
-        raise DataError("the file holds an array without its numbers", fix="")
+        raise DataError("the file holds an array without its data", fix="")
     return np.frombuffer(buffer, dtype).reshape(shape, order=order)
 
 
@@ -228,7 +228,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 def _checked_name(name: Any, path: Path, fix: str) -> str:
     if not isinstance(name, str):
-        raise DataError(f"a key that is no file name: {name!r}"[:200], path=path, fix=fix)
+        raise DataError(f"a key that is not a file name: {name!r}"[:200], path=path, fix=fix)
     return name
 
 

@@ -37,7 +37,7 @@ class PartAnswer(Frozen):
         if self.box is not None:
             x_min, y_min, x_max, y_max = self.box
             if not (all(map(math.isfinite, self.box)) and x_min < x_max and y_min < y_max):
-                raise ValueError(f"{self.box} is no box")
+                raise ValueError(f"{self.box} is not a valid box")
         return self
 
 

@@ -83,7 +83,7 @@ class ImageLimits:
 async def decoded(content: bytes, limits: ImageLimits) -> AsyncIterator[Image.Image]:
     """The RGB image of a file, within its share of the budget.
 
-    Raises UnreadableImageError for what is no image or over the limits, before any pixel is decoded.
+    Raises UnreadableImageError for what is not an image or over the limits, before any pixel is decoded.
     """
     first: Image.Image | int
     if len(content) <= SMALL_FILE:

@@ -93,7 +93,7 @@ def load_vocabulary(path: Path | None) -> Vocabulary:
         called = _words_of(part, value, path)
         for name in dict.fromkeys(map(plain, (part, *called))):
             if name in taken:
-                raise _unfit(f"part {part!r}: {name!r} already stands for {taken[name]!r}", path)
+                raise _unfit(f"part {part!r}: {name!r} already means {taken[name]!r}", path)
             taken[name] = part
         words[part] = called
     if len(words) > len(PARTS) + MAX_ADDED:
@@ -114,10 +114,12 @@ def _read(path: Path) -> dict[Any, Any]:
 
 def _words_of(part: Any, value: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(part, str) or not _PART.fullmatch(part):
-        raise _unfit(f"{part!r} is no name of a part (lower case letters, digits, underscores)", path)
+        raise _unfit(f"{part!r} is not a valid part name (lower case letters, digits, underscores)", path)
     words = value if isinstance(value, list) else [value]
     if not 1 <= len(words) <= MAX_WORDS or not all(isinstance(word, str) and _WORDS.fullmatch(word) for word in words):
-        raise _unfit(f"part {part!r}: {value!r} is no word or list of words (letters, digits, spaces, dashes)", path)
+        raise _unfit(
+            f"part {part!r}: {value!r} is not a word or a list of words (letters, digits, spaces, dashes)", path
+        )
     return tuple(words)
 
 

@@ -115,7 +115,7 @@ def create_app(
     @app.exception_handler(Exception)
     async def _(request: Request, err: Exception) -> Response:
         log.error("%s %s failed", request.method, request.url.path, exc_info=err)
-        what, fix = "the page has a fault", "see the terminal it was started in"
+        what, fix = "the page failed with an internal error", "see the terminal it was started in"
         if request.url.path.startswith("/api/"):
             return JSONResponse({"what": what, "fix": fix}, status_code=500)
         return page("error.html", request, 500, what=what, fix=fix)

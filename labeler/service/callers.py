@@ -47,7 +47,7 @@ class CallerCheck:
         hosts = headers.getlist("host")
         host = hosts[0].lower() if len(hosts) == 1 else ""
         if not self._any_host and not self._knows(host):
-            return 421, f"this service is not called {host[:SHOWN]!r}", self._fix
+            return 421, f"this service does not serve the host {host[:SHOWN]!r}", self._fix
         own = {f"http://{host}", f"https://{host}"}
         origins = headers.getlist("origin")
         sites = headers.getlist("sec-fetch-site")

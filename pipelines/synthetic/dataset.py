@@ -99,7 +99,7 @@ def generate_dataset(
         raise DgreidError(
             f"cannot write the generated data set: {err.strerror or err}",
             path=folder,
-            fix="free the place, or name another folder with DATA_ROOT=<folder you may write>",
+            fix="free some disk space, or name another folder with DATA_ROOT=<folder you may write>",
         ) from err
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -2,7 +2,7 @@
 
     <runs>/cache/images/<data set>-<images>x<height>x<width>-<interpolation>-<key>.npy
 
-The key is a hash of the ids of the images in their order, so a data set that is scanned anew with other images gets
+The key is a hash of the ids of the images in their order, so a data set that is rescanned with other images gets
 another file. A file is NumPy's, one record an image: `size`, the original height and width in pixels, and `pixels`,
 uint8 [3, height, width]. It appears whole or not at all; one that is missing or damaged is made again.
 """
@@ -155,10 +155,10 @@ def _opened(plan: _Plan) -> np.memmap | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as err:
-        log.warning("%s is damaged (%s): made again", plan.file, err)
+        log.warning("%s is damaged (%s): rebuilding it", plan.file, err)
         return None
     if found.dtype != plan.kind or found.shape != (len(plan.paths),):
-        log.warning("%s holds something else: made again", plan.file)
+        log.warning("%s holds other images: rebuilding it", plan.file)
         return None
     os.utime(plan.file)  # what `dgreid cache` shows as its last use
     return found

@@ -42,7 +42,7 @@ class PersonImages:
         mode: interpolation of the resize.
         boxes: float [N, R, 4] in pixels of the original images, NaN rows where a part has no box; None: no parts.
         patch_coverage: a part is visible in a patch if its box covers at least this fraction of the patch.
-        augmentation: of image and boxes, drawn anew in every epoch.
+        augmentation: of image and boxes, redrawn in every epoch.
         image_ids: of the files as they were scanned; one that has changed since is refused. None: not checked.
         packed: the same images, decoded before, of the grid's size; None: the files are decoded in every pass.
     """

@@ -18,7 +18,7 @@ class IdentityBatches:
 
     With `domains` every batch has equally many identities of each domain (one more or less where P is not divisible,
     in turn; all of a domain that has fewer). There are as many batches per epoch as without; a domain that
-    runs out of groups before is shuffled and cut anew.
+    runs out of groups before is reshuffled and split again.
 
     Args:
         labels: identity label of every image, any integers; at least one image.

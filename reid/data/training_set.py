@@ -76,7 +76,7 @@ class TrainingSet:
         return Files({name: locate(name, data_root) for name in self.sources}, self.datasets, self.paths)
 
     def only(self, wanted: NDArray[np.bool_]) -> "TrainingSet":
-        """The images of a bool [N], their labels numbered anew."""
+        """The images of a bool [N], their labels renumbered."""
         indices = np.flatnonzero(wanted)
         labels, renumbered = np.unique(self.labels[indices], return_inverse=True)
         return replace(

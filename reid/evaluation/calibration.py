@@ -34,7 +34,7 @@ class Calibration:
     as likely to show one person as two.
 
     model_hash: whose similarities. thresholds: false accept rate ("1e-2", ...) -> least similarity; None where there
-    were too few pairs to know. ece, brier: of people that were left out of the fit, in turn. fitted_on: data sets.
+    were too few pairs to tell. ece, brier: of people that were left out of the fit, in turn. fitted_on: data sets.
     """
 
     model_hash: str
@@ -56,7 +56,7 @@ class Calibration:
         Raises UsageError for a prior outside 0..1.
         """
         if not 0 < prior < 1:
-            raise UsageError(f"prior={prior:g} is no probability between 0 and 1", fix="give e.g. 0.01")
+            raise UsageError(f"prior={prior:g} is not a probability between 0 and 1", fix="give e.g. 0.01")
         given = np.asarray(similarity, np.float64)
         even = np.interp(given, self.similarities, self.probabilities)
         odds = prior / (1 - prior)

@@ -101,7 +101,7 @@ def paired_runs(
             try:
                 one, other = (read_queries(run, results[run], target, "trained") for run in (first, second))
             except DataError as err:
-                problems.append(f"{title}: {err.what}. To mend: {err.fix}.")
+                problems.append(f"{title}: {err.what}. To fix: {err.fix}.")
                 continue
             if not same_queries(one, other):
                 problems.append(f"{title}: the runs were tested on different queries or splits.")

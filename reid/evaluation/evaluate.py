@@ -199,7 +199,7 @@ def run_protocol(config: RunConfig, workspace: Workspace) -> Protocol:
 def _earlier(run_folder: Path) -> RunResults | None:
     try:
         return read_results(run_folder)
-    except DataError:  # none yet, or a damaged file that is written anew
+    except DataError:  # none yet, or a damaged file that is rewritten
         return None
 
 

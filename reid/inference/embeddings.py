@@ -359,7 +359,7 @@ def _kind(path: Path) -> Kind:
 
 
 def _kind_of(path: Path, schema: pa.Schema) -> Kind:
-    """Raises DataError for what is no shard of embeddings."""
+    """Raises DataError for what is not a shard of embeddings."""
     try:
         told = {name.decode(): value.decode() for name, value in (schema.metadata or {}).items()}
         feature = schema.field("feature").type

@@ -54,8 +54,9 @@ class Crop:
 def read_detections(path: Path) -> list[Detection]:
     """Detections in order of frames.
 
-    Without a header: frame, id, left, top, width, height[, ...], as in the MOT Challenge; id -1 is no track. With one:
-    the columns frame, and x_min, y_min, x_max, y_max or left, top, width, height; optionally id (or track) and camera.
+    Without a header: frame, id, left, top, width, height[, ...], as in the MOT Challenge; id -1 means no track. With
+    one: the columns frame, and x_min, y_min, x_max, y_max or left, top, width, height; optionally id (or track) and
+    camera.
 
     Raises DataError for a file that cannot be read, has other columns, or a line that is not like that, which it names.
     """
@@ -92,13 +93,13 @@ def read_crops(
 ) -> Iterator[Crop | tuple[str, str]]:
     """The detected people of a video file or of a folder of frames, in order of frames.
 
-    Frames in a folder are numbered by their names (000001.jpg), or by their order where names are no numbers. What
+    Frames in a folder are numbered by their names (000001.jpg), or by their order where names are not numbers. What
     cannot be read is a pair of its name and the reason, one per detection.
 
     Args:
         fps: frames per second of a folder; a video knows its own.
     Raises:
-        DataError: there is no such video or folder, or it is no video.
+        DataError: there is no such video or folder, or it is not a video.
     """
     wanted: dict[int, list[Detection]] = {}
     for detection in detections:
@@ -155,7 +156,7 @@ def _frames_of_video(path: Path, wanted: Mapping[int, object]) -> Iterator[Frame
                 try:
                     frames = packet.decode()
                 except (av.FFmpegError, ValueError):
-                    continue  # its number is missing in the end
+                    continue  # its number counts as missing
                 for frame in frames:
                     number = times.get(frame.pts) if frame.pts is not None else None
                     if number is None or number in done or number not in wanted:

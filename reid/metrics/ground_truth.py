@@ -1,4 +1,4 @@
-"""Who is in an image and which camera took it, as arrays that know what is missing: no number stands for that."""
+"""Identities and cameras as arrays with explicit masks for missing values: no number is used as a sentinel."""
 
 from dataclasses import dataclass
 from typing import Any

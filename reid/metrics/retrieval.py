@@ -72,7 +72,7 @@ def evaluate(
         chunk: queries compared at once; None: as many as make a table of 256 MiB.
         device: a torch device with float64 that does the work, e.g. "cuda"; None: NumPy. The scores are the same.
 
-    Raises UsageError for shapes that do not fit, for identities and cameras that are no whole numbers, for identities
+    Raises UsageError for shapes that do not fit, for identities and cameras that are not whole numbers, for identities
     that are missing or -1 with nothing said about them, and for max_rank or chunk below 1; DgreidError for features
     that are not finite or beyond float32, and when no query is valid.
     """

@@ -73,13 +73,13 @@ class Protocol:
         shared = sorted({t for s in self.sources for t in self.targets if _same_people(s, t)})
         if shared and not self.supervised:
             raise ConfigError(
-                f"protocol {self.name!r}: {_overlap(self.sources, shared)}; that is no cross-domain score",
+                f"protocol {self.name!r}: {_overlap(self.sources, shared)}; that would not be a cross-domain score",
                 fix=f"name other targets, or write {SUPERVISED}{self.name} for a supervised score",
             )
         if self.pretrained_targets and not (self.supervised or self.allow_pretrained_targets):
             raise ConfigError(
                 f"protocol {self.name!r}: the weights were pretrained on people of "
-                f"{', '.join(self.pretrained_targets)}; that is no cross-domain score",
+                f"{', '.join(self.pretrained_targets)}; that would not be a cross-domain score",
                 fix="name other targets, start from other weights (model.weights_file, or another preset), or set "
                 "allow_pretrained_targets=true: the protocol line then says so",
             )

@@ -249,7 +249,7 @@ def _described(split: EvaluationSplit) -> dict[str, object]:
 
 
 def _read(path: Path, rows: Sequence[ManifestRow]) -> list[EvaluationSplit]:
-    fix = "delete this file to draw the splits anew; the scores will then be of other splits"
+    fix = "delete this file to redraw the splits; the scores will then be of other splits"
     there = {(row.split, row.path): row for row in rows if row.status == ImageStatus.OK}
     loose = {row.path: row for row in rows if row.split == "all" and row.status == ImageStatus.OK}
     try:

@@ -78,7 +78,7 @@ def read_label_facts(record: RunRecord, workspace: Workspace, shown: Sequence[tu
         rows, note = _trained_on(record, workspace)
     except DgreidError as err:
         return LabelFacts(
-            record.label_run, problem=f"The labels could not be shown: {err.what} ({err.path}). To mend: {err.fix}."
+            record.label_run, problem=f"The labels could not be shown: {err.what} ({err.path}). To fix: {err.fix}."
         )
     with shards.connect(labels=paths) as connection:
         wanted = pa.table({name: [getattr(row, name) for row in rows] for name in ("dataset", "image_id", "path")})

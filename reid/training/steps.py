@@ -61,7 +61,7 @@ class ImageStep(nn.Module):
         self.leave_out_absent_parts = leave_out_absent_parts
         self.memory = IdentityMemory(torch.zeros_like(text), config.memory_temperature, config.memory_momentum)
         self.register_buffer("text", text)
-        self.draws = torch.Generator()  # of the identities of a step, where not all are used; seeded anew per epoch
+        self.draws = torch.Generator()  # of the identities of a step, where not all are used; reseeded per epoch
 
     def forward(self, images: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """images uint8 [B, 3, H, W], labels long [B], visible bool [B, R, L] -> the weighted sum of the losses, and

@@ -121,7 +121,7 @@ def _check_overlap(protocol: Protocol, target: str, shared: list[ManifestRow]) -
     message = f"{len(shared):,} query and gallery images of {target} are trained on, e.g. {shared[0].path}"
     if not protocol.supervised:
         raise ConfigError(
-            f"{message}: that is no cross-domain score",
+            f"{message}: that would not be a cross-domain score",
             fix="name other sources or targets; if one data set is a copy of the other, use one of them",
         )
     log.warning("%s", message)

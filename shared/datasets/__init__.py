@@ -4,7 +4,7 @@ One reader per public layout (`layouts`), and one for any folder (`pattern`) or 
 `dataset.yaml` declares. Readers look at names only, never into images; `shared.manifest` does that.
 
 Numbers of people and cameras are kept as they are, 0 and negative ones too; words are numbered from 1, which is said,
-and kept beside their numbers. What is no person of the data set says so in its `kind` and has no identity. An image
+and kept beside their numbers. What is not a person of the data set says so in its `kind` and has no identity. An image
 without a camera label has camera None: it is of no other image's camera, so nothing is removed as same-camera.
 """
 

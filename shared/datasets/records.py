@@ -36,7 +36,7 @@ UNREADABLE_FOLDER = "folder that cannot be read"
 LINKED_FOLDER = "folder that a link shows a second time, left out here"
 NOT_LISTED = "image that no list names"
 NOT_THERE = "listed file that is not there"
-DAMAGED_LINE = "line of a list that is no path and identity"
+DAMAGED_LINE = "list line that is not a path and an identity"
 
 _MAX_IDENTITY, _MAX_CAMERA = 2**63 - 1, 2**31 - 1
 
@@ -276,7 +276,7 @@ def scan_folders(root: Path, splits: Mapping[str, Split], read_name: Callable[[s
 
 
 class Numbers(NamedTuple):
-    """of: word -> number, and what it stands for. note: a sentence when words were numbered anew, else ""."""
+    """of: word -> number, and what it stands for. note: a sentence when words were renumbered, else ""."""
 
     of: Mapping[str, tuple[int | None, Kind]]
     note: str = ""

@@ -317,7 +317,7 @@ def _finish_replacing(labels_root: Path, label_run: str, dataset: str) -> None:
         pairs = json.loads(record.read_text(encoding="utf-8"))
         new, old = ([(str(split), int(number)) for split, number in pairs[key]] for key in ("new", "old"))
         if not all(_NAME.fullmatch(split) for split, _ in (*new, *old)):
-            raise ValueError("a split that is no plain name")
+            raise ValueError("a split that is not a plain name")
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise DataError(f"damaged record of a compaction ({err})", path=record, fix="delete it") from err
     places = [(pair, label_folder(labels_root, label_run, dataset, pair[0]) / f"part-{pair[1]:05d}.parquet")

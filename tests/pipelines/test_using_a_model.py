@@ -110,9 +110,12 @@ def test_calibrate_needs_people_that_were_not_trained_on(
     shutil.copytree(pocket_run, folder)
     command = ["calibrate", "--run", "mine"]
     refused(command, 2, "does not say which images", capfd=capfd)
+    nowhere = ["search", "--run", "mine", "--gallery", str(tmp_path), "--query", "a.jpg"]  # not calibrated yet
+    refused([*nowhere, "--prior", "1"], 2, "--prior 1 is not between 0 and 1", capfd=capfd)
+    refused([*nowhere, "--false-accepts", "0.5"], 2, "'0.5' is not one of '1e-2'", capfd=capfd)
     assert run([*command, "--data", "own", "--test", "caviar"]) == 0
     out = capfd.readouterr().out
-    assert "fitted on 30 people" in out and "too few pairs to know" in out and "caviar" in out
+    assert "fitted on 30 people" in out and "too few pairs to tell" in out and "caviar" in out
     gallery = str(tmp_path / "gallery")
     assert run(["embed", "--run", "mine", "--images", "own", "--out", gallery]) == 0
     query = next((tmp_path / "data" / "VIPeR2" / "query").iterdir())

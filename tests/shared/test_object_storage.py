@@ -187,7 +187,7 @@ def test_one_writer_at_a_time(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_lease_is_renewed_and_its_loss_is_told(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     path = s3("locks") / "b.lock"
     monkeypatch.setattr(leases, "RENEWED_S", 0.05)
-    with pytest.raises(DgreidError, match="meanwhile"), lease(path, "labelling"):
+    with pytest.raises(DgreidError, match="in the meantime"), lease(path, "labelling"):
         path.put_bytes(b"{}")
         for thread in leases.threading.enumerate():
             if thread.name == "lease":

@@ -71,7 +71,7 @@ async def test_nothing_of_an_exchanged_service_is_written(
     root, manifest = make_dataset(12)
     transport = Exchanged(service(FIRST), service(identity, **settings), after=3)
     async with HttpClient("http://localhost", connections=1, transport=transport) as client:
-        with pytest.raises(ServiceUnfitError, match="another service answers") as stopped:
+        with pytest.raises(ServiceUnfitError, match="not the service that this run was started with") as stopped:
             await annotate_with(client, manifest, root, "toy", tmp_path, "r", ONE_AT_A_TIME)
     assert "->" in stopped.value.what and "localhost" in str(stopped.value)
     rows = read_labels(label_shards(tmp_path))

@@ -185,7 +185,7 @@ async def test_an_answer_of_another_shape_is_asked_for_again_and_named(
     answer = await ground(server, paint())
     assert {row.status for row in answer.parts} == {LabelStatus.OK} and not broken
     broken = [1] * 99
-    with pytest.raises(EngineDownError, match=r"no answer \(|not a JSON object"):
+    with pytest.raises(EngineDownError, match=r"not a chat completion \(|not a JSON object"):
         await ground(server, paint())
     assert "Traceback" not in caplog.text
 

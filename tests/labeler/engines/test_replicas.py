@@ -363,7 +363,7 @@ async def test_a_server_that_answers_with_nonsense_is_left_out_and_another_asked
 
     settings = load_settings(engine="vllm_server", model=MODEL, upstream_url="http://a:1,http://b:1")
     servers = Replicas.from_settings(settings, httpx.MockTransport(ask))
-    with pytest.raises(EngineDownError, match=r"is no answer|not a JSON object") as named:
+    with pytest.raises(EngineDownError, match=r"is not a chat completion|not a JSON object") as named:
         for _ in range(2):
             await servers.ask(PATH, {}, vllm_server.chat_fault)
     assert str(named.value.path) == "a:1" and up(servers) == "b"

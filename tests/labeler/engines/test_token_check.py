@@ -91,7 +91,7 @@ async def test_without_counts_it_is_said_once_and_work_goes_on(stand_in, paint, 
     await engine.close()
     assert all(row.box for row in answer.parts) and answer.prompt_tokens == 0
     assert [record.message for record in caplog.records if "prompt tokens" in record.message] == [
-        "the server reports no prompt tokens: cannot check whether it resizes images"
+        "the server reports no prompt tokens, so it cannot be checked whether it resizes images"
     ]
 
 

@@ -438,7 +438,7 @@ def test_json_min_is_understood(tmp_path: Path) -> None:
             [min_entry(part=[{"points": [[1, 2]], "polygonlabels": ["head"], **SIZE}])],
             "'polygonlabels' is not a rectangle",
         ),
-        ([min_entry(e=[{"x": 1, "y": 1, "radiusX": 2, "radiusY": 3, **SIZE}])], "another shape"),
+        ([min_entry(e=[{"x": 1, "y": 1, "radiusX": 2, "radiusY": 3, **SIZE}])], "a region of an unsupported shape"),
         ([min_entry(lab=[{**RECTANGLE, "labels": ["head"], **SIZE}])], "belong to no rectangle"),
         ([min_entry(rect=[{**RECTANGLE, **SIZE}])], "exactly one part as its label, found none"),
         ([min_entry(part=[{"format": "rle", "rle": [1], "brushlabels": ["head"]}])], "'brushlabels'"),

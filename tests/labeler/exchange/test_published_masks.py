@@ -83,7 +83,7 @@ def test_nothing_in_the_file_is_run(protocol: int, wrap: Any, tmp_path: Path) ->
     [
         ([1, 2], "not a dict of masks"),
         ({}, "not a dict of masks"),
-        ({3: masks_of(*AREAS)}, "a key that is no file name"),
+        ({3: masks_of(*AREAS)}, "a key that is not a file name"),
         ({"a": masks_of(*AREAS)[0]}, r"'a' is float32 \[128\]"),
         ({"a": np.zeros((3, 100))}, r"\[3, 100\], not a float array \[parts, 128\]"),
         ({"a": np.zeros((3, 128), int)}, "not of floats"),
@@ -105,7 +105,7 @@ def test_anything_but_a_dict_of_masks_is_refused(content: Any, told: str, tmp_pa
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x04", pickle.dumps({"a": masks_of(*AREAS)})[:-20]])
 def test_a_damaged_file_is_one_sentence(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "masks.pkl").write_bytes(content)
-    with pytest.raises(DataError, match="no readable pickle"):
+    with pytest.raises(DataError, match="not a readable pickle"):
         read_masks(tmp_path / "masks.pkl")
     with pytest.raises(DataError, match="cannot be read"):
         read_masks(tmp_path / "gone.pkl")
