@@ -1,5 +1,6 @@
 """`datasets` shows what is under DATA_ROOT; `manifest` scans one data set into its manifest."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,7 +52,7 @@ def manifest(dataset: DatasetNames) -> None:
     """Scan a data set's files: hash, decode, read identity and camera from the names."""
     workspace = Workspace.from_environment()
     for name in split_names(dataset, workspace):
-        show_summary(name, list(scan(name, workspace)))
+        show_summary(name, scan(name, workspace))
 
 
 def split_names(text: str, workspace: Workspace) -> list[str]:
@@ -69,23 +70,24 @@ def scan(name: str, workspace: Workspace) -> "ManifestFile":
     return update_manifest(name, workspace.data_root, workspace.manifest(name))
 
 
-def show_summary(name: str, rows: list[ManifestRow]) -> None:
+def show_summary(name: str, rows: Iterable[ManifestRow]) -> None:
     """The data set's table, with the published numbers beside it where there are any, and why they differ."""
     from shared.manifest import summarise
 
     published = EXPECTED.get(name, {})
     columns = ["split", "images", "identities", "cameras", "distractors", "junk", "unreadable"]
     lines = []
-    for line in summarise(rows):
+    found = summarise(rows)
+    for line in found:
         numbers = (line.images, line.identities, line.cameras, line.distractors, line.junk, line.unreadable)
         wanted = published.get(line.split)
         told = [f"{wanted.images:,} of {wanted.identities:,}" if wanted else "none"] if published else []
         lines.append((line.split, *(f"{number:,}" for number in numbers), *told))
     print_table([*columns, *(["published"] if published else [])], lines, title=name)
-    for sentence in differences(name, count_splits(rows)):
+    for sentence in differences(name, {line.split: line.counts for line in found}):
         say(f"not as published: {sentence}")
     unreadable: dict[str, list[str]] = {}
-    for row in rows:
+    for row in rows if any(line.unreadable for line in found) else ():
         if row.status != "ok":
             unreadable.setdefault(row.reason, []).append(row.path)
     for reason, paths in unreadable.items():

@@ -3,9 +3,9 @@
 import hashlib
 import itertools
 import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from shared.datasets import FileRecord, locate, resolve_name, scan_dataset
+from shared.datasets import Counts, FileRecord, count_splits, locate, resolve_name, scan_dataset
 from shared.errors import DataError
 from shared.images import UnreadableImageError, decode, image_id_of, read_file
 from shared.object_storage import THREADS, remote
@@ -102,6 +102,10 @@ class SplitSummary:
     unreadable: int
     duplicates: int  # images whose bytes appeared before in the same split
 
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.images, self.identities, self.cameras, self.distractors, self.junk)
+
 
 def build_manifest(name: str, data_root: Path, out: Path, *, workers: int = WORKERS) -> list[ManifestRow]:
     """`update_manifest`, and all its rows."""
@@ -146,28 +150,25 @@ def update_manifest(name: str, data_root: Path, out: Path, *, workers: int = WOR
     return ManifestFile(out)
 
 
-def summarise(rows: Sequence[ManifestRow]) -> list[SplitSummary]:
-    """One line per split that has images, in the order train, query, gallery, all."""
-    return [_summary(split, [row for row in rows if row.split == split]) for split in SPLITS if _has(rows, split)]
+def summarise(rows: Iterable[ManifestRow]) -> list[SplitSummary]:
+    """One line per split that has images, in the order train, query, gallery, all. The rows are read once."""
+    unreadable: Counter[str] = Counter()
+    seen: defaultdict[str, set[str]] = defaultdict(set)  # image_ids of readable files
 
+    def noted() -> Iterator[ManifestRow]:
+        for row in rows:
+            if row.status == ImageStatus.OK:
+                seen[row.split].add(row.image_id)
+            else:
+                unreadable[row.split] += 1
+            yield row
 
-def _has(rows: Sequence[ManifestRow], split: str) -> bool:
-    return any(row.split == split for row in rows)
-
-
-def _summary(split: str, rows: Sequence[ManifestRow]) -> SplitSummary:
-    readable = [row for row in rows if row.status == ImageStatus.OK]
-    kinds = Counter(row.kind for row in rows)
-    return SplitSummary(
-        split=split,
-        images=len(rows),
-        identities=len({row.identity for row in rows} - {None}),
-        cameras=len({row.camera for row in rows} - {None}),
-        distractors=kinds[Kind.DISTRACTOR],
-        junk=kinds[Kind.JUNK],
-        unreadable=len(rows) - len(readable),
-        duplicates=len(readable) - len({row.image_id for row in readable}),
-    )
+    found = count_splits(noted())
+    return [
+        SplitSummary(split, *counts, unreadable[split], counts.images - unreadable[split] - len(seen[split]))
+        for split in SPLITS
+        if (counts := found.get(split))
+    ]
 
 
 _Rows = dict[tuple[str, int, int], ManifestRow]  # by (path, size, time)
@@ -202,7 +203,8 @@ class _Known:
 
 
 def _row(name: str, root: Path, known: _Rows, record: FileRecord) -> ManifestRow:
-    labels = {name: value for name, value in asdict(record).items() if name != "path"}
+    labels = record._asdict()
+    del labels["path"]
     path = root / record.path
     size, modified = _size_and_time(path)
     if before := known.get((record.path, size, modified)):

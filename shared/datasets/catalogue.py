@@ -186,8 +186,8 @@ def scan_dataset(name: str, data_root: Path) -> Scan:
         raise DataError(
             f"no image of {spec.name} in {expected}; {told or 'the folder holds no files'}", path=root, fix=fix
         )
-    shown = {record.split for record in scanned.files if record.kind == Kind.PERSON}
-    for split in sorted({record.split for record in scanned.files} - shown):
+    found = {(record.split, record.kind == Kind.PERSON) for record in scanned.files}
+    for split in sorted({split for split, _ in found} - {split for split, person in found if person}):
         images = [record.path for record in scanned.files if record.split == split]
         raise DataError(
             f"the {split} split of {spec.name} shows no person: its {len(images):,} images are all distractors or junk "
@@ -275,10 +275,15 @@ def _folders(place: Path) -> list[Path]:
         return [cast(Path, folder) for folder in there.folders() if not folder.name.startswith(".")]
     try:
         with os.scandir(place) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".")]
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
     except OSError:  # not there or not ours to read: the caller says what it looked for
         return []
-    return sorted(place / name for name in names if os.path.isdir(place / name))  # noqa: PTH112  (raises as well)
+    return sorted(place / name for name in names)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """As the listing says it: a file is not asked for its status, for there may be millions."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # noqa: PTH112  (is_dir of a link raises)
 
 
 def _why_closed(folder: Path) -> str:

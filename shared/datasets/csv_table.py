@@ -21,11 +21,10 @@ from shared.datasets.records import (
     NOT_THERE,
     THOUSANDS,
     FileRecord,
+    Files,
     Scan,
     images_in,
     is_safe,
-    number_cameras,
-    number_identities,
     same_spelling,
     whole_numbers,
 )
@@ -93,15 +92,11 @@ def scan(root: Path, table: str, kinds: Mapping[str, Kind], encoding: str | None
     skipped[NOT_LISTED] = list(set(paths) - listed)
     _refuse_exponents({line.identity: line.place for line in lines.values()}, "identity")
     _refuse_exponents({line.camera: line.place for line in lines.values()}, "camera")
-    people = number_identities([line.identity for line in lines.values()], kinds)
-    cameras = number_cameras([line.camera for line in lines.values()])
-    files = []
-    for (path, split), line in lines.items():
-        number, kind = people.of[line.identity]
-        camera, _ = cameras.of[line.camera]
-        names = (people.name(line.identity), cameras.name(line.camera))
-        files.append(FileRecord(path, split, number, camera, kind, *names))
-    return Scan.of(files, skipped, (people.note, cameras.note))
+    files, notes = Files(
+        FileRecord(path, split, None, None, Kind.PERSON, line.identity, line.camera)
+        for (path, split), line in lines.items()
+    ).numbered(kinds)
+    return Scan.of(files, skipped, notes)
 
 
 def _refuse_exponents(place_of: Mapping[str, str], column: str) -> None:

@@ -1,5 +1,6 @@
 """How many images, people and cameras the public sets are published with, and what it means when a copy has others."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -58,18 +59,23 @@ EXPECTED: dict[str, dict[str, Counts]] = {
 
 def count_splits(rows: Iterable[Labelled]) -> dict[str, Counts]:
     """What was found, by split."""
-    by_split: dict[str, list[Labelled]] = {}
+    kinds: defaultdict[str, Counter[Kind]] = defaultdict(Counter)
+    people, cameras = set(), set()
     for row in rows:
-        by_split.setdefault(row.split, []).append(row)
+        kinds[row.split][row.kind] += 1
+        people.add((row.split, row.identity))
+        cameras.add((row.split, row.camera))
+    identities = Counter(split for split, identity in people if identity is not None)
+    labelled = Counter(split for split, camera in cameras if camera is not None)
     return {
         split: Counts(
-            images=len(found),
-            identities=len({row.identity for row in found} - {None}),
-            cameras=len({row.camera for row in found} - {None}),
-            distractors=sum(row.kind == Kind.DISTRACTOR for row in found),
-            junk=sum(row.kind == Kind.JUNK for row in found),
+            images=found.total(),
+            identities=identities[split],
+            cameras=labelled[split],
+            distractors=found[Kind.DISTRACTOR],
+            junk=found[Kind.JUNK],
         )
-        for split, found in by_split.items()
+        for split, found in kinds.items()
     }
 
 

@@ -26,6 +26,7 @@ from shared.datasets.records import (
     NOT_THERE,
     OUT_OF_RANGE,
     FileRecord,
+    Files,
     Labels,
     Scan,
     images_in,
@@ -59,13 +60,13 @@ def scan_market1501(root: Path) -> Scan:
     if asked:
         note = f"{asked:,} query images show identity 0, so it is a person in the gallery too, and no distractor"
         return replace(scanned, notes=(note,))
-    files = [
-        replace(record, identity=None, kind=Kind.DISTRACTOR)
+    files = (
+        record._replace(identity=None, kind=Kind.DISTRACTOR)
         if record.split == "gallery" and record.identity == 0
         else record
         for record in scanned.files
-    ]
-    return replace(scanned, files=tuple(files))
+    )
+    return replace(scanned, files=Files(files))
 
 
 def scan_market1501_zero_based(root: Path) -> Scan:
@@ -76,15 +77,15 @@ def scan_market1501_zero_based(root: Path) -> Scan:
         return OUT_OF_RANGE if labels and (labels.identity or 0) >= _MAX_FROM_ZERO else labels
 
     scanned = scan_folders(root, _MARKET1501, read_name)
-    train = [record.identity for record in scanned.files if record.split == "train" and record.identity is not None]
+    train = (record.identity for record in scanned.files if record.split == "train" and record.identity is not None)
     people = 1 + max(train, default=-1)
-    files = [
-        replace(record, identity=record.identity + 1 + (people if record.split != "train" else 0))
+    files = (
+        record._replace(identity=record.identity + 1 + (people if record.split != "train" else 0))
         if record.identity is not None
         else record
         for record in scanned.files
-    ]
-    return replace(scanned, files=tuple(files))
+    )
+    return replace(scanned, files=Files(files))
 
 
 def _market1501_name(folder: str, name: str) -> Labels | None:
@@ -133,7 +134,7 @@ def scan_msmt17(root: Path) -> Scan:
             else:
                 skipped[NOT_THERE].append(path)
     skipped[NOT_LISTED] = sorted(present - listed)
-    return Scan.of(files, skipped)
+    return Scan.of(Files(files), skipped)
 
 
 def _msmt17_list(path: Path) -> tuple[list[tuple[str, int, int]], Mapping[str, list[str]]]:

@@ -19,10 +19,9 @@ from pathlib import Path
 from shared.datasets.records import (
     FOREIGN_NAME,
     FileRecord,
+    Files,
     Scan,
     images_in,
-    number_cameras,
-    number_identities,
     same_spelling,
 )
 from shared.errors import DataError
@@ -175,27 +174,15 @@ def scan(root: Path, pattern: str, splits: Mapping[str, Split], kinds: Mapping[s
     """
     parsed = parse_pattern(pattern)
     images, skipped = images_in(root, splits)
-    # Columns, and each word once: a data set has millions of files.
-    words: dict[str, str] = {}
-    paths: list[str] = []
-    of_split: list[Split] = []
-    identities: list[str] = []
-    cameras_read: list[str] = []
-    for image in images:
-        fields = parsed.read(image.inside)
-        if isinstance(fields, str):
-            skipped[fields].append(image.path)
-            continue
-        paths.append(image.path)
-        of_split.append(splits[image.folder])
-        for column, field in ((identities, "identity"), (cameras_read, "camera")):
-            word = fields.get(field, "")
-            column.append(words.setdefault(word, word))
-    people, cameras = number_identities(set(identities), kinds), number_cameras(set(cameras_read))
-    files = []
-    for path, split, identity, camera in zip(paths, of_split, identities, cameras_read, strict=True):
-        number, kind = people.of[identity]
-        camera_number, _ = cameras.of[camera]
-        files.append(FileRecord(path, split, number, camera_number, kind, people.name(identity), cameras.name(camera)))
-    del images, paths, of_split, identities, cameras_read
-    return Scan.of(files, skipped, (people.note, cameras.note))
+
+    def records() -> Iterator[FileRecord]:
+        for image in images:
+            fields = parsed.read(image.inside)
+            if isinstance(fields, str):
+                skipped[fields].append(image.path)
+            else:
+                names = (fields["identity"], fields.get("camera", ""))
+                yield FileRecord(image.path, splits[image.folder], None, None, Kind.PERSON, *names)
+
+    files, notes = Files(records()).numbered(kinds)
+    return Scan.of(files, skipped, notes)

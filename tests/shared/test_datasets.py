@@ -18,6 +18,7 @@ from shared.datasets.records import (
     NOT_THERE,
     OUT_OF_RANGE,
     FileRecord,
+    Files,
     number_cameras,
     number_identities,
     walk_files,
@@ -41,6 +42,49 @@ def records(name: str, root: Path) -> list[tuple[str, str, int | str, int | None
 
 def _who(record: FileRecord) -> int | str:
     return str(record.kind) if record.identity is None else record.identity
+
+
+def test_files_are_the_records_sorted_by_path_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.datasets.records._RECORDS_AT_ONCE", 2)
+    given = [
+        FileRecord("b/ä.jpg", "train", 2**63 - 1, 2**31 - 1),
+        FileRecord("b/a\U0001f600.jpg", "query", None, None, Kind.JUNK),
+        FileRecord("a.jpg", "train", -2, 0, Kind.PERSON, "Ann", "door"),
+        FileRecord("a.jpg", "all", -2, None, Kind.PERSON, "Ann"),
+        FileRecord("b/a\uffff.jpg", "query", None, 3, Kind.DISTRACTOR),
+    ]
+    wanted = sorted(given, key=lambda record: (record.path, record.split))
+    for order in (given, given[::-1], wanted):
+        files = Files(order)
+        assert list(files) == list(files) == wanted and len(files) == 5
+        assert all(isinstance(record.kind, Kind) for record in files)
+    assert not Files(()) and list(Files(())) == []
+
+
+def test_words_of_files_become_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.datasets.records._RECORDS_AT_ONCE", 2)
+    said = [
+        ("1.jpg", "bo", "2"),
+        ("2.jpg", "ann", ""),
+        ("3.jpg", "none", "1"),
+        ("4.jpg", "bo", "1"),
+        ("5.jpg", "7", "2"),
+    ]
+    named = Files(FileRecord(path, "all", None, None, Kind.PERSON, who, where) for path, who, where in reversed(said))
+    files, (about_people, about_cameras) = named.numbered({"none": Kind.JUNK})
+    assert [(r.path, r.identity, r.camera, r.kind, r.identity_name, r.camera_name) for r in files] == [
+        ("1.jpg", 3, 2, Kind.PERSON, "bo", None),
+        ("2.jpg", 2, None, Kind.PERSON, "ann", None),
+        ("3.jpg", None, 1, Kind.JUNK, "none", None),
+        ("4.jpg", 3, 1, Kind.PERSON, "bo", None),
+        ("5.jpg", 1, 2, Kind.PERSON, "7", None),
+    ]
+    assert "3 identities were numbered" in about_people and not about_cameras
+
+
+def test_files_are_held_as_columns() -> None:
+    files = Files(FileRecord(f"{n // 10:06d}_c{n % 6}_{n:07d}.jpg", "all", n // 10, n % 6) for n in range(20_000))
+    assert files._table.get_total_buffer_size() < 70 * len(files)  # bytes; a record with its path has over 200
 
 
 def test_market1501_reads_people_distractors_junk_and_counts_the_rest(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_published_numbers_of_cuhk02(pretend) -> None:
         for side in (1, 2)
     }
     root = pretend("cuhk02/Dataset", names)
-    found = scan_dataset("C2", root).files
+    found = list(scan_dataset("C2", root).files)
     assert differences("cuhk02", count_splits(found)) == []
     assert found[0] == FileRecord("P1/cam1/001_1.png", "all", 10_001, 1)
     assert found[-1] == FileRecord("P5/cam2/239_2.png", "all", 50_239, 10)

@@ -1,7 +1,8 @@
-"""The shipped grounder gives the same boxes through the real vLLM and in this process."""
+"""The shipped grounder gives the same boxes through the real vLLM, asked by a Ray cluster too, and in this process."""
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,12 @@ from labeler.annotation.annotate import annotate
 from labeler.engines.local_transformers_model import LocalModel
 from labeler.grounding.prompts import PromptMode
 from labeler.pocket import CHECKPOINT as POCKET_GROUNDER
-from labeler.settings import Settings
+from labeler.settings import Settings, load_settings
 from pipelines.recipes.grounder.scoring import predict_boxes
 from shared.geometry import Box, clipped, iou
-from shared.labels import label_shards, read_labels
+from shared.labels import label_shards, newest_labels, read_labels
 from shared.schemas import LabelStatus
-from tests.vllm.processes import Server, labelling_service, tiny_vllm
+from tests.vllm.processes import SERVED, Server, labelling_service, tiny_vllm
 from tests.vllm.test_real_vllm import OPTIONS
 
 pytestmark = pytest.mark.skipif(
@@ -58,3 +59,20 @@ def test_vllm_and_this_process_give_the_same_boxes(served: Server, crops, mode: 
     assert len(manifest) >= 200 and len(overlaps) > answers // 2
     assert sum(overlaps) / len(overlaps) >= 0.98
     assert same_status / answers >= 0.98
+
+
+def test_actors_of_a_cluster_get_the_rows_of_the_annotator(served: Server, crops, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'dgreid[ray]'")
+    root, manifest = crops
+    chosen = manifest[:: len(manifest) // 20][:20]
+    settings = load_settings(
+        engine="vllm_server", upstream_url=served.url, model=SERVED[FAMILY], ray_min_actors=2, ray_cpus=0.25
+    )
+    tables = []
+    for name, options in (("here", OPTIONS), ("on_ray", replace(OPTIONS, cluster="local"))):
+        summary = annotate(chosen, root, "crops", tmp_path / name, "r", settings=settings, options=options)
+        assert (summary.images, summary.done_now) == (20, 20)
+        assert summary.completion_tokens, "the model was not asked"
+        tables.append(newest_labels(tmp_path / name, "r", "crops").drop_columns("created_at").to_pylist())
+    assert tables[0] == tables[1]
+    assert {row["status"] for row in tables[0]} >= {LabelStatus.OK}
