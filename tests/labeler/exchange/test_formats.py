@@ -204,12 +204,23 @@ def changed(key: str, value: Any) -> Callable[[Any], None]:
         (changed("bbox", {"x": 1}), "valid list"),
         (changed("bbox", [1, 2, -3, 4]), "is -3 wide and 4 high"),
         (changed("bbox", [1, 2, 0, 4]), "is 0 wide"),
-        (changed("iscrowd", 1), "crowd or a mask"),
+        (changed("iscrowd", 1), "'head' is marked with `iscrowd`"),
+        (changed("iscrowd", "1"), "`iscrowd`"),
+        (changed("ignore", 1), "`ignore`"),
+        (changed("attributes", {"outside": True}), "`outside`"),
+        (changed("attributes", {"IsGroupOf": 1}), "`isgroupof`"),
+        (changed("attributes", [{"name": "ignored", "value": True}]), "`ignored`"),
+        (changed("segmentation", [[5, 60, 15, 60, 15, 80]]), "not that of its segmentation"),
+        (
+            changed("segmentation", [[16, 32, 48, 32], [48, 64, 16, 60], [16, 32, 80, 64]]),
+            "not that of its segmentation",
+        ),
+        (lambda c: c["annotations"][0].update(bbox=[16, 32, 48, 64], area=1024.0), "two corners"),
         (changed("bbox_mode", 0), "`bbox_mode` says that the bbox of 'head' is not x, y, width, height"),
         (changed("bbox_mode", "XYXY_ABS"), "`bbox_mode` says"),
-        (changed("deleted", True), "'head' is marked as deleted"),
+        (changed("deleted", True), "`deleted`"),
         (changed("keypoints", [1, 2, 2]), "has keypoints"),
-        (changed("attributes", {"rotation": 30.0}), "the box is rotated"),
+        (changed("attributes", {"rotation": 30.0}), "the box of 'head' is rotated"),
         (changed("attributes", {"rotation": "30"}), "is rotated"),
         (changed("attributes", [{"name": "rotation", "value": 30}]), "is rotated"),
         (changed("attributes", [{"Rotation": 30}]), "is rotated"),
@@ -254,6 +265,30 @@ def test_coco_of_other_tools_is_understood(tmp_path: Path) -> None:
     found = read("coco", content, tmp_path)
     assert in_pixels(found) == [{"legs": (1, 2, 4, 6)}, {"head": (1, 2, 4, 6), "legs": (5.5, 2, 8.5, 6)}, {}]
     assert {image.size for image in found.images} == {(None, None)}
+
+
+def test_coco_says_what_it_does_not_say(tmp_path: Path) -> None:
+    """Of COCO Annotator and LVIS: images that nobody has annotated, parts that are not all there, a second path."""
+    content = coco()
+    content["images"][0] |= {"file_name": "1.png", "path": "/datasets/q/1.png", "annotated": False}
+    content["images"][0]["not_exhaustive_category_ids"] = [2, 99]
+    content["images"] += [
+        {"id": 7, "file_name": "q/3.png", "annotated": False},
+        {"id": 8, "file_name": "q/4.png", "deleted": True},
+    ]
+    found = read("coco", content, tmp_path)
+    assert found.not_annotated == ("image 7 (q/3.png)", "image 8 (q/4.png)")
+    assert [(image.also_named, image.incomplete) for image in found.images] == [
+        (("/datasets/q/1.png",), {"upper_body"}),
+        ((), set()),
+    ]
+
+
+def test_annotations_are_not_blamed_for_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    content = coco()
+    content["images"][0]["width"] = "64"
+    with pytest.raises(DataError, match="nothing was imported, 1 problem:"):
+        read("coco", content, tmp_path)
 
 
 # ---- Label Studio
@@ -404,6 +439,25 @@ def test_of_several_annotations_the_newest_of_one_person_counts(tmp_path: Path) 
     assert image.boxes["head"].width == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ({"last_action": "rejected"}, False),
+        ({"skipped": True}, False),
+        ({"reviews": [{"accepted": False}]}, False),
+        ({"reviews": [{"accepted": False, "created_at": "2"}, {"accepted": True, "created_at": "1"}]}, False),
+        ({"reviews": [{"accepted": False, "created_at": "1"}, {"accepted": True, "created_at": "2"}]}, True),
+        ({"reviews": [{"accepted": False}], "last_action": "updated"}, True),
+        ({"reviews": [{"accepted": True}], "last_action": "accepted"}, True),
+        ({"reviews": [], "last_action": None}, True),
+    ],
+)
+def test_what_a_reviewer_rejected_is_not_annotated(said: dict[str, Any], counts: bool, tmp_path: Path) -> None:
+    (task,) = tasks()[:1]
+    task["annotations"][0] |= said
+    assert bool(read("label-studio", [task], tmp_path).images) == counts
+
+
 def test_the_image_of_a_task_may_have_another_key(tmp_path: Path) -> None:
     for address in ("/data/upload/3/3f2a1b7c-1.PNG", "s3://b/1.jpg?X-Sign=a.b", "/data/local-files/?d=q%2F1.webp"):
         task = {"id": 1, "data": {"photo": address, "note": "a man"}, "annotations": [{"id": 1, "result": []}]}
@@ -511,6 +565,7 @@ def detection(**more: Any) -> dict[str, Any]:
         ([detection(bounding_box=[16, 32, 32, 32])], "larger than the image: are these pixels"),
         ([detection(bounding_box=[0.5, 0.5, -0.1, 0.1])], "is -0.1 wide"),
         ([detection(rotation=0.4)], "is rotated"),
+        ([detection(iscrowd=1)], "`iscrowd`"),
         ([detection(angle=0.4)], "is rotated"),
         ([detection(attributes={"rotation": {"_cls": "NumericAttribute", "value": 3}})], "is rotated"),
         ([detection(), detection()], "two boxes of 'head'"),
@@ -521,6 +576,9 @@ def test_fiftyone_values_that_are_no_boxes_are_named(value: Any, told: str, tmp_
     content = samples()
     content["samples"][1]["parts"] = {"_cls": "Detections", "detections": value} if isinstance(value, list) else value
     with pytest.raises(DataError, match=rf"sample 2 \(q/2.png\): .*{told}"):
+        read("fiftyone", content, tmp_path)
+    content["samples"][1]["_media_type"] = "video"
+    with pytest.raises(DataError, match="it is a video, not an image"):
         read("fiftyone", content, tmp_path)
     content["samples"].append({"parts": None})
     with pytest.raises(DataError, match="`filepath`: field required"):
