@@ -91,12 +91,22 @@ def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
     upright: apply the EXIF orientation.
     """
     transparent = _transparent_in_8_bits(image)
+    _check_all_rows(image)
     image.load()
     _check_colours(image)
     if transparent is not None:
         image.info["transparency"] = transparent
     plain = _to_8_bits(image)
     return _without_alpha(ImageOps.exif_transpose(plain) if upright else plain)
+
+
+def _check_all_rows(image: Image.Image) -> None:
+    """Refuses a file that does not say where all of its pixels are; Pillow would leave the others black."""
+    told = [tile.extents for tile in getattr(image, "tile", ()) if tile.extents]
+    reached = (max((x for _, _, x, _ in told), default=0), max((y for _, _, _, y in told), default=0))
+    # sorted: of a TIFF that lies on its side the size is the upright one, its tiles are not
+    if told and any(far < side for far, side in zip(sorted(reached), sorted(image.size), strict=True)):
+        raise UnreadableImageError("pixels are missing at its end")
 
 
 def _check_colours(image: Image.Image) -> None:

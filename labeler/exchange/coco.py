@@ -83,7 +83,8 @@ class _Annotation(Entry):
 def from_coco(content: Any, problems: Problems) -> ImportedLabels:
     """The boxes of all listed images; an annotation that is not an upright box becomes a problem.
 
-    A polygon counts with the bbox beside it, from which it must not differ. A width or height of 0 means, like null,
+    A polygon counts with the bbox beside it, from which it must not differ; of a mask in run lengths only the bbox is
+    read. A width or height of 0 means, like null,
     that the size is unknown (Datumaro writes it so). Images that COCO Annotator calls deleted, or not annotated, count
     as not annotated when they have no box.
     """
@@ -152,9 +153,8 @@ def _add(
 def _agrees(box: Box, annotation: _Annotation) -> bool:
     """Whether a box is what the polygons beside it span; where there is none, not two corners by its area."""
     polygons = annotation.segmentation if isinstance(annotation.segmentation, list) else []
-    numbers = [
-        [value for polygon in polygons if isinstance(polygon, list) for value in polygon[first::2]] for first in (0, 1)
-    ]
+    polygons = [one for one in polygons if isinstance(one, list) and len(one) >= 6]  # 4 numbers are a bbox
+    numbers = [[value for polygon in polygons for value in polygon[first::2]] for first in (0, 1)]
     if all(numbers) and all(map(_is_length, (*numbers[0], *numbers[1]))):
         spanned = Box(min(numbers[0]), min(numbers[1]), max(numbers[0]), max(numbers[1]))
         allowed = (max(SLACK_PX, SLACK * box.width), max(SLACK_PX, SLACK * box.height)) * 2

@@ -6,6 +6,7 @@ The labelling interface needs `<Image name="image" value="$image"/>` and
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
@@ -84,7 +85,7 @@ class _Annotation(Entry):
             return False
         if not self.reviews or self.last_action not in (None, "deleted_review"):
             return True
-        return max(self.reviews, key=lambda review: review.created_at or "").accepted is not False
+        return max(self.reviews, key=lambda review: _moment(review.created_at)).accepted is not False
 
 
 def from_label_studio(content: Any, problems: Problems) -> ImportedLabels:
@@ -121,9 +122,8 @@ def _with_annotations(content: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         if not {"annotation_id", "annotator"} & entry.keys():
             tasks[place] = dict(entry)
             continue
-        lists = [value for value in entry.values() if isinstance(value, list)]
         annotation = {
-            "result": [_region_of_min(value) for found in lists for value in found if isinstance(value, dict)],
+            "result": [region for value in entry.values() for region in _regions_of_min(value)],
             "id": entry.get("annotation_id"),
             "completed_by": entry.get("annotator"),
             "updated_at": entry.get("updated_at"),
@@ -132,6 +132,15 @@ def _with_annotations(content: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         task = tasks.setdefault(key, {"id": entry.get("id"), "data": dict(entry), "annotations": []})
         task["annotations"].append(annotation)
     return list(tasks.values())
+
+
+def _regions_of_min(value: Any) -> list[dict[str, Any]]:
+    """The regions of one value of an entry: a list of them, one alone, or, from a table, JSON in a text."""
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "{")):
+        return [{"type": "a text of JSON", "value": {}}]
+    if isinstance(value, dict):
+        value = [value] if "x" in value else []
+    return [_region_of_min(one) for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _region_of_min(value: dict[str, Any]) -> dict[str, Any]:
@@ -188,11 +197,20 @@ def _submitted(task: Mapping[str, Any]) -> _Annotation | None:
     everyone = [one for one in map(_Annotation.model_validate, found) if one.counts]
     submitted = [one for one in everyone if one.ground_truth] or everyone
     newest: dict[str, _Annotation] = {}  # by annotator
-    for one in sorted(submitted, key=lambda one: (one.updated_at or "", one.id if isinstance(one.id, int) else 0)):
+    for one in sorted(submitted, key=lambda one: (_moment(one.updated_at), one.id if isinstance(one.id, int) else 0)):
         newest[repr(one.completed_by)] = one
     if len(newest) > 1 and not _agree([_boxes(one.result)[0] for one in newest.values()]):
         raise NotUnderstoodError(f"the annotations of {len(newest)} annotators differ; mark one as ground truth")
     return next(reversed(newest.values()), None)
+
+
+def _moment(text: str | None) -> datetime:
+    """A time of any zone, UTC where it says none; the earliest where it is no time."""
+    try:
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _agree(annotations: Sequence[Mapping[str, Box]]) -> bool:

@@ -178,7 +178,7 @@ def png_of(depth: int, colour_type: int, row: bytes, width: int, transparent: by
 
 
 def tiff_of_planes(bits: int, samples: np.ndarray) -> bytes:
-    """An uncompressed RGB TIFF of 2 x 4 pixels in three planes, which Pillow cannot write."""
+    """An uncompressed RGB TIFF of 4 x 2 pixels in three planes, which Pillow cannot write."""
     data = samples.tobytes()
     strip = len(data) // 3
     long_values = {273: [0, strip, 2 * strip], 279: [strip] * 3}  # StripOffsets, StripByteCounts
@@ -218,6 +218,12 @@ def test_hidden_colours_of_any_depth_do_not_come_back(content: bytes, grey: list
     [
         (tiff_of_planes(16, np.arange(24, dtype="<u2") * 2000), "planes of more than 8 bits"),
         (png_of(8, 3, b"\0\1", 2, b"\xff"), "a palette of no colours"),
+        (
+            saved(Image.fromarray(RAMP), "TIFF").replace(
+                struct.pack("<HHII", 257, 4, 1, 16), struct.pack("<HHII", 257, 4, 1, 32)
+            ),
+            "pixels are missing at its end",
+        ),
     ],
 )
 def test_what_pillow_shows_in_wrong_colours_is_unreadable(content: bytes, reason: str) -> None:

@@ -212,7 +212,7 @@ def changed(key: str, value: Any) -> Callable[[Any], None]:
         (changed("attributes", [{"name": "ignored", "value": True}]), "`ignored`"),
         (changed("segmentation", [[5, 60, 15, 60, 15, 80]]), "not that of its segmentation"),
         (
-            changed("segmentation", [[16, 32, 48, 32], [48, 64, 16, 60], [16, 32, 80, 64]]),
+            changed("segmentation", [[16, 32, 48, 32, 48, 64], [16, 32, 80, 64, 16, 64]]),
             "not that of its segmentation",
         ),
         (lambda c: c["annotations"][0].update(bbox=[16, 32, 48, 64], area=1024.0), "two corners"),
@@ -259,7 +259,14 @@ def test_coco_of_other_tools_is_understood(tmp_path: Path) -> None:
     ]
     content["annotations"] = [
         {"image_id": 5, "category_id": 0, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 4, 2, 4, 6]], "keypoints": []},
-        {"image_id": 6, "category_id": 1, "bbox": [1, 2, 3, 4], "attributes": {"rotation": 0.0, "occluded": False}},
+        # the bbox again as a polygon of two corners, which it is not
+        {
+            "image_id": 6,
+            "category_id": 1,
+            "bbox": [1, 2, 3, 4],
+            "segmentation": [[1, 2, 3, 4]],
+            "attributes": {"rotation": 0.0, "occluded": False},
+        },
         {"image_id": 6, "category_id": 0, "bbox": [5.5, 2, 3, 4], "iscrowd": False, "ignore": 0, "bbox_mode": 1},
     ]
     found = read("coco", content, tmp_path)
@@ -428,6 +435,9 @@ def test_of_several_annotations_the_newest_of_one_person_counts(tmp_path: Path) 
     ]
     (image,) = read("label-studio", [task], tmp_path).images
     assert image.boxes["head"].width == pytest.approx(0.6)
+    task["annotations"][1]["updated_at"] = "2026-02-01T01:00:00+02:00"  # an hour earlier
+    (image,) = read("label-studio", [task], tmp_path).images
+    assert image.boxes["head"].width == pytest.approx(0.5)
     task["annotations"][0]["completed_by"] = 2
     with pytest.raises(DataError, match=r"task 7 .*the annotations of 2 annotators differ; mark one"):
         read("label-studio", [task], tmp_path)
@@ -445,8 +455,33 @@ def test_of_several_annotations_the_newest_of_one_person_counts(tmp_path: Path) 
         ({"last_action": "rejected"}, False),
         ({"skipped": True}, False),
         ({"reviews": [{"accepted": False}]}, False),
-        ({"reviews": [{"accepted": False, "created_at": "2"}, {"accepted": True, "created_at": "1"}]}, False),
-        ({"reviews": [{"accepted": False, "created_at": "1"}, {"accepted": True, "created_at": "2"}]}, True),
+        (
+            {
+                "reviews": [
+                    {"accepted": False, "created_at": "2026-05-02"},
+                    {"accepted": True, "created_at": "2026-05-01"},
+                ]
+            },
+            False,
+        ),
+        (
+            {
+                "reviews": [
+                    {"accepted": False, "created_at": "2026-05-01"},
+                    {"accepted": True, "created_at": "2026-05-02"},
+                ]
+            },
+            True,
+        ),
+        (
+            {
+                "reviews": [
+                    {"accepted": False, "created_at": "2026-05-02T09:30:00Z"},
+                    {"accepted": True, "created_at": "2026-05-02T10:00:00+02:00"},
+                ]
+            },
+            False,
+        ),
         ({"reviews": [{"accepted": False}], "last_action": "updated"}, True),
         ({"reviews": [{"accepted": True}], "last_action": "accepted"}, True),
         ({"reviews": [], "last_action": None}, True),
@@ -483,6 +518,8 @@ def test_json_min_is_understood(tmp_path: Path) -> None:
     found = read("label-studio", entries, tmp_path)
     assert in_pixels(found) == [{"head": (16, 32, 48, 64), "legs": (16, 32, 48, 96)}, {}]
     assert found.images[0].size == (64, 128) and found.images[0].entry == "task 1"
+    alone = read("label-studio", [min_entry(part=head, words={"choices": ["a", "b"]})], tmp_path)
+    assert in_pixels(alone) == [{"head": (16, 32, 48, 64)}]
 
 
 @pytest.mark.parametrize(
@@ -495,6 +532,8 @@ def test_json_min_is_understood(tmp_path: Path) -> None:
         ([min_entry(e=[{"x": 1, "y": 1, "radiusX": 2, "radiusY": 3, **SIZE}])], "a region of an unsupported shape"),
         ([min_entry(lab=[{**RECTANGLE, "labels": ["head"], **SIZE}])], "belong to no rectangle"),
         ([min_entry(rect=[{**RECTANGLE, **SIZE}])], "exactly one part as its label, found none"),
+        ([min_entry(part=json.dumps([{**RECTANGLE, "rectanglelabels": ["head"]}]))], "'a text of JSON' is not a rect"),
+        ([min_entry(part={**RECTANGLE, "polygonlabels": ["head"]})], "'polygonlabels' is not a rectangle"),
         ([min_entry(part=[{"format": "rle", "rle": [1], "brushlabels": ["head"]}])], "'brushlabels'"),
         (
             [
