@@ -199,6 +199,8 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail("interrupted; the same command continues where it stopped", 130)
     except OSError as err:
         return _fail(f"{err.strerror or err} [{err.filename}]\n  fix: check that the place exists and may be used", 1)
+    except ModuleNotFoundError as err:
+        return _fail(f"the package {err.name} is not installed\n  fix: pip install '{NAME}[all]'", 1)
     except Exception as err:
         if os.environ.get("DGREID_DEBUG"):
             raise

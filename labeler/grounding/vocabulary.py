@@ -57,15 +57,16 @@ def plain(name: str) -> str:
 
 def any_of(names: Iterable[str]) -> str:
     """A regular expression for one of the plain names as a whole word, longer ones first, in any of their spellings."""
-    return rf"\b({_spellings(names)})\b"
+    return rf"\b({_spellings(tuple(names))})\b"
 
 
 def any_of_numbered(names: Iterable[str]) -> str:
     """`any_of` with a number behind the name that belongs to a key or a label: `head_2:`, `"head 2"`."""
-    return rf"\b({_spellings(names)})[\s_#-]{{0,2}}(\d{{1,2}})(?:[\"'\u2019\u201d]|\s?[:=])"
+    return rf"\b({_spellings(tuple(names))})[\s_#-]{{0,2}}(\d{{1,2}})(?:[\"'\u2019\u201d]|\s?[:=])"
 
 
-def _spellings(names: Iterable[str]) -> str:
+@lru_cache(maxsize=64)
+def _spellings(names: tuple[str, ...]) -> str:
     longest_first = sorted(names, key=len, reverse=True)
     return "|".join(re.escape(name).replace(r"\ ", r"[\s_-]+") for name in longest_first)
 

@@ -13,46 +13,17 @@ from torch import Tensor
 from reid.data.training_set import TrainingSet
 from reid.inference.devices import mean_over_processes, share_of
 from reid.inference.embed import bank_features, identity_means
-from reid.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from reid.model.checkpoint import load_tensors, save_tensors
 from reid.model.muva import Muva
 from reid.training.curves import Curves, Watch, require_finite
 from reid.training.job import Job, describe_training
 from reid.training.optimizer import prompt_optimizer, set_learning_rate, stage1_lr
+from reid.training.prompt_state import PromptState, SparingWrites, remove_prompt_state
 from reid.training.snapshots import require_same
 from reid.training.steps import PromptStep
-from shared.files import remove_file
 from shared.progress import Progress
 
 PROMPTS = "prompts.safetensors"
-SMALL_BYTES = 64 * 2**20  # a state of this size is written after every epoch
-WRITING_SHARE = 0.05  # of the time that writing larger ones may take
-
-
-class SparingWrites:
-    """When to write a state: a small one every time, a large one so that writing takes at most a share of the time.
-
-    Use it as a context manager around a write. size_bytes: of the state.
-    """
-
-    def __init__(self, size_bytes: int) -> None:
-        self._small = size_bytes <= SMALL_BYTES
-        self._took, self._ended, self._began = 0.0, time.monotonic(), 0.0
-
-    @property
-    def leaves_out(self) -> bool:
-        """Whether there are epochs after which nothing is written."""
-        return not self._small
-
-    def is_due(self, last: bool) -> bool:
-        """last: there is no later occasion."""
-        return self._small or last or time.monotonic() - self._ended >= self._took / WRITING_SHARE
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._ended = time.monotonic()
-        self._took = self._ended - self._began
 
 
 class Ending:
@@ -94,16 +65,16 @@ def learn_prompts(model: Muva, job: Job) -> Path:
     SIGTERM, once an epoch whose state would not have been written is done and written.
     """
     folder = job.folder / "stage1"
-    path, latest = folder / PROMPTS, folder / "latest.pt"
+    path = folder / PROMPTS
     learned = path.is_file()
     job.fabric.barrier()  # all have looked before the first one writes it
     if not learned:
-        _train(model, job, folder, latest)
+        _train(model, job, folder)
         if job.fabric.is_global_zero:
             save_prompts(model, path, job.data)
     job.fabric.barrier()
     if job.fabric.is_global_zero:
-        remove_file(latest)
+        remove_prompt_state(folder)
     return path
 
 
@@ -129,10 +100,10 @@ def load_prompts(model: Muva, path: Path, identities_sha256: str) -> str:
 
 def tensor_sha256(tensor: Tensor) -> str:
     """Hexadecimal SHA-256 of a CPU tensor's values."""
-    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(tensor.contiguous().numpy().data).hexdigest()
 
 
-def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
+def _train(model: Muva, job: Job, folder: Path) -> None:
     config, fabric, data = job.config.stage1, job.fabric, job.data
     first = fabric.is_global_zero
     with Progress("stage 1 image features", len(data), shown=first) as progress:
@@ -150,15 +121,10 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
     describe_training(model, "stage 1")
     step = PromptStep(model, identity_means(features, job.labels, len(data.identities)))
     module, fabric_optimizer = fabric.setup(step, optimizer)
-    history: list[dict[str, float]] = []
-    if latest.is_file():
-        state, meta = load_checkpoint(latest)
-        require_same(meta, {"training_set_sha256": data.sha256}, latest)
-        model.prompts.load_state_dict(state["prompts"])
-        optimizer.load_state_dict(state["optimizer"])
-        history = meta["history"]
+    state = PromptState(folder, model.prompts.contexts, optimizer, fabric, {"training_set_sha256": data.sha256})
+    history = state.restore()
     curves, batches = Curves(folder, history, written=first, trackers=job.trackers), job.batches(config)
-    digest, writes = data.sha256, SparingWrites(3 * model.prompts.contexts.nbytes)  # with two moments of Adam
+    writes = SparingWrites(state.size_bytes)
     shown = Progress("stage 1 prompts", config.epochs - len(history), unit="epochs", shown=first)
     with shown as progress, Ending(writes.leaves_out) as ending:
         for epoch in range(len(history) + 1, config.epochs + 1):
@@ -186,9 +152,8 @@ def _train(model: Muva, job: Job, folder: Path, latest: Path) -> None:
             curves.add({**row, "seconds": time.monotonic() - started})
             ends = ending.is_near(fabric.device)
             if first and writes.is_due(ends or epoch == config.epochs):
-                state = {"prompts": model.prompts.state_dict(), "optimizer": optimizer.state_dict()}
                 with writes:
-                    save_checkpoint(latest, state, {"training_set_sha256": digest, "history": curves.history})
+                    state.save(curves.history)
             progress.advance(note=f"loss {row['loss']:.3f}")
             if ends:
                 raise KeyboardInterrupt

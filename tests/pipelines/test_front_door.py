@@ -57,6 +57,16 @@ def test_arguments_are_checked_before_anything_heavy_is_imported(workspace: Work
     assert not imported_by(*arguments) & set(HEAVY)
 
 
+@pytest.mark.parametrize(("package", "command"), [("httpx", ["label", "3dpes"]), ("torch", ["doctor"])])
+def test_a_package_that_is_not_installed_is_named(package: str, command: list[str]) -> None:
+    script = (
+        f"import sys\nsys.modules[{package!r}] = None\nfrom pipelines.__main__ import run\nsys.exit(run({command!r}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert f"the package {package} is not installed\n  fix: pip install 'dgreid[all]'" in ended.stderr
+
+
 def test_bare_dgreid_prints_help(capfd: pytest.CaptureFixture[str]) -> None:
     assert run([]) == 0
     said = capfd.readouterr().out

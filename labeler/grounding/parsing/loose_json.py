@@ -14,6 +14,7 @@ MAX_DEPTH = 40  # brackets inside one another; a box answer has under 8
 JSON5_LIMIT = 2_000  # characters; its parser needs a millisecond for ten
 _BRACKET = re.compile(r"[\[\]{}]")
 _ANY_BRACKET = re.compile(r"[\[\]{}()]")
+_COMMENT = re.compile(r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|(#[^\n]*|//[^\n]*|/\*.*?(?:\*/|\Z))", re.DOTALL)
 _OPENED_BY = {"]": "[", "}": "{"}
 _WIDE = str.maketrans("：，、；［］｛｝（）", ":,,;[]{}()")
 _QUOTES = str.maketrans(dict.fromkeys("“”„‟«»＂「」『』`", '"') | dict.fromkeys("‘’‚‛＇", "'"))
@@ -54,6 +55,13 @@ def read_loose(text: str) -> Any:
             except NoValueError:
                 continue
     raise NoValueError
+
+
+def comments(text: str) -> list[str]:
+    """The comments in a value that is no JSON, of Python or JSON5."""
+    if "#" not in text and "//" not in text and "/*" not in text:
+        return []
+    return [one.strip("#/* \t\r\n") for one in _COMMENT.findall(text) if one]
 
 
 def ascii_brackets(text: str) -> str:

@@ -15,6 +15,7 @@ from labeler.grounding.vocabulary import Vocabulary, plain
 from shared.geometry import Box
 from shared.schemas import LabelStatus
 
+_LONGEST_LABEL = 400  # characters
 _BRACKETS = re.compile(r"\[\[(\d{1,4}),(\d{1,4}),(\d{1,4}),(\d{1,4})\]\]")
 
 
@@ -25,6 +26,7 @@ class Asked:
     parts: tuple[str, ...]
     vocabulary: Vocabulary
     number: Callable[[str | float], float]
+    size: tuple[float, float] | None = None  # width and height that coordinates are measured in
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -38,7 +40,15 @@ class Asked:
         """The part that a label names, None for anything else. Parts that were not asked for are told too."""
         if (part := self.all_names.get(plain(label))) is not None:
             return part
-        return wording.named_part(label, self.all_names, sentence=sentence) if len(label) <= 400 else None
+        known = self._named
+        if (label, sentence) not in known:
+            long = len(label) > _LONGEST_LABEL
+            known[label, sentence] = None if long else wording.named_part(label, self.all_names, sentence=sentence)
+        return known[label, sentence]
+
+    @cached_property
+    def _named(self) -> dict[tuple[str, bool], str | None]:
+        return {}
 
     def simple_brackets(self, text: str) -> dict[str, Parsed] | None:
         """The outcome of `[[x0,y0,x1,y1]]` about one part; None for any other form."""

@@ -22,7 +22,7 @@ BOX_KEYS = frozenset(
     ).split()
 )
 LABEL_KEYS = frozenset(
-    "label labels part bodypart name object category class classname description type title target ref".split()
+    "label labels part bodypart name object category class classname description type title target ref caption".split()
 )
 _LABEL_ENDINGS = ("label", "class", "category", "part")  # `sub_label`: it says more about the same box
 VISIBLE_KEYS = frozenset(("visible", "isvisible", "present", "ispresent", "found", "detected", "exists"))

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from labeler.grounding.parsing import wording
-from labeler.grounding.parsing.claims import NOT_THERE, UNREADABLE, Claims
-from labeler.grounding.parsing.loose_json import NoValueError, Pairs, blocks, read_json, read_loose
+from labeler.grounding.parsing.claims import NOT_THERE, UNREADABLE, Claims, Said
+from labeler.grounding.parsing.doubts import Doubts, holds_box
+from labeler.grounding.parsing.loose_json import NoValueError, Pairs, blocks, comments, read_json, read_loose
 from labeler.grounding.parsing.numbers import MARKUP, ONE_NUMBER, TAKEN_OUT, bare_label, without
 from labeler.grounding.parsing.question import Asked
 from labeler.grounding.parsing.said import (
@@ -25,6 +26,7 @@ from shared.geometry import Box
 from shared.schemas import LabelStatus
 
 _TRIED_BLOCKS = 64  # places in a text where a value is looked for
+_MOST_NAMED = 40  # members that name a part, in one object; all parts that can be asked for, twice
 _WRAPPERS = BOX_KEYS | frozenset(
     (
         "objects result results answer answers detections detection output outputs data annotations "
@@ -49,6 +51,8 @@ class Values:
 
     def __init__(self, asked: Asked, claims: Claims) -> None:
         self.asked, self.claims = asked, claims
+        self.doubts = Doubts(asked)
+        self.doubtful = False  # whether a value without a box says something that is not known to be harmless
 
     def take(self, text: str) -> str:
         """Read the values in a text; the text that is left, as long as before."""
@@ -70,31 +74,53 @@ class Values:
         for start, end, value in values:
             if alone or not is_bare(value) or value == []:
                 self.claims.new_source()
-                self._collect(value, neutral=alone or (neutral and value != []), depth=NESTING)
+                doubt = any(map(self.doubts.of_text, comments(text[start:end])))
+                self._collect(value, neutral=alone or (neutral and value != []), depth=NESTING, doubt=doubt)
                 taken.append((start, end))
+                self.doubtful |= not holds_box(value) and self.doubts.beside([value])
         return without(text, taken)
 
-    def _collect(self, value: Any, *, neutral: bool, depth: int) -> None:
-        """Take the entries of a value. `neutral`: nothing around it says that it is about something else."""
+    def _claim(self, part: str, said: Said | None, doubt: bool) -> None:
+        if doubt and said and said.box:
+            said = said._replace(doubtful=True)
+        self.claims.add(part, said)
+
+    def _collect(self, value: Any, *, neutral: bool, depth: int, doubt: bool = False) -> None:
+        """Take the entries of a value.
+
+        neutral: nothing around it says that it is about something else.
+        doubt: words around it may say so.
+        """
         if not depth:
             return
         if isinstance(value, Pairs):
-            self._collect_object(value, neutral, depth)
+            self._collect_object(value, neutral, depth, doubt)
         elif isinstance(value, list):
-            self._collect_list(value, neutral, depth)
+            self._collect_list(value, neutral, depth, doubt)
 
-    def _collect_object(self, data: Pairs, neutral: bool, depth: int) -> None:
+    def _collect_object(self, data: Pairs, neutral: bool, depth: int, doubt: bool) -> None:
         unseen = unseen_in(self.asked, data)
-        named = [(part, value) for key, value in data if (part := self.asked.part_of(key)) and not _is_remark(value)]
+        around, doubt = doubt, doubt or self.doubts.beside(data)
+        named = [
+            (part, value, key) for key, value in data if (part := self.asked.part_of(key)) and not _is_remark(value)
+        ]
+        if len(named) > _MOST_NAMED:
+            self.claims.doubt = True
+            return
         if named:
             self.claims.new_source()
         for part in unseen:
             self.claims.add(part, NOT_THERE)
         if named:
-            for part, value in named:
+            doubt = doubt or any(
+                isinstance(value, list) and holds_box(value) and not self.asked.part_of(key) and self.doubts.of_key(key)
+                for key, value in data
+            )
+            for part, value, name in named:
                 said = said_of(self.asked, value, part)
-                if said == NOT_THERE and any(
-                    box and (bare_key(key) in BOX_KEYS or self._may_be_of(key, box, part)) for key, box in data
+                if said == NOT_THERE and (
+                    around
+                    or any(box and (bare_key(key) in BOX_KEYS or self._may_be_of(key, box, part)) for key, box in data)
                 ):
                     said = UNREADABLE
                 if (
@@ -106,36 +132,49 @@ class Values:
                     )
                 ):
                     said = UNREADABLE
-                if said:
-                    self.claims.add(part, said)
+                self._claim(
+                    part,
+                    said,
+                    doubt
+                    or self.doubts.of_key(name)
+                    or any(self.doubts.within(one, part) for other, one, _ in named if other == part),
+                )
             for key, value in data:
                 if isinstance(value, list | Pairs) and not self.asked.part_of(key):
-                    self._collect(value, neutral=False, depth=depth - 1)
+                    self._collect(value, neutral=False, depth=depth - 1, doubt=doubt or self._is_elsewhere(key))
             return
         labels = labels_of(data)
         if labels:
             if part := labelled(self.asked, labels):
-                if said := said_of(self.asked, data, part):
-                    self.claims.add(part, said)
+                self._claim(part, said_of(self.asked, data, part), around or self.doubts.within(data, part))
             else:
                 for key, value in data:
                     if bare_key(key) not in BOX_KEYS:
-                        self._collect(value, neutral=False, depth=depth - 1)
+                        self._collect(value, neutral=False, depth=depth - 1, doubt=doubt or self._is_elsewhere(key))
             return
-        if self._collect_parallel(data):
+        if self._collect_parallel(data, doubt):
             return
         neutral = neutral and not _is_described(data)
         if len(self.asked.parts) == 1 and neutral and _has_box(data):
             said = said_of(self.asked, data, self.asked.parts[0])
             if said and said.status != LabelStatus.UNPARSEABLE:
-                self.claims.add(self.asked.parts[0], said)
+                self._claim(self.asked.parts[0], said, around or self.doubts.within(data, self.asked.parts[0]))
                 return
             data = Pairs((key, value) for key, value in data if not is_bare(value))  # what a member denied
         if self._are_people(value for _, value in data) or any(_is_no_answer(key, value) for key, value in data):
             self.claims.doubt = True
             return
         for key, value in data:
-            self._collect(value, neutral=neutral and bare_key(key) in _WRAPPERS, depth=depth - 1)
+            self._collect(
+                value,
+                neutral=neutral and bare_key(key) in _WRAPPERS,
+                depth=depth - 1,
+                doubt=doubt or self._is_elsewhere(key),
+            )
+
+    def _is_elsewhere(self, key: str) -> bool:
+        """`"previous_frame": {...}`"""
+        return self.doubts.of_key(key, holds_parts=True)
 
     def _are_people(self, entries: Iterable[Any]) -> bool:
         """Whether several entries each hold parts, and one of them more than one: sets of parts, of one person each."""
@@ -155,7 +194,7 @@ class Values:
         """`"head_corrected": [1, 2, 3, 4]`"""
         return self._may_be_of(key, value, part) and (other := self.asked.box(value)) is not None and other != box
 
-    def _collect_parallel(self, data: Pairs) -> bool:
+    def _collect_parallel(self, data: Pairs, doubt: bool) -> bool:
         """Names and boxes in two lists of one length: `{"labels": [...], "boxes": [...]}`."""
         lists = [(key, _only_labels(value)) for key, value in data if isinstance(value, list) and value]
         labels = [
@@ -168,13 +207,14 @@ class Values:
         if len(labels) != 1 or len(boxes) != 1:
             return False
         if len(labels[0]) == len(boxes[0]):
+            doubt = doubt or any(self.doubts.of_key(key) for key, _ in data)
             for label, value in zip(labels[0], boxes[0], strict=True):
                 part = self.asked.part_of(label)
                 if part and (said := said_of(self.asked, value, part)):
-                    self.claims.add(part, said)
+                    self._claim(part, said, doubt or self.doubts.of_text(label, part))
         return True
 
-    def _collect_list(self, data: list[Any], neutral: bool, depth: int) -> None:
+    def _collect_list(self, data: list[Any], neutral: bool, depth: int, doubt: bool) -> None:
         parts = self.asked.parts
         if not data or data == [[]]:
             self.claims.empty |= neutral
@@ -183,23 +223,27 @@ class Values:
                 return
             if len(parts) == 1:
                 if said := said_of(self.asked, data, parts[0]):
-                    self.claims.add(parts[0], said)
+                    self._claim(parts[0], said, doubt)
             elif len(data) == 1:
-                self._collect(data[0], neutral=neutral, depth=depth - 1)
+                self._collect(data[0], neutral=neutral, depth=depth - 1, doubt=doubt)
             elif len(data) == len(parts) and _all(data, list):  # in the order of the question
                 for part, value in zip(parts, data, strict=True):
                     said = said_of(self.asked, value, part) or UNREADABLE
                     self.claims.add(part, said._replace(doubtful=True))
         elif self._are_people(data):
             self.claims.doubt = True
-        elif not self._collect_row(data):
+        elif not self._collect_row(data, doubt):
+            doubt = doubt or self.doubts.beside(data)
             for item in data:
                 if isinstance(item, Pairs | list) and item:
                     self._collect(
-                        item, neutral=neutral and not (isinstance(item, list) and len(data) > 1), depth=depth - 1
+                        item,
+                        neutral=neutral and not (isinstance(item, list) and len(data) > 1),
+                        depth=depth - 1,
+                        doubt=doubt,
                     )
 
-    def _collect_row(self, data: list[Any]) -> bool:
+    def _collect_row(self, data: list[Any], doubt: bool) -> bool:
         """One entry as a list of a name and a box or its four numbers, in either order."""
         names = [
             item
@@ -215,7 +259,7 @@ class Values:
             return False
         part = self.asked.part_of(names[0])
         if part and (said := said_of(self.asked, rest[0] if len(rest) == 1 else rest, part)):
-            self.claims.add(part, said)
+            self._claim(part, said, doubt or self.doubts.within(data, part))
         return True
 
 

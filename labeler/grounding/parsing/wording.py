@@ -4,7 +4,7 @@ All lists are closed: a word that is not in them makes the text mean something e
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from labeler.grounding.vocabulary import any_of, any_of_numbered, places, plain
 
@@ -21,9 +21,9 @@ _LEAD = (
 _TAIL = _PEOPLE | _ARTICLES | _BOX_WORDS | frozenset("of in image picture photo".split())
 _SENTENCE = frozenset(
     (
-        "here is are was at and then also it has have sure okay ok found located positioned visible seen "
-        "detected answer result results final json python image picture photo in as follows whatever i can "
-        "see be given by pixels response output text so"
+        "here is are was at and then also it has have sure okay ok found located positioned visible "
+        "seen detected sentence describes answer result results final json python image picture photo in as follows "
+        "whatever i can see be given by pixels response output text so"
     ).split()
 )
 _OPEN = frozenset(  # what follows describes the part
@@ -55,17 +55,59 @@ _SMALL_TALK = (
     | _SENTENCE
     | _PEOPLE
     | frozenset(
-        "each every all body parts three following below above let me know if you need more any other details help "
-        "helps hope happy to requested certainly course absolutely yes thanks thank based on given provided shown "
-        "using format x y x0 y0 x1 y1 x2 y2 xmin ymin xmax ymax min max top left right bottom corner corners pixel px "
-        "unit object objects detection detections score confidence probability list table yaml xml csv code result "
-        "tight approximate approximately around about who tell cannot t don like would these detected partially partly "
-        "slightly occluded visible not clearly low resolution shows show there this be ref start end box quad name "
-        "color size analysis step description tool call answer think no id number count which where contains cover "
-        "a b c d e f i ii iii iv const var def return import details summary but covers covering represents "
-        "corresponds".split()
+        "each every all body parts three following let me know if you more details hope happy to requested certainly "
+        "course absolutely yes thanks thank based on given provided shown using format x y x0 y0 x1 y1 x2 y2 xmin ymin "
+        "xmax ymax min max corner corners pixel px abs absolute unit object objects detection detections score scores "
+        "confidence probability json5 list table yaml xml csv code result tight approximate approximately about "
+        "these "
+        "partially partly partial minor slightly occluded visible clearly shows show there this be ref quad name color "
+        "analysis step description tool call answer think id number which where a b c d e f i ii iii iv const var def "
+        "return import details summary covers covering represents corresponds data boundaries success successful "
+        "successfully complete completed done report annotate detect locate find task".split()
+    )
+    | frozenset(  # tags and their attributes
+        "ul ol li td tr th tbody thead p em strong br hr h1 h2 h3 h4 div span dl dt dd svg rect annotation annotations "
+        "bndbox html pre area shape coords alt obj item items root response parameter parameters function calls invoke "
+        "arguments label class type body bboxes det title points".split()
     )
 )
+_COLOURS = "black white grey gray red green blue yellow orange pink purple brown beige dark light navy denim".split()
+_CLOTHES = (
+    "hat cap beanie hood helmet glasses sunglasses shirt t tshirt sweater hoodie jacket coat vest suit tie dress skirt "
+    "trousers pants jeans shorts leggings shoes sneakers boots scarf gloves backpack bag hair beard uniform top long "
+    "short sleeved sleeves striped plain leather".split()
+)
+_WORN = rf"(?:[\s,-]+(?:an?|the|his|her|and|pair|of|{'|'.join((*_COLOURS, *_CLOTHES))})(?![^\W_]))+"
+_CLOTHING = re.compile(_WORN, re.IGNORECASE)
+_KNOWN_PHRASES = re.compile(
+    r"\blet me know if you (?:need|want|would like|have)"
+    r"(?: (?:any|more|other|further|anything|else|help|details|information|or|with|the|these|image))*"
+    r"|\bi hope (?:this|that|it) (?:is helpful|helps?)"
+    r"|\bi (?:cannot|can't|can not) (?:tell|say|identify) who (?:this|that|he|she|it)(?: person)? is,?(?: but)?"
+    r"|\b(?:not|isn't|aren't) (?:fully|entirely|completely|wholly) visible|\bno other text\b|\bnot applicable\b"
+    r"|\b(?:top|bottom|upper|lower)[\s-](?:left|right)\b|\bleft\W{1,3}top\W{1,3}right\W{1,3}bottom\b"
+    r"|\blow(?:er)? resolution\b|\b(?:boxes|coordinates|given|shown|listed|as|see|are) (?:below|above)\b"
+    r"|\btight(?:ly)? around\b|\bfrom top to bottom\b"
+    r"|\b(?:confidence|score|probability|certainty)\W{0,5}\d{1,3}(?:\.\d{1,6})?\s?%?"
+    r"|(?:^|\|)[ \t]*no\.?[ \t]*(?=\|)"
+    rf"|\b(?:wears?|wearing|dressed in|with|in){_WORN}",
+    re.IGNORECASE | re.MULTILINE,
+)
+_UNKNOWN_SIGN = re.compile(
+    r"[^\w\s.,:;!()\[\]{}<>|/\\=_+*#\"'`@&\u2013\u2014\u2018\u2019\u201c-\u201f\u00ab\u00bb\u2022\u00b7\u2026\u2192"
+    r"\u2705\u2713\u2714\u3001\u3002\uff0c\uff1a\uff1b\uff01\u300c-\u300f\u200b-\u200d\ufeff-]"
+)
+_NUMBERED_PERSON = re.compile(
+    r"(?<![^\W_])(?:person|people|pedestrian|human|individual|man|woman|track|subject|pid)(?:[\s_-]?id)?[\s_#:\"'-]{0,5}"
+    r"(?:[2-9]|[1-9]\d{1,3})(?!\d)",
+    re.IGNORECASE,
+)
+_ARITHMETIC = re.compile(  # with a box, or a comparison; a face
+    r"[\])][ \t]{0,3}(?:[+/\u00d7\u00f7][ \t]{0,3}[\d(\[]|[-*^][ \t]{0,3}\d)"
+    r"|\d[ \t]{0,3}[*/+\u00d7\u00f7^][ \t]{0,3}[(\[]"
+    r"|[!<>]=|<>|(?:^|\s)![^\W\d]|[:;]-?[(/]\s*$",
+)
+_STRUCK_OUT = re.compile(r"(?<!~)~~(?!~)|<(?:s|del|strike)>|[\u274c\u2717\u2718\u2716]", re.IGNORECASE)
 _THIS_IS = re.compile(
     r"\b(?:this|that|it|box)\s(?:is|was|shows|marks|covers)\s(?:only\s|just\s|really\s)?(?:the|an?|his|her|its|their)\s"
     r"(?P<what>[a-z][a-z ]{0,30})",
@@ -76,6 +118,7 @@ _NO_THING = frozenset(  # what an answer may call itself or its picture
     "cropped bit good standard visible view case one".split()
 )
 _PICTURES = frozenset("image picture photo".split())
+_GENERIC = frozenset("part object bbox box visible occluded partially partly fully".split())
 _APOLOGY = re.compile(r"^\s*(?:i'?m |i am )?sorry\W{1,3}(?:but\s)?", re.IGNORECASE)
 _WHERE = r"(?:\s+(?:here|in (?:this|the) (?:image|picture|photo|frame|crop|view)))?"
 _UNSEEN = (
@@ -144,7 +187,7 @@ def is_filler(text: str) -> bool:
 def is_generic(text: str) -> bool:
     """Whether a label says no more than "a person" or "a body part"."""
     words = _words(_BODY_PART.sub(" ", text))
-    return all(word in _PEOPLE or word in _ARTICLES or word in ("part", "object", "bbox", "box") for word in words)
+    return all(word in _PEOPLE or word in _ARTICLES or word in _GENERIC for word in words)
 
 
 def has_words(text: str) -> bool:
@@ -203,18 +246,49 @@ def people_told_apart(text: str, names: Mapping[str, str]) -> int:
     return max([people, *map(len, numbered.values())])
 
 
+def is_numbered_otherwise(text: str, names: Mapping[str, str], parts: Sequence[str]) -> bool:
+    """Whether a person, or a part, has a number above 1 that is not the part's place in the question: `person 2`.
+
+    names: the part behind every plain name.
+    """
+    if _NUMBERED_PERSON.search(text):
+        return True
+    place = {part: str(index) for index, part in enumerate(parts, 1)}
+    return any(
+        match[2].lstrip("0") not in ("", "1", place.get(names.get(plain(match[1]), "")))
+        for match in re.finditer(any_of_numbered(names), text, re.IGNORECASE)
+    )
+
+
 def takes_back(text: str) -> bool:
     """Whether words around the values of an answer say that these are wrong, in another space, or only an example."""
-    if _TAKEN_BACK.search(text) or _EXAMPLE_SIGNS.search(text):
+    if _TAKEN_BACK.search(text) or _EXAMPLE_SIGNS.search(text) or _STRUCK_OUT.search(text):
         return True
     return any(says_nothing(remark) for remark in _REMARK.findall(text))
 
 
 def is_small_talk(text: str, names: Mapping[str, str]) -> bool:
-    """Whether all words around values are known to change nothing about them."""
+    """Whether all words and signs around values, but whole phrases, are known to change nothing about them."""
+    if _UNKNOWN_SIGN.search(text) or _NEGATION.search(text):
+        return False
     for start, end, _ in reversed(places(text, names)):
         text = f"{text[:start]} {text[end:]}"
     return all(word in _SMALL_TALK or word.isdigit() for word in _words(text))
+
+
+def is_arithmetic(text: str) -> bool:
+    """Whether signs of a text compute with a box or compare it: `[1, 2, 3, 4] / 2`, `!=`."""
+    return bool(_ARITHMETIC.search(text))
+
+
+def without_phrases(text: str) -> str:
+    """The text without whole phrases that change nothing about the values around them."""
+    return _KNOWN_PHRASES.sub(" ", text)
+
+
+def is_clothing(text: str) -> bool:
+    """Whether a text names colours and clothes and nothing else."""
+    return bool(_CLOTHING.fullmatch(f" {text.strip(' .')}"))
 
 
 def is_other_thing(text: str, names: Mapping[str, str]) -> bool:

@@ -185,7 +185,7 @@ async def test_an_answer_of_another_shape_is_asked_for_again_and_named(
     answer = await ground(server, paint())
     assert {row.status for row in answer.parts} == {LabelStatus.OK} and not broken
     broken = [1] * 99
-    with pytest.raises(EngineDownError, match=r"no answer \(|not a JSON object"):
+    with pytest.raises(EngineDownError, match=r"not a chat completion \(|not a JSON object"):
         await ground(server, paint())
     assert "Traceback" not in caplog.text
 
@@ -261,6 +261,20 @@ async def test_the_flag_of_a_doubtful_box_reaches_the_row(stand_in, paint) -> No
     server._boxes = lambda payload: "[[20,30,90,120],[40,150,230,310],[70,330,210,530]]"
     answer = await ground(server, paint())
     assert {(row.status, row.flags) for row in answer.parts} == {(LabelStatus.OK, ("ambiguous",))}
+
+
+@pytest.mark.parametrize("stated", ["as sent", "original", "another"])
+async def test_a_stated_size_is_compared_with_the_image_that_was_sent(stand_in, paint, stated: str) -> None:
+    server = stand_in()
+    first = await ground(server, paint())
+    width, height = map(int, first.space.partition("@")[2].split("x"))
+    assert first.space.startswith("sent_pixels") and (width, height) != (first.width, first.height)
+    size = {"as sent": (width, height), "original": (first.width, first.height), "another": (1920, 1080)}[stated]
+    boxes = '"head":[20,30,90,120],"upper_body":[40,150,230,310],"legs":[70,330,210,530]'
+    server._boxes = lambda payload: f'{{"image_width":{size[0]},"image_height":{size[1]},{boxes}}}'
+    answer = await ground(server, paint())
+    assert {row.raw_box for row in answer.parts} >= {(20, 30, 90, 120)}
+    assert {row.flags for row in answer.parts} == {() if stated == "as sent" else ("ambiguous",)}
 
 
 def test_scores_come_from_the_boxs_own_digits() -> None:

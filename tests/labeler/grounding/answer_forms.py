@@ -25,9 +25,10 @@ class Form:
     want: Mapping[str, tuple[str, ...]]
     boxes: Mapping[str, Box]
     vocabulary: Vocabulary
+    size: tuple[float, float] = (280.0, 560.0)  # width and height of the image that was sent
 
     def parsed(self) -> dict[str, Parsed]:
-        return parse_answer(self.text, "stop", tuple(self.want), self.vocabulary)
+        return parse_answer(self.text, "stop", tuple(self.want), self.vocabulary, size=self.size)
 
     def verdict(self) -> str:
         """`right`: all boxes as wanted; `named`: no box is wanted and none is given; `lost`: a wanted box is missing;

@@ -106,6 +106,64 @@ def test_labelled_boxes_are_read_in_any_order(order, box_first: bool, wrapper: s
     assert {part: tuple(outcome.box or ()) for part, outcome in parsed.items()} == NUMBERS
 
 
+# --- unknown words, stated sizes
+
+SAYS_NOTHING = ("think", "reasoning", "null", "None", '""', "[]", '"model"', "id", "know if", "person")
+
+
+def clear_forms() -> list[Form]:
+    """Answers that are read without a doubt and hold nothing in which a word may be without meaning: drafts, members
+    without a value, names of models and files, the entries of other things."""
+    return [
+        form
+        for form in forms()
+        if all(one.box and not one.flags for one in form.parsed().values())
+        and not any(word in form.text for word in SAYS_NOTHING)
+        and (len(form.want) > 1 or sum(form.text.count(part) for part in PARTS) < 2)
+    ]
+
+
+def test_an_unknown_word_anywhere_is_a_doubt() -> None:
+    known = clear_forms()
+    assert len(known) > 100
+    for form in known[::5]:
+        for place in range(len(form.text) + 1):
+            around = form.text[max(0, place - 1) : place + 1]
+            if len(around) == 2 and around.isalnum():
+                continue  # inside a word
+            said = f"{form.text[:place]} zorblax {form.text[place:]}"
+            parsed = parse_answer(said, "stop", tuple(form.want), form.vocabulary, size=form.size)
+            assert any(not one.box or one.flags for one in parsed.values()), said
+
+
+ALL = '"head":[10,20,60,70],"upper_body":[5,72,90,150],"legs":[12,152,80,290]'
+
+
+@pytest.mark.parametrize(
+    ("size", "said", "clear"),
+    [
+        ((280, 560), '{"image_width":280,"image_height":560,%s}', True),
+        ((280, 560), '{"image_size":[280,560],%s}', True),
+        ((280, 560), '{"resolution":"280 x 560",%s}', True),
+        ((280, 560), '{"image":{"width":280,"height":560},"boxes":{%s}}', True),
+        ((280, 560), "The image is 280x560: {%s}", True),
+        ((1000, 1000), '{"image_width":1000,"image_height":1000,%s}', True),  # thousandths
+        ((1000, 1000), '{"image_width":280,"image_height":560,%s}', False),
+        ((280, 560), '{"image_width":64,"image_height":128,%s}', False),
+        ((280, 560), '{"image_width":560,"image_height":280,%s}', False),
+        ((280, 560), '{"image_height":1080,%s}', False),
+        ((280, 560), '{"input_size":"448x448",%s}', False),
+        ((280, 560), '{"image":{"width":64,"height":128},"boxes":{%s}}', False),
+        ((280, 560), "The image is 64x128: {%s}", False),
+        (None, '{"image_width":280,"image_height":560,%s}', False),
+    ],
+)
+def test_a_stated_size_is_the_one_of_the_coordinates_or_a_doubt(size, said: str, clear: bool) -> None:
+    parsed = parse_answer(said % ALL, "stop", PARTS, size=size)
+    assert {part: tuple(outcome.box or ()) for part, outcome in parsed.items()} == NUMBERS  # never rescaled
+    assert {outcome.flags for outcome in parsed.values()} == {() if clear else ("ambiguous",)}
+
+
 # --- one rule for answers that can be read in several ways
 
 

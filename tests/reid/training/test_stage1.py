@@ -8,16 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import reid.training.prompt_state
 import reid.training.stage1
 from reid.config import RunConfig
 from reid.data.person_images import load_batches
 from reid.data.transforms import normalised
 from reid.inference.embed import bank_features, identity_means
-from reid.model.checkpoint import load_checkpoint, load_tensors
+from reid.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from reid.model.muva import Muva
 from reid.training.curves import Curves
 from reid.training.job import Job
-from reid.training.stage1 import SMALL_BYTES, SparingWrites, learn_prompts, load_prompts
+from reid.training.optimizer import prompt_optimizer
+from reid.training.prompt_state import SMALL_BYTES, PromptState, SparingWrites
+from reid.training.stage1 import learn_prompts, load_prompts
 from reid.training.stage2 import train_images
 from reid.training.steps import PromptStep
 from shared.errors import DgreidError
@@ -85,8 +88,8 @@ def test_an_interrupted_stage_equals_an_uninterrupted_one(
             raise KeyboardInterrupt
         save(path, state, meta)
 
-    save = reid.training.stage1.save_checkpoint
-    monkeypatch.setattr(reid.training.stage1, "save_checkpoint", save_twice_then_die)
+    save = reid.training.prompt_state.save_checkpoint
+    monkeypatch.setattr(reid.training.prompt_state, "save_checkpoint", save_twice_then_die)
     with pytest.raises(KeyboardInterrupt):
         learn_prompts(*start(config, tmp_path / "cut"))
     monkeypatch.undo()
@@ -98,13 +101,81 @@ def test_an_interrupted_stage_equals_an_uninterrupted_one(
     assert epochs == ["epoch", "1", "2", "3", "4"]
 
 
+@pytest.mark.parametrize("part", [0, 3, 7])
+def test_a_stage_killed_between_two_parts_of_its_state_resumes_from_the_epoch_before(
+    start: Start, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    config = run_config("stage1.epochs=3")
+    whole, job = start(config, tmp_path / "whole")
+    learn_prompts(whole, job)
+    monkeypatch.setattr(reid.training.prompt_state, "PART_BYTES", 1)  # every identity is a part
+    save, folder = reid.training.prompt_state.save_tensors, tmp_path / "cut" / "stage1"
+
+    def save_or_die(path: Path, tensors: Any, marks: Any) -> None:
+        if path.name == f"latest_0002_{part:05d}.safetensors":
+            raise KeyboardInterrupt
+        save(path, tensors, marks)
+
+    monkeypatch.setattr(reid.training.prompt_state, "save_tensors", save_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        learn_prompts(*start(config, tmp_path / "cut"))
+    monkeypatch.setattr(reid.training.prompt_state, "save_tensors", save)
+    parts = sorted(path.name for path in folder.glob("latest_*"))
+    assert len(parts) == 8 + part and len(load_checkpoint(folder / "latest.pt")[1]["history"]) == 1
+    continued, job = start(config, tmp_path / "cut")
+    learn_prompts(continued, job)
+    assert torch.equal(continued.prompts.contexts, whole.prompts.contexts)
+    assert not list(folder.glob("latest*"))
+
+
+def test_a_state_whose_parts_do_not_belong_together_is_refused(
+    start: Start, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reid.training.prompt_state, "PART_BYTES", 1)
+    model, job = start(run_config(), tmp_path)
+    contexts = model.prompts.contexts
+    optimizer = prompt_optimizer(model, run_config().stage1)
+    state = PromptState(tmp_path, contexts, optimizer, job.fabric, {})
+    contexts.grad = torch.ones_like(contexts)
+    for epoch in (1, 2):
+        optimizer.step()
+        state.save([{"epoch": epoch}])
+        if epoch == 1:
+            earlier = (tmp_path / "latest_0001_00003.safetensors").read_bytes()
+    assert len(list(tmp_path.glob("latest_*"))) == 8
+    part = tmp_path / "latest_0002_00003.safetensors"
+    for content in (earlier, b"", None):
+        part.unlink() if content is None else part.write_bytes(content)
+        with pytest.raises(DgreidError, match=r"another state|cannot read") as caught:
+            state.restore()
+        assert part.name in str(caught.value) and "delete the latest.pt" in str(caught.value)
+
+
+def test_a_state_of_an_earlier_version_in_one_file_is_resumed(start: Start, run_config: Config, tmp_path: Path) -> None:
+    model, _ = start(run_config(), tmp_path)
+    contexts, config = model.prompts.contexts, run_config().stage1
+    optimizer = prompt_optimizer(model, config)
+    contexts.grad = torch.ones_like(contexts)
+    optimizer.step()
+    history = [{"epoch": 1, "loss": 1.0}]
+    old = {"prompts": model.prompts.state_dict(), "optimizer": optimizer.state_dict()}
+    save_checkpoint(tmp_path / "latest.pt", old, {"training_set_sha256": "x", "history": history})
+    other, job = start(run_config(), tmp_path)
+    optimizer_of_other = prompt_optimizer(other, config)
+    marks = {"training_set_sha256": "x"}
+    found = PromptState(tmp_path, other.prompts.contexts, optimizer_of_other, job.fabric, marks).restore()
+    assert found == history and torch.equal(other.prompts.contexts, contexts)
+    for name, value in optimizer.state[contexts].items():
+        assert torch.equal(optimizer_of_other.state[other.prompts.contexts][name], value)
+
+
 def test_a_stage_told_to_end_writes_the_epoch_that_it_would_have_left_out(
     start: Start, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run_config("stage1.epochs=4")
     whole, job = start(config, tmp_path / "whole")
     learn_prompts(whole, job)
-    monkeypatch.setattr(reid.training.stage1, "SMALL_BYTES", 0)
+    monkeypatch.setattr(reid.training.prompt_state, "SMALL_BYTES", 0)
     monkeypatch.setattr(SparingWrites, "is_due", lambda self, last: last)
     before = signal.getsignal(signal.SIGTERM)
     add = Curves.add
@@ -150,7 +221,7 @@ def test_a_large_state_is_written_so_rarely_that_it_costs_a_twentieth_of_the_tim
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("reid.training.stage1.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("reid.training.prompt_state.time.monotonic", lambda: now[0])
     small, large = SparingWrites(1000), SparingWrites(10 * SMALL_BYTES)
     written = []
     for epoch in range(1, 101):
