@@ -19,7 +19,7 @@ from labeler.grounding.ground import failed_answer
 from labeler.service.grounding_service import limit_image_threads
 from labeler.settings import load_settings
 from shared.errors import UsageError
-from shared.images import UnreadableImageError, read_file
+from shared.images import UnreadableImageError, read_file, to_rgb
 from shared.schemas import LabelStatus
 
 ImageInput: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
@@ -216,7 +216,7 @@ def _content(image: ImageInput) -> bytes | UnreadableImageError:
             return read_file(Path(image))
         buffer = io.BytesIO()
         pixels = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-        pixels.convert("RGB").save(buffer, "PNG", compress_level=1)
+        to_rgb(pixels, upright=False).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
     except UnreadableImageError as err:
         return err

@@ -109,7 +109,7 @@ def import_labels(
         ),
     ] = False,
     field: Annotated[
-        str | None, typer.Option(help="FiftyOne only: the field of detections; default: parts, or the only one")
+        str | None, typer.Option(help="FiftyOne only: the field of detections; default: the only one")
     ] = None,
 ) -> None:
     """Read corrected boxes into a new label run that holds everything of the old one and takes its place.

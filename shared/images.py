@@ -16,7 +16,8 @@ MAX_PIXELS = 50_000_000  # a person crop has under a million; far larger ones ar
 MAX_SIDE = 30_000  # pixels
 MAX_FILE_BYTES = 256 * 2**20  # an uncompressed image of MAX_PIXELS fits
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
-_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 258, 262, 339  # EXIF and TIFF tags
+_ORIENTATION = 0x0112  # EXIF tag
+_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 259, 262, 284, 339  # TIFF tags
 _SIGNED = 2  # a sample format
 _STEPS_OF_GREY = {"L;2": 85, "L;4": 17}  # samples of 2 and 4 bits in a PNG, as Pillow names them -> one step in 8 bits
 
@@ -73,23 +74,48 @@ def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
     """Decode a whole image to RGB, 8 bits a channel.
 
     The first frame of several, its EXIF orientation applied, transparency composited onto black. 16-bit channels keep
-    their upper 8 bits; CMYK is converted without colour profiles.
+    their upper 8 bits; CMYK is converted without colour profiles. Every size and box of the project is in pixels of
+    this image.
 
     Raises UnreadableImageError for empty, truncated, unknown or over-large content (the size is read from the
-    header, before any pixel is decoded), and for grey images of signed, 32-bit or float numbers, whose range of
-    values no file states.
+    header, before any pixel is decoded), for grey images of signed, 32-bit or float numbers, whose range of
+    values no file states, and for what Pillow would show in wrong colours without an error.
     """
     with opened(content, path, max_pixels=max_pixels) as image:
         return to_rgb(image)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The RGB image of an `opened` one, as `decode` returns it; for use inside the `with` block of `opened`."""
+def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
+    """The RGB image of an `opened` one, as `decode` returns it; for use inside the `with` block of `opened`.
+
+    upright: apply the EXIF orientation.
+    """
     transparent = _transparent_in_8_bits(image)
+    _check_all_rows(image)
     image.load()
+    _check_colours(image)
     if transparent is not None:
         image.info["transparency"] = transparent
-    return _without_alpha(ImageOps.exif_transpose(_to_8_bits(image)))
+    plain = _to_8_bits(image)
+    return _without_alpha(ImageOps.exif_transpose(plain) if upright else plain)
+
+
+def _check_all_rows(image: Image.Image) -> None:
+    """Refuses a file that does not say where all of its pixels are; Pillow would leave the others black."""
+    told = [tile.extents for tile in getattr(image, "tile", ()) if tile.extents]
+    reached = (max((x for _, _, x, _ in told), default=0), max((y for _, _, _, y in told), default=0))
+    # sorted: of a TIFF that lies on its side the size is the upright one, its tiles are not
+    if told and any(far < side for far, side in zip(sorted(reached), sorted(image.size), strict=True)):
+        raise UnreadableImageError("pixels are missing at its end")
+
+
+def _check_colours(image: Image.Image) -> None:
+    """Refuses what Pillow reads without an error and with wrong colours."""
+    if image.format and image.mode == "P" and not image.getpalette():
+        raise UnreadableImageError("it has a palette of no colours")
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES) == 2 and tags.get(_COMPRESSION, 1) == 1 and max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:
+        raise UnreadableImageError("planes of more than 8 bits, uncompressed; save it with interleaved channels")
 
 
 def _transparent_in_8_bits(image: Image.Image) -> int | tuple[int, ...] | None:

@@ -1,7 +1,10 @@
 """COCO detection JSON: `images`, `categories`, `annotations` with `bbox` [x, y, width, height] in pixels."""
 
 from collections.abc import Iterable, Sequence
+from math import isclose
 from typing import Any, TypeVar
+
+from pydantic import Field
 
 from labeler.exchange.foreign_json import (
     Entry,
@@ -12,12 +15,14 @@ from labeler.exchange.foreign_json import (
     Number,
     Problems,
     add_box,
-    says_rotated,
+    refuse_marked,
 )
 from labeler.exchange.part_boxes import PartBoxes
 from shared.geometry import Box
+from shared.images import MAX_PIXELS
 
 XYWH_MODES = (1, "XYWH_ABS", "BoxMode.XYWH_ABS")
+SLACK_PX, SLACK = 2.0, 0.05  # between a bbox and its polygon, the larger: tools count the last pixel or do not
 
 
 def to_coco(images: Sequence[PartBoxes], parts: Sequence[str]) -> dict[str, Any]:
@@ -51,6 +56,10 @@ class _Image(Entry):
     file_name: str
     width: Number | None = None
     height: Number | None = None
+    path: str | None = None  # COCO Annotator, as the two after it
+    annotated: bool | None = None
+    deleted: bool | None = None
+    not_exhaustive_category_ids: list[Identifier] = Field(default_factory=list)  # LVIS
 
 
 class _Category(Entry):
@@ -66,41 +75,57 @@ class _Annotation(Entry):
     category_id: Identifier
     bbox: list[Number] | None = None
     segmentation: Any = None
-    iscrowd: Any = 0
+    area: Any = None
     keypoints: Any = None
     bbox_mode: Any = None  # Detectron2: 1 is x, y, width, height
-    deleted: Any = None  # COCO Annotator
 
 
 def from_coco(content: Any, problems: Problems) -> ImportedLabels:
     """The boxes of all listed images; an annotation that is not an upright box becomes a problem.
 
-    `segmentation` and `area` are ignored where there is a bbox: a polygon counts with its bounding box. A width or
-    height of 0 means, like null, that the size is unknown (Datumaro writes it so).
+    A polygon counts with the bbox beside it, from which it must not differ; of a mask in run lengths only the bbox is
+    read. A width or height of 0 means, like null,
+    that the size is unknown (Datumaro writes it so). Images that COCO Annotator calls deleted, or not annotated, count
+    as not annotated when they have no box.
     """
     images = _by_id(_Image, "image", content["images"], problems)
     categories = _by_id(_Category, "category", content["categories"], problems)
     boxes: dict[Identifier, dict[str, Box]] = {number: {} for number in images}
+    if problems:  # annotations would only be called without image or category
+        return ImportedLabels((), frozenset())
     for place, raw in enumerate(content["annotations"], start=1):
         with problems.entry(_annotation_name(raw, place, images)):
             annotation = _Annotation.model_validate(raw)
-            if says_rotated(raw):
-                raise NotUnderstoodError("the box is rotated")
-            _add(annotation, categories, boxes)
+            refuse_marked(raw, _add(annotation, categories, boxes))
+    untouched = {
+        image.id: f"image {image.id} ({image.file_name})"
+        for image in images.values()
+        if (image.deleted or image.annotated is False) and not boxes[image.id]
+    }
     return ImportedLabels(
         tuple(
             ImportedImage(
-                f"image {image.id}", image.file_name, boxes[image.id], (image.width or None, image.height or None)
+                f"image {image.id}",
+                image.file_name,
+                boxes[image.id],
+                (image.width or None, image.height or None),
+                also_named=(image.path,) if image.path else (),
+                incomplete=frozenset(
+                    categories[number].name for number in image.not_exhaustive_category_ids if number in categories
+                ),
             )
             for image in images.values()
+            if image.id not in untouched
         ),
         frozenset(part for found in boxes.values() for part in found),
+        tuple(untouched.values()),
     )
 
 
 def _add(
     annotation: _Annotation, categories: dict[Identifier, _Category], boxes: dict[Identifier, dict[str, Box]]
-) -> None:
+) -> str:
+    """Add the annotation's box to those of its image; its part."""
     if annotation.image_id not in boxes:
         raise NotUnderstoodError(f"there is no image {annotation.image_id!r} in `images`")
     if annotation.category_id not in categories:
@@ -111,16 +136,39 @@ def _add(
         raise NotUnderstoodError(f"{shape} of {part!r} without bbox; draw rectangles")
     if len(annotation.bbox) != 4:
         raise NotUnderstoodError(f"the bbox of {part!r} has {len(annotation.bbox)} numbers, not x, y, width, height")
-    if annotation.iscrowd not in (0, None):
-        raise NotUnderstoodError(f"{part!r} is a crowd or a mask (`iscrowd`), not a rectangle")
     if annotation.keypoints:
         raise NotUnderstoodError(f"{part!r} has keypoints; only rectangles can be imported")
     if annotation.bbox_mode not in (None, *XYWH_MODES):
         raise NotUnderstoodError(f"`bbox_mode` says that the bbox of {part!r} is not x, y, width, height")
-    if annotation.deleted:
-        raise NotUnderstoodError(f"{part!r} is marked as deleted")
     x, y, width, height = annotation.bbox
     add_box(boxes[annotation.image_id], part, x, y, width, height)
+    if not _agrees(boxes[annotation.image_id][part], annotation):
+        raise NotUnderstoodError(
+            f"the bbox of {part!r} is not that of its segmentation or area: is it an old one, or two corners, not x, "
+            "y, width, height?"
+        )
+    return part
+
+
+def _agrees(box: Box, annotation: _Annotation) -> bool:
+    """Whether a box is what the polygons beside it span; where there is none, not two corners by its area."""
+    polygons = annotation.segmentation if isinstance(annotation.segmentation, list) else []
+    polygons = [one for one in polygons if isinstance(one, list) and len(one) >= 6]  # 4 numbers are a bbox
+    numbers = [[value for polygon in polygons for value in polygon[first::2]] for first in (0, 1)]
+    if all(numbers) and all(map(_is_length, (*numbers[0], *numbers[1]))):
+        spanned = Box(min(numbers[0]), min(numbers[1]), max(numbers[0]), max(numbers[1]))
+        allowed = (max(SLACK_PX, SLACK * box.width), max(SLACK_PX, SLACK * box.height)) * 2
+        return all(abs(a - b) <= most for a, b, most in zip(box, spanned, allowed, strict=True))
+    if annotation.segmentation or not _is_length(annotation.area):
+        return True
+    across, down = box.width - box.x_min, box.height - box.y_min  # if the bbox were two corners
+    corners = across > 0 and down > 0 and isclose(across * down, annotation.area, rel_tol=SLACK)
+    return not corners or isclose(box.area, annotation.area, rel_tol=SLACK)
+
+
+def _is_length(value: Any) -> bool:
+    """Whether a value can be a number of pixels; not an integer of hundreds of digits, or NaN."""
+    return isinstance(value, (int, float)) and abs(value) < MAX_PIXELS
 
 
 def _by_id(kind: type[_Named], word: str, entries: Iterable[Any], problems: Problems) -> dict[Identifier, _Named]:

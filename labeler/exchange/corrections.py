@@ -94,7 +94,8 @@ def import_corrections(
             before = known[image].boxes
             changes = _changes(_in_pixels(given, image), before, image, given, parts)
             for part in before.keys() - given.boxes.keys():
-                if part in looked_at and (given.boxes or absent_means_removed):
+                said = part in looked_at and part not in given.incomplete
+                if said and (given.boxes or absent_means_removed):
                     changes[part] = _Change("removed", None)
                 else:
                     kept += 1
@@ -139,7 +140,7 @@ def _matched(
     unknown: list[str] = []
     for given in labels.images:
         with problems.entry(f"{given.entry} ({given.path})"):
-            found = paths.find(given.path)
+            found = paths.find_named((given.path, *given.also_named))
             if found is None:
                 unknown.append(shortened(given.path))
                 continue

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from labeler.exchange.foreign_json import (
     Entry,
     ImportedImage,
@@ -16,7 +18,7 @@ from labeler.exchange.foreign_json import (
     Number,
     Problems,
     add_relative_box,
-    says_rotated,
+    refuse_marked,
     shortened,
 )
 from labeler.exchange.part_boxes import PartBoxes
@@ -48,6 +50,7 @@ class _Metadata(Entry):
 class _Sample(Entry):
     filepath: str
     metadata: _Metadata | None = None
+    media_type: str | None = Field(default=None, alias="_media_type")
 
 
 class _Detection(Entry):
@@ -59,7 +62,7 @@ def from_fiftyone(content: Any, problems: Problems, field: str | None = None) ->
     """The detections of every sample; a sample whose field is missing or null has not been annotated.
 
     Args:
-        field: that holds the parts; default: `parts`, or the only field of detections under another name.
+        field: that holds the parts; default: the only field of detections.
 
     Raises ConfigError when the field is not in the file or several could be meant.
     """
@@ -70,6 +73,8 @@ def from_fiftyone(content: Any, problems: Problems, field: str | None = None) ->
         path = raw.get("filepath") if isinstance(raw, dict) else None
         with problems.entry(f"sample {place} ({path})"):
             sample = _Sample.model_validate(raw)
+            if sample.media_type not in (None, "image"):
+                raise NotUnderstoodError(f"it is a {sample.media_type}, not an image")
             value = raw.get(name)
             if value is None:
                 not_annotated.append(f"sample {place} ({path})")
@@ -126,8 +131,7 @@ def _boxes(value: Any, field: str) -> dict[str, Box]:
         if isinstance(raw, dict) and (kind := raw.get("_cls", "Detection")) != "Detection":
             raise NotUnderstoodError(f"the field {field!r} holds a {kind}; only Detections can be imported")
         one = _Detection.model_validate(raw)
-        if says_rotated(raw):
-            raise NotUnderstoodError(f"the box of {one.label!r} is rotated")
+        refuse_marked(raw, one.label)
         if len(one.bounding_box) != 4:
             raise NotUnderstoodError(f"the bounding_box of {one.label!r} has {len(one.bounding_box)} numbers, not 4")
         x, y, width, height = one.bounding_box

@@ -40,6 +40,8 @@ class ImportedImage:
 
     entry: where that stands in the file, e.g. "task 7". path: as the file names the image. size: its width and height
     in pixels, None where the file does not say. relative: boxes are fractions of width and height, else pixels.
+    also_named: other names that the entry has for the image. incomplete: parts of which the file says that not every
+    box is there.
     """
 
     entry: str
@@ -47,6 +49,8 @@ class ImportedImage:
     boxes: dict[str, Box]
     size: tuple[float | None, float | None] = (None, None)
     relative: bool = False
+    also_named: tuple[str, ...] = ()
+    incomplete: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ class Problems:
             self._found.append(f"{shortened(name)}: {_printable(str(err))}")
         except ValidationError as err:
             self._found.append(f"{shortened(name)}: {_printable(_first_fault(err))}")
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
 
     def raise_if_any(self, fix: str) -> None:
         """Raises DataError naming the first SHOWN problems and the count of the others."""
@@ -163,23 +170,37 @@ def add_relative_box(boxes: dict[str, Box], part: str, x: float, y: float, width
 
 
 ANGLE_KEYS = frozenset({"rotation", "angle", "theta"})
+# marks of boxes that are of a group, deleted, or not to be counted
+MARKS = frozenset(
+    {"iscrowd", "isgroupof", "ignore", "ignored", "ignoreflag", "deleted", "outside", "rejected", "skipped"}
+)
 
 
-def says_rotated(entry: Any) -> bool:
-    """Whether an entry, or its attributes in any of the forms that tools write them in, has an angle that is not 0.
+def refuse_marked(entry: Any, part: str) -> None:
+    """Raises NotUnderstoodError where an entry or its attributes say that its box is not an upright box that counts."""
+    for key, value in _attributes(entry):
+        if key in ANGLE_KEYS and is_rotated(value):
+            raise NotUnderstoodError(f"the box of {part!r} is rotated")
+        if key in MARKS and value not in (None, 0, "", "0", "false", "False"):
+            raise NotUnderstoodError(f"{part!r} is marked with `{key}`: it is no box of one part, or does not count")
+
+
+def _attributes(entry: Any) -> Iterator[tuple[str, Any]]:
+    """Names, in small letters only, and values of an entry and its attributes, in any of the forms of the tools.
 
     Forms: {"rotation": 30}, {"rotation": {"value": 30}}, [{"name": "rotation", "value": 30}], [{"rotation": 30}].
     """
     if isinstance(entry, list):
-        return any(says_rotated(one) for one in entry if isinstance(one, dict))
+        for one in entry:
+            yield from _attributes(one)
     if not isinstance(entry, dict):
-        return False
+        return
     named = [(key, value) for key, value in entry.items() if key != "attributes"]
     named.append((str(entry.get("name")), entry.get("value")))
     for key, value in named:
-        if key.casefold() in ANGLE_KEYS and is_rotated(value.get("value") if isinstance(value, dict) else value):
-            return True
-    return says_rotated(entry.get("attributes"))
+        name = "".join(letter for letter in key.casefold() if letter.isalnum())
+        yield name, value.get("value") if isinstance(value, dict) else value
+    yield from _attributes(entry.get("attributes"))
 
 
 def is_rotated(angle: Any) -> bool:

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -31,13 +31,37 @@ class ImagePaths:
             self._by_path[path] = row
             self._by_name[name].append(row)
             self._by_uploaded_name[_django_name(name)].append(row)
+        self._folders = {str(PurePosixPath(path).parent) for path in self._by_path} - {"."}
+
+    def find_named(self, names: Sequence[str]) -> ManifestRow | None:
+        """The image that these names of one image refer to, or None.
+
+        Raises NotUnderstoodError when the names are of different images, or ambiguous and none of them is not.
+        """
+        found: dict[str, ManifestRow] = {}
+        doubt: NotUnderstoodError | None = None
+        for name in names:
+            try:
+                row = self.find(name)
+            except NotUnderstoodError as err:
+                doubt = doubt or err
+                continue
+            if row is not None:
+                found.setdefault(row.image_id, row)
+        if len(found) > 1:
+            first, second, *_ = found.values()
+            raise NotUnderstoodError(f"it is called both {first.path} and {second.path}")
+        if doubt and not found:
+            raise doubt
+        return next(iter(found.values()), None)
 
     def find(self, path: str) -> ManifestRow | None:
         """The image that `path` refers to, or None.
 
         In this order: the image with this path; those whose path ends in it, or with whose path it ends (the longest);
-        the only image of this name; the only image of the name that Label Studio changed at an upload. `path` may be a
-        URL with a query and percent-encoding, and may have Windows separators.
+        the only image of this name, unless `path` lies in a folder of the data set; the only image of the name that
+        Label Studio changed at an upload. `path` may be a URL with a query and percent-encoding, and may have Windows
+        separators.
 
         Raises NotUnderstoodError when the path is ambiguous.
         """
@@ -53,7 +77,9 @@ class ImagePaths:
             if (common := _common_ending(_composed(row.path), spelling))
         }
         longest = max(ending.values(), default=0)
-        found = [named[own] for own, common in ending.items() if common == longest] or list(named.values())
+        found = [named[own] for own, common in ending.items() if common == longest]
+        if not found and not any(map(self._in_known_folder, spellings)):
+            found = list(named.values())
         if not found:
             uploaded = [match[1] for one in spellings if (match := _UPLOADED.fullmatch(PurePosixPath(one).name))]
             found = [row for name in uploaded for row in self._by_uploaded_name.get(_django_name(name), ())]
@@ -62,6 +88,11 @@ class ImagePaths:
                 f"ambiguous path: {found[0].path} or {found[1].path}; keep the paths relative to the data set's folder"
             )
         return found[0] if found else None
+
+    def _in_known_folder(self, spelling: str) -> bool:
+        """Whether a path lies in a folder of the data set, which then is not another program's folder."""
+        folder = PurePosixPath(spelling).parent.parts
+        return any("/".join(folder[start:]) in self._folders for start in range(len(folder)))
 
 
 def _spellings(path: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ The labelling interface needs `<Image name="image" value="$image"/>` and
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
@@ -61,29 +62,47 @@ class _Rectangle(Entry):
     height: Number
 
 
+class _Review(Entry):
+    accepted: bool | None = None
+    created_at: str | None = None
+
+
 class _Annotation(Entry):
     result: list[Any]
     id: Any = None
     completed_by: Any = None
     was_cancelled: bool | None = False
+    skipped: bool | None = False  # before version 1.0
     ground_truth: bool | None = False
     updated_at: str | None = None
+    last_action: str | None = None
+    reviews: list[_Review] | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Neither cancelled nor rejected by the last review, unless it was changed after that."""
+        if self.was_cancelled or self.skipped or self.last_action == "rejected":
+            return False
+        if not self.reviews or self.last_action not in (None, "deleted_review"):
+            return True
+        return max(self.reviews, key=lambda review: _moment(review.created_at)).accepted is not False
 
 
 def from_label_studio(content: Any, problems: Problems) -> ImportedLabels:
     """The annotations that people submitted, in the JSON or the JSON-MIN export.
 
     Of several annotations of a task by one annotator the newest counts; those of several annotators must agree, or one
-    must be marked as ground truth. Tasks with only predictions, drafts or cancelled annotations count as not annotated.
+    must be marked as ground truth. Tasks with only predictions, drafts, cancelled or rejected annotations count as not
+    annotated.
     """
     images: list[ImportedImage] = []
     parts: set[str] = set()
     not_annotated: list[str] = []
     for place, task in enumerate(_with_annotations(content), start=1):
-        path = "?"
+        path, others = "?", []
         name = f"task {task['id']}" if "id" in task else f"task no. {place}"
         with problems.entry(name):
-            path = _path(task)
+            path, *others = _paths(task)
         with problems.entry(f"{name} ({path})"):
             parts |= set(_predicted_parts(task))
             annotation = _submitted(task)
@@ -92,7 +111,7 @@ def from_label_studio(content: Any, problems: Problems) -> ImportedLabels:
                 continue
             boxes, size = _boxes(annotation.result)
             parts |= boxes.keys()
-            images.append(ImportedImage(name, path, boxes, size, relative=True))
+            images.append(ImportedImage(name, path, boxes, size, relative=True, also_named=tuple(others)))
     return ImportedLabels(tuple(images), frozenset(parts), tuple(not_annotated))
 
 
@@ -103,9 +122,8 @@ def _with_annotations(content: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         if not {"annotation_id", "annotator"} & entry.keys():
             tasks[place] = dict(entry)
             continue
-        lists = [value for value in entry.values() if isinstance(value, list)]
         annotation = {
-            "result": [_region_of_min(value) for found in lists for value in found if isinstance(value, dict)],
+            "result": [region for value in entry.values() for region in _regions_of_min(value)],
             "id": entry.get("annotation_id"),
             "completed_by": entry.get("annotator"),
             "updated_at": entry.get("updated_at"),
@@ -114,6 +132,15 @@ def _with_annotations(content: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         task = tasks.setdefault(key, {"id": entry.get("id"), "data": dict(entry), "annotations": []})
         task["annotations"].append(annotation)
     return list(tasks.values())
+
+
+def _regions_of_min(value: Any) -> list[dict[str, Any]]:
+    """The regions of one value of an entry: a list of them, one alone, or, from a table, JSON in a text."""
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "{")):
+        return [{"type": "a text of JSON", "value": {}}]
+    if isinstance(value, dict):
+        value = [value] if "x" in value else []
+    return [_region_of_min(one) for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _region_of_min(value: dict[str, Any]) -> dict[str, Any]:
@@ -125,13 +152,14 @@ def _region_of_min(value: dict[str, Any]) -> dict[str, Any]:
     return {"type": kind, "value": value, "id": repr(rectangle), **sizes}
 
 
-def _path(task: Mapping[str, Any]) -> str:
+def _paths(task: Mapping[str, Any]) -> list[str]:
+    """The names that a task has for its image, the surest first."""
     data = task.get("data")
     if not isinstance(data, dict):
         raise NotUnderstoodError("it has no `data` that names an image")
-    for key in ("path", TO_NAME):
-        if isinstance(data.get(key), str):
-            return str(data[key])
+    known = [data[key] for key in ("path", TO_NAME) if isinstance(data.get(key), str)]
+    if known:
+        return known
     names = {
         value
         for value in data.values()
@@ -139,7 +167,7 @@ def _path(task: Mapping[str, Any]) -> str:
     }
     if len(names) != 1:
         raise NotUnderstoodError("its `data` names no image, or several; call the image's key `image` or `path`")
-    return names.pop()
+    return [*names]
 
 
 def _file_of(address: str) -> str:
@@ -166,14 +194,23 @@ def _submitted(task: Mapping[str, Any]) -> _Annotation | None:
         return None  # as it was exported to Label Studio
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise NotUnderstoodError("it has no `annotations` with their results; export JSON, not a task list")
-    everyone = [one for one in map(_Annotation.model_validate, found) if not one.was_cancelled]
+    everyone = [one for one in map(_Annotation.model_validate, found) if one.counts]
     submitted = [one for one in everyone if one.ground_truth] or everyone
     newest: dict[str, _Annotation] = {}  # by annotator
-    for one in sorted(submitted, key=lambda one: (one.updated_at or "", one.id if isinstance(one.id, int) else 0)):
+    for one in sorted(submitted, key=lambda one: (_moment(one.updated_at), one.id if isinstance(one.id, int) else 0)):
         newest[repr(one.completed_by)] = one
     if len(newest) > 1 and not _agree([_boxes(one.result)[0] for one in newest.values()]):
         raise NotUnderstoodError(f"the annotations of {len(newest)} annotators differ; mark one as ground truth")
     return next(reversed(newest.values()), None)
+
+
+def _moment(text: str | None) -> datetime:
+    """A time of any zone, UTC where it says none; the earliest where it is no time."""
+    try:
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _agree(annotations: Sequence[Mapping[str, Box]]) -> bool:

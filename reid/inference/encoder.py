@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from reid.data.decoding import load_pixels, resized_pixels
@@ -18,7 +18,7 @@ from reid.inference.devices import make_fabric
 from reid.inference.trained import model_hash, read_trained_run
 from reid.model.muva import Muva
 from shared.errors import UsageError
-from shared.images import UnreadableImageError
+from shared.images import UnreadableImageError, to_rgb
 from shared.object_storage import ObjectPath
 from shared.workspace import Workspace
 
@@ -209,7 +209,7 @@ def _pixels(image: OneImage) -> Tensor:
         if image.mode.startswith(("I", "F")):  # Pillow would clip them to white or black
             raise UsageError(f"a PIL image of mode {image.mode}", fix="scale it to 8 bits per channel first")
         try:
-            return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1)
+            return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
         except Exception as err:  # a lazily read file may fail only now, with any type
             raise UnreadableImageError(f"{type(err).__name__}: {err}"[:200], getattr(image, "filename", None)) from err
     if isinstance(image, np.ndarray):

@@ -16,9 +16,10 @@ from PIL import Image
 from labeler import AsyncGrounder, Grounder
 from labeler.annotation import client as client_module
 from labeler.annotation.client import ServiceError
+from labeler.grounder import _content
 from shared.errors import ConfigError, UsageError
 from shared.geometry import Box
-from shared.images import image_id_of
+from shared.images import decode, image_id_of
 from shared.schemas import PARTS, LabelStatus
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,20 @@ def test_every_kind_of_input_gives_the_same_boxes(paint, tmp_path: Path) -> None
         assert answer.boxes["legs"] == pytest.approx(LEGS) and isinstance(answer.boxes["legs"], Box)
     assert {answer.image_id for answer in answers[:3]} == {image_id_of(content)}
     assert list(single.boxes) == ["legs"]
+
+
+def test_pixels_of_a_pil_image_are_as_in_a_file_but_not_turned() -> None:
+    """What transparency hides does not come back, 16 bits are scaled, and boxes are of the image that was given."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = io.BytesIO()
+    Image.new("RGB", (64, 128)).save(turned, "JPEG", exif=exif)
+    deep = Image.fromarray(np.full((128, 64), 0x8000, np.uint16))
+    for image, pixel in ((Image.new("RGBA", (64, 128), (200, 100, 50, 0)), (0, 0, 0)), (deep, (128, 128, 128))):
+        content = _content(image)
+        assert isinstance(content, bytes) and decode(content).getpixel((9, 9)) == pixel
+    content = _content(Image.open(turned))
+    assert isinstance(content, bytes) and decode(content).size == (64, 128)
 
 
 async def test_async(paint) -> None:

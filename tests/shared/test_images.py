@@ -177,6 +177,26 @@ def png_of(depth: int, colour_type: int, row: bytes, width: int, transparent: by
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def tiff_of_planes(bits: int, samples: np.ndarray) -> bytes:
+    """An uncompressed RGB TIFF of 4 x 2 pixels in three planes, which Pillow cannot write."""
+    data = samples.tobytes()
+    strip = len(data) // 3
+    long_values = {273: [0, strip, 2 * strip], 279: [strip] * 3}  # StripOffsets, StripByteCounts
+    short = {256: 4, 257: 2, 259: 1, 262: 2, 277: 3, 278: 2, 284: 2}
+    entries = {tag: (3, 1, value) for tag, value in short.items()}
+    after = 8 + 2 + 12 * (len(short) + 3) + 4
+    blobs = struct.pack("<3H", *[bits] * 3)
+    entries[258] = (3, 3, after)
+    first = after + len(blobs) + 24
+    for tag, values in long_values.items():
+        entries[tag] = (4, 3, after + len(blobs))
+        blobs += struct.pack("<3I", *[value + first if tag == 273 else value for value in values])
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return (
+        head + b"".join(struct.pack("<HHII", tag, *entries[tag]) for tag in sorted(entries)) + bytes(4) + blobs + data
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "grey"),
     [
@@ -191,6 +211,50 @@ def png_of(depth: int, colour_type: int, row: bytes, width: int, transparent: by
 )
 def test_hidden_colours_of_any_depth_do_not_come_back(content: bytes, grey: list[int]) -> None:
     assert np.asarray(decode(content))[0].tolist() == [[value] * 3 for value in grey]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (tiff_of_planes(16, np.arange(24, dtype="<u2") * 2000), "planes of more than 8 bits"),
+        (png_of(8, 3, b"\0\1", 2, b"\xff"), "a palette of no colours"),
+        (
+            saved(Image.fromarray(RAMP), "TIFF").replace(
+                struct.pack("<HHII", 257, 4, 1, 16), struct.pack("<HHII", 257, 4, 1, 32)
+            ),
+            "pixels are missing at its end",
+        ),
+    ],
+)
+def test_what_pillow_shows_in_wrong_colours_is_unreadable(content: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableImageError, match=reason):
+        decode(content)
+    assert decode(tiff_of_planes(8, np.arange(24, dtype="u1"))).getpixel((1, 0)) == (1, 9, 17)
+
+
+ARROW = np.repeat(np.arange(24, dtype=np.uint8).reshape(6, 4, 1) * 10, 3, axis=2)  # of grey steps, no symmetry
+AS_SHOWN = {  # EXIF orientation -> the stored pixels as they are to be shown, by the standard's words
+    1: ARROW,
+    2: ARROW[:, ::-1],  # mirrored left to right
+    3: ARROW[::-1, ::-1],  # half a turn
+    4: ARROW[::-1],
+    5: ARROW.swapaxes(0, 1),  # row 0 is the left side, column 0 the top
+    6: np.rot90(ARROW, -1),  # row 0 is the right side
+    7: ARROW[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90(ARROW),
+    9: ARROW,  # not defined
+}
+
+
+@pytest.mark.parametrize("orientation", AS_SHOWN)
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+def test_every_orientation_is_applied(orientation: int, form: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if form == "WEBP" else {}
+    assert np.array_equal(
+        np.asarray(decode(saved(Image.fromarray(ARROW), form, exif=exif, **options))), AS_SHOWN[orientation]
+    )
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "MPO"])

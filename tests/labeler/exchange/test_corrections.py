@@ -134,6 +134,9 @@ def test_what_the_file_does_not_show_stays_unless_a_switch_says_otherwise(place:
     shown = dataclasses.replace(labels_of(heads), parts=frozenset({"head", "legs"}))
     assert corrected(shown, place, label_run="shown").removed == 1
     assert corrected(heads, place, label_run="switched", absent_means_removed=True).removed == 1
+    one_of_some = dataclasses.replace(shown.images[0], incomplete=frozenset({"legs"}))
+    some = dataclasses.replace(shown, images=(one_of_some,))
+    assert corrected(some, place, label_run="some", absent_means_removed=True).kept == 1
     one = f"{1:016x}"
     assert newest_rows(place[1], "shown", "toy")[one, "legs"].status == LabelStatus.ABSENT
     assert newest_rows(place[1], "shown", "toy")[f"{2:016x}", "legs"].status == LabelStatus.OK  # not in the file

@@ -204,12 +204,23 @@ def changed(key: str, value: Any) -> Callable[[Any], None]:
         (changed("bbox", {"x": 1}), "valid list"),
         (changed("bbox", [1, 2, -3, 4]), "is -3 wide and 4 high"),
         (changed("bbox", [1, 2, 0, 4]), "is 0 wide"),
-        (changed("iscrowd", 1), "crowd or a mask"),
+        (changed("iscrowd", 1), "'head' is marked with `iscrowd`"),
+        (changed("iscrowd", "1"), "`iscrowd`"),
+        (changed("ignore", 1), "`ignore`"),
+        (changed("attributes", {"outside": True}), "`outside`"),
+        (changed("attributes", {"IsGroupOf": 1}), "`isgroupof`"),
+        (changed("attributes", [{"name": "ignored", "value": True}]), "`ignored`"),
+        (changed("segmentation", [[5, 60, 15, 60, 15, 80]]), "not that of its segmentation"),
+        (
+            changed("segmentation", [[16, 32, 48, 32, 48, 64], [16, 32, 80, 64, 16, 64]]),
+            "not that of its segmentation",
+        ),
+        (lambda c: c["annotations"][0].update(bbox=[16, 32, 48, 64], area=1024.0), "two corners"),
         (changed("bbox_mode", 0), "`bbox_mode` says that the bbox of 'head' is not x, y, width, height"),
         (changed("bbox_mode", "XYXY_ABS"), "`bbox_mode` says"),
-        (changed("deleted", True), "'head' is marked as deleted"),
+        (changed("deleted", True), "`deleted`"),
         (changed("keypoints", [1, 2, 2]), "has keypoints"),
-        (changed("attributes", {"rotation": 30.0}), "the box is rotated"),
+        (changed("attributes", {"rotation": 30.0}), "the box of 'head' is rotated"),
         (changed("attributes", {"rotation": "30"}), "is rotated"),
         (changed("attributes", [{"name": "rotation", "value": 30}]), "is rotated"),
         (changed("attributes", [{"Rotation": 30}]), "is rotated"),
@@ -248,12 +259,43 @@ def test_coco_of_other_tools_is_understood(tmp_path: Path) -> None:
     ]
     content["annotations"] = [
         {"image_id": 5, "category_id": 0, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 4, 2, 4, 6]], "keypoints": []},
-        {"image_id": 6, "category_id": 1, "bbox": [1, 2, 3, 4], "attributes": {"rotation": 0.0, "occluded": False}},
+        # the bbox again as a polygon of two corners, which it is not
+        {
+            "image_id": 6,
+            "category_id": 1,
+            "bbox": [1, 2, 3, 4],
+            "segmentation": [[1, 2, 3, 4]],
+            "attributes": {"rotation": 0.0, "occluded": False},
+        },
         {"image_id": 6, "category_id": 0, "bbox": [5.5, 2, 3, 4], "iscrowd": False, "ignore": 0, "bbox_mode": 1},
     ]
     found = read("coco", content, tmp_path)
     assert in_pixels(found) == [{"legs": (1, 2, 4, 6)}, {"head": (1, 2, 4, 6), "legs": (5.5, 2, 8.5, 6)}, {}]
     assert {image.size for image in found.images} == {(None, None)}
+
+
+def test_coco_says_what_it_does_not_say(tmp_path: Path) -> None:
+    """Of COCO Annotator and LVIS: images that nobody has annotated, parts that are not all there, a second path."""
+    content = coco()
+    content["images"][0] |= {"file_name": "1.png", "path": "/datasets/q/1.png", "annotated": False}
+    content["images"][0]["not_exhaustive_category_ids"] = [2, 99]
+    content["images"] += [
+        {"id": 7, "file_name": "q/3.png", "annotated": False},
+        {"id": 8, "file_name": "q/4.png", "deleted": True},
+    ]
+    found = read("coco", content, tmp_path)
+    assert found.not_annotated == ("image 7 (q/3.png)", "image 8 (q/4.png)")
+    assert [(image.also_named, image.incomplete) for image in found.images] == [
+        (("/datasets/q/1.png",), {"upper_body"}),
+        ((), set()),
+    ]
+
+
+def test_annotations_are_not_blamed_for_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    content = coco()
+    content["images"][0]["width"] = "64"
+    with pytest.raises(DataError, match="nothing was imported, 1 problem:"):
+        read("coco", content, tmp_path)
 
 
 # ---- Label Studio
@@ -393,6 +435,9 @@ def test_of_several_annotations_the_newest_of_one_person_counts(tmp_path: Path) 
     ]
     (image,) = read("label-studio", [task], tmp_path).images
     assert image.boxes["head"].width == pytest.approx(0.6)
+    task["annotations"][1]["updated_at"] = "2026-02-01T01:00:00+02:00"  # an hour earlier
+    (image,) = read("label-studio", [task], tmp_path).images
+    assert image.boxes["head"].width == pytest.approx(0.5)
     task["annotations"][0]["completed_by"] = 2
     with pytest.raises(DataError, match=r"task 7 .*the annotations of 2 annotators differ; mark one"):
         read("label-studio", [task], tmp_path)
@@ -402,6 +447,50 @@ def test_of_several_annotations_the_newest_of_one_person_counts(tmp_path: Path) 
     task["annotations"][0] |= {"ground_truth": False, "result": moved}  # two people of one mind
     (image,) = read("label-studio", [task], tmp_path).images
     assert image.boxes["head"].width == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ({"last_action": "rejected"}, False),
+        ({"skipped": True}, False),
+        ({"reviews": [{"accepted": False}]}, False),
+        (
+            {
+                "reviews": [
+                    {"accepted": False, "created_at": "2026-05-02"},
+                    {"accepted": True, "created_at": "2026-05-01"},
+                ]
+            },
+            False,
+        ),
+        (
+            {
+                "reviews": [
+                    {"accepted": False, "created_at": "2026-05-01"},
+                    {"accepted": True, "created_at": "2026-05-02"},
+                ]
+            },
+            True,
+        ),
+        (
+            {
+                "reviews": [
+                    {"accepted": False, "created_at": "2026-05-02T09:30:00Z"},
+                    {"accepted": True, "created_at": "2026-05-02T10:00:00+02:00"},
+                ]
+            },
+            False,
+        ),
+        ({"reviews": [{"accepted": False}], "last_action": "updated"}, True),
+        ({"reviews": [{"accepted": True}], "last_action": "accepted"}, True),
+        ({"reviews": [], "last_action": None}, True),
+    ],
+)
+def test_what_a_reviewer_rejected_is_not_annotated(said: dict[str, Any], counts: bool, tmp_path: Path) -> None:
+    (task,) = tasks()[:1]
+    task["annotations"][0] |= said
+    assert bool(read("label-studio", [task], tmp_path).images) == counts
 
 
 def test_the_image_of_a_task_may_have_another_key(tmp_path: Path) -> None:
@@ -429,6 +518,8 @@ def test_json_min_is_understood(tmp_path: Path) -> None:
     found = read("label-studio", entries, tmp_path)
     assert in_pixels(found) == [{"head": (16, 32, 48, 64), "legs": (16, 32, 48, 96)}, {}]
     assert found.images[0].size == (64, 128) and found.images[0].entry == "task 1"
+    alone = read("label-studio", [min_entry(part=head, words={"choices": ["a", "b"]})], tmp_path)
+    assert in_pixels(alone) == [{"head": (16, 32, 48, 64)}]
 
 
 @pytest.mark.parametrize(
@@ -441,6 +532,8 @@ def test_json_min_is_understood(tmp_path: Path) -> None:
         ([min_entry(e=[{"x": 1, "y": 1, "radiusX": 2, "radiusY": 3, **SIZE}])], "a region of an unsupported shape"),
         ([min_entry(lab=[{**RECTANGLE, "labels": ["head"], **SIZE}])], "belong to no rectangle"),
         ([min_entry(rect=[{**RECTANGLE, **SIZE}])], "exactly one part as its label, found none"),
+        ([min_entry(part=json.dumps([{**RECTANGLE, "rectanglelabels": ["head"]}]))], "'a text of JSON' is not a rect"),
+        ([min_entry(part={**RECTANGLE, "polygonlabels": ["head"]})], "'polygonlabels' is not a rectangle"),
         ([min_entry(part=[{"format": "rle", "rle": [1], "brushlabels": ["head"]}])], "'brushlabels'"),
         (
             [
@@ -511,6 +604,7 @@ def detection(**more: Any) -> dict[str, Any]:
         ([detection(bounding_box=[16, 32, 32, 32])], "larger than the image: are these pixels"),
         ([detection(bounding_box=[0.5, 0.5, -0.1, 0.1])], "is -0.1 wide"),
         ([detection(rotation=0.4)], "is rotated"),
+        ([detection(iscrowd=1)], "`iscrowd`"),
         ([detection(angle=0.4)], "is rotated"),
         ([detection(attributes={"rotation": {"_cls": "NumericAttribute", "value": 3}})], "is rotated"),
         ([detection(), detection()], "two boxes of 'head'"),
@@ -521,6 +615,9 @@ def test_fiftyone_values_that_are_no_boxes_are_named(value: Any, told: str, tmp_
     content = samples()
     content["samples"][1]["parts"] = {"_cls": "Detections", "detections": value} if isinstance(value, list) else value
     with pytest.raises(DataError, match=rf"sample 2 \(q/2.png\): .*{told}"):
+        read("fiftyone", content, tmp_path)
+    content["samples"][1]["_media_type"] = "video"
+    with pytest.raises(DataError, match="it is a video, not an image"):
         read("fiftyone", content, tmp_path)
     content["samples"].append({"parts": None})
     with pytest.raises(DataError, match="`filepath`: field required"):

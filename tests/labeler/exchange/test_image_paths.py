@@ -53,6 +53,9 @@ ROWS = [manifest_row(number, path=path, split="query") for number, path in enume
         ("query/deadbeef-6.png", "query/deadbeef-6.png"),
         ("0badcafe-6.png", "query/6.png"),
         ("8.png", None),
+        ("gallery/1 é.png", None),  # that folder is the data set's, and has no such image
+        ("/x/toy/gallery/1 é.png", None),
+        ("gallery/images/1 é.png", "query/1 é.png"),
         ("query/", None),
         ("", None),
         ("http://[", None),
@@ -68,6 +71,28 @@ def test_a_path_finds_its_image(given: str, meant: str | None) -> None:
 def test_what_could_be_several_images_is_refused(given: str) -> None:
     with pytest.raises(NotUnderstoodError, match=r"ambiguous path: query/2.png or gallery/2.png"):
         ImagePaths(ROWS).find(given)
+
+
+@pytest.mark.parametrize(
+    ("names", "meant"),
+    [
+        (["query/2.png", "https://cdn/9f8a.png"], "query/2.png"),
+        (["https://cdn/9f8a.png", "query/2.png"], "query/2.png"),
+        (["2.png", "/datasets/deep/query/2.png"], "deep/query/2.png"),
+        (["query/2.png", "2.png"], "query/2.png"),
+        (["8.png", "9.png"], None),
+    ],
+)
+def test_names_of_one_image_find_it_together(names: list[str], meant: str | None) -> None:
+    found = ImagePaths(ROWS).find_named(names)
+    assert (found and found.path) == meant
+
+
+def test_names_of_two_images_are_refused() -> None:
+    with pytest.raises(NotUnderstoodError, match=r"called both query/2.png and q/7.png"):
+        ImagePaths(ROWS).find_named(["query/2.png", "q/7.png"])
+    with pytest.raises(NotUnderstoodError, match="ambiguous path"):
+        ImagePaths(ROWS).find_named(["2.png", "9.png"])
 
 
 def test_copies_of_one_image_are_one_image() -> None:

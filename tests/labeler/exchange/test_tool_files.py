@@ -69,6 +69,6 @@ def test_shapes_are_told_from_boxes() -> None:
     with pytest.raises(DataError) as caught:
         read("datumaro-shapes.json", "coco")
     said = str(caught.value)
-    assert f"annotation 1 of image 1 ({PATHS[0]}): the box is rotated" in said
-    assert f"annotation 2 of image 2 ({PATHS[1]}): 'legs' is a crowd or a mask" in said
+    assert f"annotation 1 of image 1 ({PATHS[0]}): the box of 'head' is rotated" in said
+    assert f"annotation 2 of image 2 ({PATHS[1]}): 'legs' is marked with `iscrowd`" in said
     assert "2 problems" in said  # a polygon has its bounding box beside it, and that is the box

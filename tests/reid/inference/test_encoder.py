@@ -138,6 +138,8 @@ def test_odd_but_valid_images(small_encoder: PersonEncoder) -> None:
     found = small_encoder(images)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    hidden = Image.new("RGBA", (4, 8), (200, 100, 50, 0))  # black, as in a file
+    assert np.array_equal(small_encoder(hidden), small_encoder(Image.new("RGB", (4, 8))))
     backwards = np.zeros((8, 4, 3), np.uint8)[:, ::-1]  # negative strides
     assert np.isfinite(small_encoder(backwards)).all()
     with pytest.raises(UsageError, match="batch_size=0"):
