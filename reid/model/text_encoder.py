@@ -21,7 +21,8 @@ def prompt_templates(parts: Sequence[str], *, part_agnostic: bool = False, domai
 
     Args:
         part_agnostic: "A photo of a * * * *" for the whole person and every part.
-        domain_context: words at the end of every sentence, after a comma; underscores in them become blanks.
+        domain_context: words at the end of every sentence, after a comma; underscores in them become blanks. Without
+            a noun CLIP's tokenizer joins the last `*` and the comma into one token: the vector stands for both.
     """
     context = " ".join(domain_context.replace("_", " ").split())
     words = [PART_WORDS.get(part, part.replace("_", " ")) for part in parts]
