@@ -34,6 +34,8 @@ class MaskedEncoder(nn.Module):
         mask_temperature: tau of p = sigmoid(logits / tau).
         gate_threshold: a patch is visible for a part where p is strictly above it.
         soft_gate: m of the soft gate, which adds (2p - 1) * m to the attention logits; None: the hard gate.
+        additive: give the attention the hard gate as 0 and -inf instead of true and false; which kernel is faster
+            depends on the device.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class MaskedEncoder(nn.Module):
         mask_temperature: float,
         gate_threshold: float,
         soft_gate: float | None = None,
+        additive: bool = False,
     ) -> None:
         super().__init__()
         self.num_parts = num_parts
         self.mask_temperature = mask_temperature
         self.gate_threshold = gate_threshold
         self.soft_gate = soft_gate
+        self.additive = additive
         width = visual.conv1.out_channels
         self.conv1 = visual.conv1
         self.conv1.stride = (grid.stride, grid.stride)
@@ -146,7 +150,14 @@ class MaskedEncoder(nn.Module):
 
     def _mask(self, gate: Tensor) -> Tensor:
         """A gate (B, R, L), bool or p in 0..1, as the mask of a block's attention."""
-        return attention_mask(gate) if self.soft_gate is None else attention_bias((2.0 * gate - 1) * self.soft_gate)
+        if self.soft_gate is not None:
+            return attention_bias((2.0 * gate - 1) * self.soft_gate)
+        mask = attention_mask(gate)
+        if not self.additive:
+            return mask
+        device = gate.device.type
+        half = torch.is_autocast_enabled(device)
+        return additive_mask(mask, torch.get_autocast_dtype(device) if half else self.proj.dtype)
 
 
 def attention_mask(visible: Tensor) -> Tensor:
@@ -167,6 +178,19 @@ def attention_mask(visible: Tensor) -> Tensor:
     part_rows = torch.cat([free.expand(batch, parts, 1), own.expand(batch, -1, -1), visible], dim=2)
     patch_rows = [free.expand(batch, patches, 1), visible.transpose(1, 2), free.expand(batch, patches, patches)]
     return torch.cat([class_row, part_rows, torch.cat(patch_rows, dim=2)], dim=1)[:, None]
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype, row: int | None = None) -> Tensor:
+    """A bool mask (B, 1, N, N) as a term of the attention logits: 0 where true, -inf elsewhere.
+
+    Args:
+        row: length of a row in memory; by default on a GPU the next multiple of 8, without which the memory-efficient
+            kernel copies it, else N.
+    """
+    count = mask.shape[-1]
+    row = row or (-(-count // 8) * 8 if mask.is_cuda else count)
+    storage = torch.zeros(*mask.shape[:-1], row, dtype=dtype, device=mask.device)
+    return storage[..., :count].masked_fill_(~mask, -torch.inf)
 
 
 def attention_bias(gate: Tensor) -> Tensor:

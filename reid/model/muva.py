@@ -38,6 +38,7 @@ class Muva(nn.Module):
             mask_temperature=config.mask_temperature,
             gate_threshold=config.gate_threshold,
             soft_gate=config.soft_gate,
+            additive=config.attention_mask == "additive",
         )
         self.text_encoder = TextEncoder(clip)
         self.bnneck = nn.BatchNorm1d(self.feature_dim, momentum=NECK_MOMENTUM)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reid.model.image_encoder import attention_mask
+from reid.model.image_encoder import additive_mask, attention_mask
 from shared.files import write_text
 from shared.workspace import Workspace
 
@@ -51,8 +51,7 @@ def mask_forms(
 
     def additive(row: int) -> Tensor:
         """Rows that are `row` long in memory."""
-        storage = torch.zeros(batch, 1, count, row, device=device, dtype=dtype)
-        return storage[..., :count].masked_fill_(~attention_mask(visible), -torch.inf)
+        return additive_mask(attention_mask(visible), dtype, row)
 
     forms: dict[str, Form] = {
         "none": lambda: attend(None),

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from reid.config import ModelConfig
-from reid.model.image_encoder import attention_mask, resized_positions
+from reid.model.image_encoder import additive_mask, attention_mask, resized_positions
 from reid.model.muva import build_model
 from reid.training.losses import mask_bce_loss, mask_dice_loss
 
@@ -105,6 +105,7 @@ def test_attention_mask_is_the_table():
         {"stride": 5},
         {"mask_temperature": 0.3, "gate_threshold": 0.6},
         {"soft_gate": 4.0, "mask_temperature": 0.5},
+        {"attention_mask": "additive"},
         {"parts": ("legs",), "mask_heads": 8},
         {"parts": ("head", "upper_body", "legs", "left_hand", "bag")},
     ],
@@ -121,6 +122,34 @@ def test_whole_forward_equals_the_naive_one_with_predicted_masks(model_config, i
         torch.testing.assert_close(output.mask_logits[:, index], torch.stack(layers), rtol=1e-4, atol=2e-5)
     gates = output.mask_logits > 0
     assert gates.any() and not gates.all()
+
+
+@pytest.mark.parametrize("row", [None, 8, 16])
+def test_the_additive_mask_says_what_the_boolean_one_says(row):
+    allowed = attention_mask(torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)) > 0.5)
+    added = additive_mask(allowed, torch.bfloat16, row)
+    assert added.shape == allowed.shape and added.dtype == torch.bfloat16
+    assert torch.equal(added == 0, allowed) and torch.equal(added == -torch.inf, ~allowed)
+    assert added.stride(-2) == (row or 8)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_both_forms_of_the_mask_give_the_same_features_and_gradients(model_config, images, autocast):
+    found = []
+    for form in ("boolean", "additive"):
+        model = lively(build_model(model_config(attention_mask=form), 5, seed=0)).eval()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = model.encode_images(images)
+        (output.features.square().sum() + output.mask_logits.square().sum()).backward()
+        named = model.image_encoder.named_parameters()
+        found.append((output.features, {name: p.grad for name, p in named if p.grad is not None}))
+    (features, gradients), (others, other_gradients) = found
+    tolerance = {"rtol": 3e-2, "atol": 3e-2} if autocast else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(others, features, **tolerance)
+    assert gradients.keys() == other_gradients.keys() and len(gradients) > 20
+    for name, gradient in gradients.items():
+        scale = gradient.abs().max().clamp_min(1e-6)
+        torch.testing.assert_close(other_gradients[name] / scale, gradient / scale, **tolerance)
 
 
 @pytest.mark.parametrize("soft_gate", [None, 3.0])

@@ -8,7 +8,9 @@ from reid.config import load_config
 from reid.model.muva import build_model
 
 
-@pytest.mark.parametrize("overrides", [[], ["model.soft_gate=2.0"], ["model.parts=[]"]])
+@pytest.mark.parametrize(
+    "overrides", [[], ["model.soft_gate=2.0"], ["model.attention_mask=additive"], ["model.parts=[]"]]
+)
 def test_attention_is_that_of_the_last_block(overrides: list[str]) -> None:
     config = load_config("tiny", overrides).model
     model = build_model(config, 4, seed=0, load_weights=False).eval()
