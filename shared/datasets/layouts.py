@@ -154,7 +154,7 @@ def _msmt17_list(path: Path) -> tuple[list[tuple[str, int, int]], Mapping[str, l
             f"the list cannot be read: {reason}", path=path, fix="use the list files that came with MSMT17"
         ) from err
     for number, line in enumerate(text.splitlines(), start=1):
-        found = _MSMT17_LINE.fullmatch(line.strip())
+        found = _MSMT17_LINE.fullmatch(line.strip().replace("\\", "/"))
         named = _MSMT17_NAME.fullmatch(PurePosixPath(found[1]).name) if found else None
         if found and named and is_safe(found[1]):
             if len(found[2]) < 10 and len(named[1]) < 10:

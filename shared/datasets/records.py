@@ -296,9 +296,9 @@ def number_identities(words: Iterable[str], kinds: Mapping[str, Kind]) -> Number
     Args:
         kinds: the words that stand for no person, and what they stand for; whole numbers are compared as numbers.
     """
-    found = {word: same_spelling(word) for word in words}
+    found = {word: _same_word(word) for word in words}
     read = whole_numbers(set(found.values()))
-    by_word = {same_spelling(word): kind for word, kind in kinds.items()}
+    by_word = {_same_word(word): kind for word, kind in kinds.items()}
     by_number = {number: kinds[word] for word, number in whole_numbers(kinds).items()}
     nobody = {
         word: kind
@@ -317,7 +317,7 @@ def number_identities(words: Iterable[str], kinds: Mapping[str, Kind]) -> Number
 
 def number_cameras(words: Iterable[str]) -> Numbers:
     """Numbers for camera words, as for people but of 32 bits; "" has None, not labelled."""
-    found = {word: same_spelling(word) for word in words}
+    found = {word: _same_word(word) for word in words}
     spelled = {*found.values()} - {""}
     cameras, note = _number_words(spelled, whole_numbers(spelled), "cameras", _MAX_CAMERA)
     return Numbers({word: (cameras.get(found[word]), Kind.PERSON) for word in found}, note)
@@ -326,6 +326,14 @@ def number_cameras(words: Iterable[str]) -> Numbers:
 def same_spelling(text: str) -> str:
     """One spelling for texts that look the same: umlauts are one character or two, depending on the system."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def _same_word(word: str) -> str:
+    """One spelling for words that look the same, with or without signs that take no room."""
+    return word if word.isascii() else same_spelling(word.translate(_UNSEEN).strip()) or word
+
+
+_UNSEEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u200e\u200f\u00ad"))
 
 
 def is_safe(path: str) -> bool:

@@ -655,3 +655,19 @@ def test_the_documented_keys_and_layouts_are_those_that_are_read() -> None:
     assert re.findall(r"^\| (\w+) \| `", shared.datasets.layouts.__doc__ or "", re.MULTILINE) == [
         name for name in LAYOUTS if name != "market1501_zero_based"
     ]
+
+
+@pytest.mark.parametrize(("word", "same"), [("anna\u200b", "anna"), ("\ufeff7", "007")])
+def test_words_that_look_the_same_are_one_person_and_one_camera(tmp_path: Path, word: str, same: str) -> None:
+    root = declare(tmp_path / "mine", "layout: csv\ncsv: t.csv\n", "a.jpg", "b.jpg")
+    (root / "t.csv").write_text(
+        f"path,identity,camera,split\na.jpg,{word},{word},all\nb.jpg,{same},{same},all\n", encoding="utf-8"
+    )
+    (one, other) = scan_dataset("mine", tmp_path).files
+    assert (one.identity, one.camera) == (other.identity, other.camera)
+
+
+def test_a_list_with_windows_separators_loses_no_image(tmp_path: Path) -> None:
+    declare(tmp_path / "mine", "layout: msmt17\n", "train/0000/0000_000_01_x.jpg")
+    (tmp_path / "mine" / "list_train.txt").write_bytes(b"0000\\0000_000_01_x.jpg 0\r\n")
+    assert records("mine", tmp_path) == [("train/0000/0000_000_01_x.jpg", "train", 1, 1)]
