@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 
 from pipelines.datasets import split_names
 from pipelines.terminal import cut_cell, emit, print_table, say
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, UsageError
 from shared.files import write_text
 from shared.labels import connect, corrected_runs, label_runs, label_shards
 from shared.terminal import printable
@@ -59,15 +60,30 @@ def sql(
     manifests = [path for path in map(workspace.manifest, names) if path.is_file()]
     for run in sorted(corrected_runs(workspace.labels, label_runs(workspace.labels, names))):
         say(f"label run {run} has been corrected: training uses the run that corrects it", err=True)
-    found = run_query(connect(manifests=manifests, labels=shards, only_these_files=True), query, shards=shards)
+    connection = connect(manifests=manifests, labels=shards, only_these_files=True)
+    with ThreadPoolExecutor(1) as pool:  # here DuckDB would not see Ctrl-C before the query's end
+        asked = pool.submit(run_query, connection, query, shards=shards, as_text=form != "parquet")
+        try:
+            found = asked.result()
+        except KeyboardInterrupt:
+            connection.interrupt()
+            raise
     if form == "parquet":
         from shared.parquet import write_table
 
         assert out is not None
-        write_table(found, out)
+        try:
+            write_table(found, out)
+        except NotImplementedError as err:  # Arrow's
+            raise UsageError(f"Parquet has no such type ({err})", fix="cast(<column> as varchar)") from err
     else:
         columns = list(found.column_names)
-        rows = list(zip(*(column.to_pylist() for column in found.columns), strict=True))
+        try:
+            rows = list(zip(*(column.to_pylist() for column in found.columns), strict=True))
+        except (OverflowError, ValueError) as err:
+            raise UsageError(
+                f"a time or a value inside a list or struct cannot be shown ({err})", fix="cast(<column> as varchar)"
+            ) from err
         _write(columns, rows, form, out)
     if out:
         say(f"wrote {out}: {found.num_rows:,} rows", err=True)
@@ -144,7 +160,9 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+        if value == value.to_integral_value():
+            return int(value)
+        return float(value) if Decimal(repr(float(value))) == value else str(value)  # never fewer digits
     if isinstance(value, date | datetime | time):
         return value.isoformat()
     return value if value is None or isinstance(value, str | int | bool) else str(value)

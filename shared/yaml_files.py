@@ -1,5 +1,6 @@
 """YAML files that users write or that lie about: read up to a limit of bytes, nesting and references."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,13 @@ def read_mapping(path: Path) -> dict[Any, Any]:
 
 
 class _BoundedLoader(yaml.SafeLoader):
+    """Whole numbers are decimal, as in YAML 1.2: in YAML 1.1 `0012` is 10 and `1:30` is 90."""
+
     _depth = 0
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as its base class has it
+        sign: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:int"]
+        for sign, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -61,3 +68,8 @@ class _BoundedLoader(yaml.SafeLoader):
                     raise YamlFileError(f"the key {key.value[:40]!r} is given twice")
                 seen.add((key.tag, key.value))
         return node
+
+
+_DECIMAL = re.compile(r"^[-+]?[0-9]+$", re.ASCII)
+_BoundedLoader.add_implicit_resolver("tag:yaml.org,2002:int", _DECIMAL, list("-+0123456789"))
+_BoundedLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.datasets.pattern import parse_pattern
-from shared.datasets.records import is_safe
+from shared.datasets.records import USUAL_JUNK, is_safe
 from shared.errors import DataError
 from shared.schemas import Kind, Split
 from shared.yaml_files import YamlFileError, read_mapping
@@ -64,7 +64,7 @@ class Description(BaseModel):
     splits: dict[str, Split] = {}
     csv: str | None = None
     encoding: str | None = Field(default=None, max_length=40)
-    junk: tuple[Word, ...] = ("-1",)
+    junk: tuple[Word, ...] = (USUAL_JUNK,)
     distractors: tuple[Word, ...] = ()
     synthetic: bool = False
     generator: dict[str, Any] = {}

@@ -101,7 +101,7 @@ class Files:
             path, split, identity, camera, kind, *names = (column.to_pylist() for column in batch.columns)
             yield from map(FileRecord, path, split, identity, camera, map(Kind, kind), *names)
 
-    def numbered(self, kinds: Mapping[str, Kind]) -> tuple["Files", tuple[str, str]]:
+    def numbered(self, kinds: Mapping[str, Kind]) -> tuple["Files", tuple[str, ...]]:
         """The same with numbers for the words in identity_name and camera_name, which remain only where the numbers do
         not say them; and the notes about both, see `number_identities`."""
         who, where = (self._table[column].combine_chunks() for column in ("identity_name", "camera_name"))
@@ -125,7 +125,7 @@ class Files:
                 table = table.set_column(place, column, plain.dictionary_encode() if kind == _WORD else plain)
         found = Files(())
         found._table = table
-        return found, (people.note, cameras.note)
+        return found, (people.note, cameras.note, people.unused)
 
 
 @dataclass(frozen=True)
@@ -275,11 +275,16 @@ def scan_folders(root: Path, splits: Mapping[str, Split], read_name: Callable[[s
     return Scan.of(Files(records()), skipped)  # which adds to `skipped`
 
 
+USUAL_JUNK = "-1"  # of a data set that does not say which identities are junk
+
+
 class Numbers(NamedTuple):
-    """of: word -> number, and what it stands for. note: a sentence when words were renumbered, else ""."""
+    """of: word -> number, and what it stands for. note: a sentence when words were renumbered, else "". unused: a
+    sentence about words for junk and distractors that none of the words is, else ""."""
 
     of: Mapping[str, tuple[int | None, Kind]]
     note: str = ""
+    unused: str = ""
 
     def name(self, word: str) -> str | None:
         """The word to keep beside its number, where the number does not say it."""
@@ -306,12 +311,16 @@ def number_identities(words: Iterable[str], kinds: Mapping[str, Kind]) -> Number
         if (kind := by_word.get(word) or by_number.get(read.get(word)))  # type: ignore[arg-type]
     }
     people, note = _number_words({*found.values()} - nobody.keys(), read, "identities", _MAX_IDENTITY)
+    used = {*nobody, *(read[word] for word in nobody if word in read)}
+    numbers = whole_numbers(kinds)
+    unused = sorted(word for word in kinds if not {_same_word(word), numbers.get(word)} & used and word != USUAL_JUNK)
     return Numbers(
         {
             word: (None, nobody[spelled]) if spelled in nobody else (people[spelled], Kind.PERSON)
             for word, spelled in found.items()
         },
         note,
+        f"no image has the identity of junk or distractors {', '.join(map(repr, unused[:5]))}" if unused else "",
     )
 
 
@@ -375,8 +384,34 @@ def _number_words(words: Collection[str], read: Mapping[str, int], what: str, li
     note = (
         f"{len(same):,} {what} were numbered from 1, because {reason} (e.g. {min(odd)[:40]!r}); "
         f"their own names are in the manifest's column {'identity' if what == 'identities' else 'camera'}_name"
+        f"{_doubts(numbers)}"
     )
     return numbers, note
+
+
+def _doubts(numbers: Mapping[str, int]) -> str:
+    """Words that count as different though they may be one, and those that a spreadsheet may have made; or ""."""
+    alike: defaultdict[str, dict[int, str]] = defaultdict(dict)
+    for word in sorted(numbers):
+        plain = "".join(str(unicodedata.decimal(sign, sign)) for sign in unicodedata.normalize("NFKC", word))
+        plain = " ".join(_AS_TEXT.sub(r"\1", plain).casefold().split())
+        alike[_SEPARATOR.sub("", plain) if _GROUPED.fullmatch(plain) else plain][numbers[word]] = word
+    pairs = [[*words.values()][:2] for words in alike.values() if len(words) > 1]
+    dates = [word for word in numbers if _DATE.fullmatch(word)]
+    told = ""
+    if pairs:
+        one, other = pairs[0]
+        told += f"; {one[:40]!r} and {other[:40]!r} count as different, and so do {len(pairs) - 1:,} more such pairs"
+    if 0 < len(dates) < len(numbers):
+        told += (
+            f"; {min(dates)!r} looks like a date that a spreadsheet made of another word ({len(dates):,} such words)"
+        )
+    return told
+
+
+_AS_TEXT = re.compile(r"""^(?:'|=")(.*?)"?$""", re.DOTALL)  # 'word and ="word", with which spreadsheets keep text
+_GROUPED, _SEPARATOR = re.compile(r"[+-]?\d{1,3}(?:[,. ']\d{3})+"), re.compile("[,. ']")
+_DATE = re.compile(r"\d{1,2}[-. /][A-Za-z]{3,9}(?:[-. /]\d{2,4})?|\d{4}-\d\d-\d\d(?: 00:00:00)?", re.ASCII)
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -1,5 +1,7 @@
 """SQL over labels: DuckDB views of shards and manifests, and the newest rows as an Arrow table."""
 
+import os
+import tempfile
 from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -148,6 +150,9 @@ def _view(connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path
 def _confine(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
     connection.execute(f"set allowed_paths=[{', '.join(_quoted(path) for path in files)}]")
     for setting, value in (
+        ("memory_limit", "'50%'"),  # of the machine; what needs more goes to disk, within limits, or fails
+        ("temp_directory", _quoted(Path(tempfile.gettempdir()) / f"dgreid-sql-{os.getpid()}")),
+        ("max_temp_directory_size", "'10GB'"),
         ("autoinstall_known_extensions", "false"),
         ("autoload_known_extensions", "false"),
         ("python_enable_replacements", "false"),  # names of our own variables as tables

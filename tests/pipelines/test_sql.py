@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.__main__ import run
-from shared.labels import label_folder, label_shards, newest_labels, write_label_shard
+from shared.labels import connect, label_folder, label_shards, newest_labels, write_label_shard
 from shared.schemas import LabelRow, LabelStatus
 from shared.workspace import Workspace
 
@@ -65,6 +67,54 @@ def test_every_format_holds_all_rows_and_the_same_values(
     for form in ("table", "csv"):
         asked(capfd, query, "--format", form, "--out", str(tmp_path / form))
         assert (tmp_path / form).read_text().count(".jpg") == 48
+
+
+ODD_VALUES = {
+    "time '24:00:00'": "24:00:00",
+    "'12:00:00+02'::timetz": "12:00:00+02",
+    "date '0044-03-15 (BC)'": "0044-03-15 (BC)",
+    "date '2026-03-15'": "2026-03-15",
+    "timestamp '2026-03-15 10:00:00'": "2026-03-15T10:00:00",
+    "interval 3 days": "3 days",
+    "'101'::bit": "101",
+    "'a\\x01'::blob": "a\\x01",
+    "union_value(x := 1)": "1",
+    "12345678901234567890.123456789::decimal(38, 9)": "12345678901234567890.123456789",
+}
+
+
+def test_values_without_a_counterpart_in_python_are_shown_as_duckdb_writes_them(
+    labelled: Workspace, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    query = "select " + ", ".join(f"{value} as c{place}" for place, value in enumerate(ODD_VALUES))
+    (row,) = json.loads(asked(capfd, query, "--format", "json")[0])
+    assert list(row.values()) == list(ODD_VALUES.values())
+    (line,) = csv.DictReader(asked(capfd, query, "--format", "csv")[0].splitlines())
+    assert list(line.values()) == list(ODD_VALUES.values())
+    for form in ("markdown", "table"):
+        shown = asked(capfd, query, "--format", form)[0]
+        assert all(value in shown for value in ODD_VALUES.values())
+    for value in ("[date '0044-03-15 (BC)']", "'infinity'::timestamp"):
+        told = asked(capfd, f"select {value} as value", "--format", "json", code=2)[1]
+        assert "cannot be shown" in told and "cast(<column> as varchar)" in told
+    out = str(tmp_path / "rows.parquet")
+    told = asked(capfd, "select union_value(x := 1) as u", "--format", "parquet", "--out", out, code=2)[1]
+    assert "Parquet has no such type" in told and not Path(out).exists()
+
+
+def test_a_query_without_end_is_interrupted_and_may_not_take_all_memory(labelled: Workspace) -> None:
+    endless = "select sum(a.range * b.range) from range(100000000000) a, range(1000) b"
+    command = [sys.executable, "-m", "pipelines", "sql", "3dpes", endless]
+    started = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with pytest.raises(subprocess.TimeoutExpired):
+        started.communicate(timeout=5)
+    started.send_signal(signal.SIGINT)
+    told = started.communicate(timeout=30)[1]
+    assert started.returncode == 130 and "Traceback" not in told
+    settings = connect(manifests=[], labels=[], only_these_files=True).sql(
+        "select current_setting('temp_directory'), current_setting('max_temp_directory_size')"
+    )
+    assert settings.fetchone() == (str(Path(tempfile.gettempdir()) / f"dgreid-sql-{os.getpid()}"), "9.3 GiB")
 
 
 @pytest.mark.parametrize("character", ["x", "\u00e4", "[", "\x1b", "a b "])

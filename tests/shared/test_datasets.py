@@ -71,7 +71,7 @@ def test_words_of_files_become_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
         ("5.jpg", "7", "2"),
     ]
     named = Files(FileRecord(path, "all", None, None, Kind.PERSON, who, where) for path, who, where in reversed(said))
-    files, (about_people, about_cameras) = named.numbered({"none": Kind.JUNK})
+    files, (about_people, about_cameras, _) = named.numbered({"none": Kind.JUNK})
     assert [(r.path, r.identity, r.camera, r.kind, r.identity_name, r.camera_name) for r in files] == [
         ("1.jpg", 3, 2, Kind.PERSON, "bo", None),
         ("2.jpg", 2, None, Kind.PERSON, "ann", None),

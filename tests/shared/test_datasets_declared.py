@@ -27,8 +27,10 @@ from shared.datasets.records import (
     NOT_UTF8,
     OUT_OF_RANGE,
     UNREADABLE_FOLDER,
+    number_identities,
 )
 from shared.errors import ConfigError, DataError
+from shared.schemas import Kind
 
 
 def declare(root: Path, text: str, *paths: str) -> Path:
@@ -373,7 +375,43 @@ def test_renamed_people_and_cameras_keep_their_names_and_it_is_said(tmp_path: Pa
     assert cams.startswith("3 cameras were numbered from 1, because they are words (e.g. 'Kamera")
     declare(tmp_path / "n", text, "0007@3.jpg")
     scanned = scan_dataset("n", tmp_path)
-    assert scanned.notes == () and {(r.identity_name, r.camera_name) for r in scanned.files} == {(None, None)}
+    assert scanned.notes == ("no image has the identity of junk or distractors 'nobody'",)
+    assert {(r.identity_name, r.camera_name) for r in scanned.files} == {(None, None)}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("Anna", "anna", "bob"), "'Anna' and 'anna' count as different"),
+        (("hall 1", "hall  1"), "'hall  1' and 'hall 1' count as different"),
+        (("1,001", "1001"), "'1,001' and '1001' count as different"),
+        (("0012", "'0012"), "\"'0012\" and '0012' count as different"),
+        (("12", '="12"'), "count as different"),
+        (("3", "\u0663"), "count as different"),
+        (("\uff17", "7"), "count as different"),
+        (("3-12", "12-Mar", "4-7"), "'12-Mar' looks like a date that a spreadsheet made"),
+        (("3-12", "2026-12-03 00:00:00"), "'2026-12-03 00:00:00' looks like a date"),
+        (("anna", "bob", "eva"), ""),
+        (("2026-12-03", "2026-12-04"), ""),
+        (("a1", "a2", "a10"), ""),
+    ],
+)
+def test_words_that_may_be_one_person_are_said(words: tuple[str, ...], told: str) -> None:
+    numbers = number_identities(words, {})
+    assert len({number for number, _ in numbers.of.values()}) == len(words)  # never merged by guessing
+    assert told in numbers.note and bool(told) == (";" in numbers.note.split("_name", 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("junk", "kind"),
+    [("[0012]", Kind.JUNK), ("[12]", Kind.JUNK), ("['0012']", Kind.JUNK), ("[0o14, 014]", Kind.PERSON)],
+)
+def test_junk_is_written_in_decimal(tmp_path: Path, junk: str, kind: Kind) -> None:
+    text = f'layout: pattern\npattern: "{{identity}}_{{*}}.jpg"\njunk: {junk}\n'
+    declare(tmp_path / "p", text, "0012_a.jpg", "0013_a.jpg")
+    scanned = scan_dataset("p", tmp_path)
+    assert [record.kind for record in scanned.files] == [kind, Kind.PERSON]
+    assert bool(scanned.notes) == (kind == Kind.PERSON)
 
 
 @pytest.mark.parametrize(
