@@ -51,7 +51,8 @@ class PromptState:
     def save(self, history: list[dict[str, float]]) -> None:
         """Write the state after the last epoch of `history`. Raises DgreidError when it cannot be written."""
         epoch, state = int(history[-1]["epoch"]), self._optimizer.state[self._prompts]
-        whole = {"prompts": self._prompts, **{name: state[name] for name in MOMENTS}}
+        moments = {name: state[name] for name in MOMENTS if name in state}  # none where all steps were skipped
+        whole = {"prompts": self._prompts, **moments}
         rows = max(1, PART_BYTES * len(self._prompts) // self.size_bytes)
         parts = []
         for number, start in enumerate(range(0, len(self._prompts), rows)):
@@ -59,7 +60,7 @@ class PromptState:
             part = {name: tensor[start : start + rows] for name, tensor in whole.items()}
             save_tensors(self._folder / parts[-1], part, {"epoch": str(epoch)})
         meta = {**self._marks, "history": history, "parts": parts}
-        about = {"step": state["step"], "precision": self._precision.state_dict()}
+        about = {"step": state.get("step"), "precision": self._precision.state_dict()}
         save_checkpoint(self._folder / "latest.pt", about, meta)
         _remove_parts(self._folder, but=parts)
 
@@ -78,15 +79,17 @@ class PromptState:
                 self._prompts.copy_(state["prompts"]["contexts"])
             self._optimizer.load_state_dict(state["optimizer"])
         else:
-            self._read_parts(meta["parts"], str(int(meta["history"][-1]["epoch"])))
-            self._optimizer.state[self._prompts]["step"] = state["step"]
+            moments = MOMENTS if state["step"] is not None else ()
+            self._read_parts(meta["parts"], str(int(meta["history"][-1]["epoch"])), moments)
+            if moments:
+                self._optimizer.state[self._prompts]["step"] = state["step"]
             self._precision.load_state_dict(state["precision"])
         history: list[dict[str, float]] = meta["history"]
         return history
 
-    def _read_parts(self, parts: list[str], epoch: str) -> None:
+    def _read_parts(self, parts: list[str], epoch: str, names: Collection[str]) -> None:
         prompts = self._prompts.detach()
-        moments = {name: torch.zeros_like(prompts) for name in MOMENTS}
+        moments = {name: torch.zeros_like(prompts) for name in names}
         start = 0
         for name in parts:
             path = self._folder / Path(name).name
@@ -97,7 +100,8 @@ class PromptState:
             start = self._put(part, {"prompts": prompts, **moments}, start, fits=about.get("epoch") == epoch, path=path)
         if start != len(prompts):
             raise DgreidError(f"parts of {start:,} of {len(prompts):,} identities", path=self._folder, fix=_ANEW)
-        self._optimizer.state[self._prompts].update(moments)
+        if moments:
+            self._optimizer.state[self._prompts].update(moments)
 
     @staticmethod
     def _put(part: dict[str, Tensor], whole: dict[str, Tensor], start: int, *, fits: bool, path: Path) -> int:
