@@ -185,18 +185,22 @@ class _Lines(logging.Formatter):
         return printable(as_called(super().format(record)), keep="\n")
 
 
+_INTERRUPTED = "interrupted; the same command continues where it stopped"
+
+
 def run(arguments: list[str] | None = None) -> int:
     """The exit code of one command; every failure is one sentence on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        return int(build_app()(given or ["--help"], prog_name=NAME, standalone_mode=False) or 0)
+        code = int(build_app()(given or ["--help"], prog_name=NAME, standalone_mode=False) or 0)
+        return _fail(_INTERRUPTED, code) if code == 130 else code  # Typer turns Ctrl-C into this code, without a word
     except DgreidError as err:
         return _fail(str(err), err.exit_code)
     except typer.TyperException as err:
         context = getattr(err, "ctx", None)
         return _fail(f"{err.format_message()}\n  fix: {context.command_path if context else NAME} --help", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command continues where it stopped", 130)
+        return _fail(_INTERRUPTED, 130)
     except OSError as err:
         return _fail(f"{err.strerror or err} [{err.filename}]\n  fix: check that the place exists and may be used", 1)
     except ModuleNotFoundError as err:

@@ -401,7 +401,8 @@ def _doubts(numbers: Mapping[str, int]) -> str:
     told = ""
     if pairs:
         one, other = pairs[0]
-        told += f"; {one[:40]!r} and {other[:40]!r} count as different, and so do {len(pairs) - 1:,} more such pairs"
+        more = f", and so do {len(pairs) - 1:,} more such pairs" if len(pairs) > 1 else ""
+        told += f"; {one[:40]!r} and {other[:40]!r} count as different{more}"
     if 0 < len(dates) < len(numbers):
         told += (
             f"; {min(dates)!r} looks like a date that a spreadsheet made of another word ({len(dates):,} such words)"
