@@ -216,7 +216,7 @@ def _content(image: ImageInput) -> bytes | UnreadableImageError:
             return read_file(Path(image))
         buffer = io.BytesIO()
         pixels = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-        to_rgb(pixels, upright=False).save(buffer, "PNG", compress_level=1)
+        to_rgb(pixels, None, upright=False).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
     except UnreadableImageError as err:
         return err

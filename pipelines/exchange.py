@@ -154,7 +154,10 @@ def import_labels(
             f"({found.without_box:,} of its images have no box at all); to remove them: --absent-means-removed",
             err=True,
         )
-    _tell("entries of the file are not annotated, their labels stay", labels.not_annotated)
+    _tell(
+        "entries of the file are not annotated, or marked as deleted or the like; their labels stay",
+        labels.not_annotated,
+    )
     _tell(f"images of the file are not in {name}", found.unknown)
 
 

@@ -2,12 +2,15 @@
 
 import hashlib
 import io
+import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import simplejpeg
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from shared.errors import DgreidError
 from shared.files import read_limited
@@ -19,6 +22,13 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 _ORIENTATION = 0x0112  # EXIF tag
 _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 259, 262, 284, 339  # TIFF tags
 _SIGNED = 2  # a sample format
+_JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # mode of Pillow -> of TurboJPEG
+_JPEG_DAMAGE = ("Corrupt JPEG data", "Inconsistent progression", "Premature end")  # starts of libjpeg's warnings
+_JPEG_END = b"\xff\xd9"
+_SURPLUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+_PADDING = 8  # bytes that some cameras leave before the end marker
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by type of colour
+_INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _STEPS_OF_GREY = {"L;2": 85, "L;4": 17}  # samples of 2 and 4 bits in a PNG, as Pillow names them -> one step in 8 bits
 
 
@@ -65,11 +75,6 @@ def opened(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
         raise UnreadableImageError(_one_line(err), path) from err
 
 
-def is_plain_jpeg(image: Image.Image) -> bool:
-    """Whether `decode` returns the pixels of an opened image as a JPEG library gives them: RGB and not turned."""
-    return image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION, 1) == 1
-
-
 def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a whole image to RGB, 8 bits a channel.
 
@@ -79,25 +84,109 @@ def decode(content: bytes, path: Path | str | None = None, *, max_pixels: int = 
 
     Raises UnreadableImageError for empty, truncated, unknown or over-large content (the size is read from the
     header, before any pixel is decoded), for grey images of signed, 32-bit or float numbers, whose range of
-    values no file states, and for what Pillow would show in wrong colours without an error.
+    values no file states, and for what Pillow would show damaged or in wrong colours without an error.
     """
     with opened(content, path, max_pixels=max_pixels) as image:
-        return to_rgb(image)
+        return to_rgb(image, content)
 
 
-def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
+def to_rgb(image: Image.Image, content: bytes | None, *, upright: bool = True) -> Image.Image:
     """The RGB image of an `opened` one, as `decode` returns it; for use inside the `with` block of `opened`.
 
+    content: of the file; None for an image that is none of ours, whose file is not checked for damage.
     upright: apply the EXIF orientation.
     """
     transparent = _transparent_in_8_bits(image)
     _check_all_rows(image)
+    if content is not None and image.format in ("JPEG", "MPO"):
+        image = _undamaged_jpeg(image, content)
+    elif content is not None and image.format == "PPM":
+        _check_line_ends(image, content)
     image.load()
     _check_colours(image)
+    if content is not None and image.format == "PNG":
+        _check_png(image, content)
     if transparent is not None:
         image.info["transparency"] = transparent
     plain = _to_8_bits(image)
     return _without_alpha(ImageOps.exif_transpose(plain) if upright else plain)
+
+
+def _undamaged_jpeg(image: Image.Image, content: bytes) -> Image.Image:
+    """The image with its pixels, by TurboJPEG: the library that Pillow decodes with, and the same pixels, but it tells
+    the warnings that Pillow keeps to itself. What it cannot decode is left to Pillow.
+
+    Bytes that are lost, replaced or cut off nearly always leave too little or too much data for the pixels. A changed
+    byte that does neither cannot be told: the format has no checksum.
+    """
+    if image.mode == "CMYK" and "adobe" not in image.info:
+        raise UnreadableImageError("CMYK without Adobe's mark, so whether it is inverted is unknown; save it as RGB")
+    found = _by_turbojpeg(content, image.mode)
+    if isinstance(found, str) and (surplus := _SURPLUS.fullmatch(found)) and int(surplus[1]) <= _PADDING:
+        end = content.rfind(_JPEG_END)
+        found = _by_turbojpeg(content[: end - int(surplus[1])] + content[end:], image.mode)  # what else is wrong
+    if isinstance(found, str):
+        image.load()  # may say more
+        if found.startswith(_JPEG_DAMAGE):
+            raise UnreadableImageError(f"damaged: {found}")
+        return image
+    if image.mode == "CMYK":
+        return image
+    decoded = Image.fromarray(found)
+    decoded.info = image.info
+    return decoded
+
+
+def _by_turbojpeg(content: bytes, mode: str) -> np.ndarray | str:
+    """Pixels [H, W] of grey, else [H, W, channels]; or the first or last thing wrong with it."""
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(content, _JPEG_COLOURS[mode], strict=True)
+    except ValueError as err:
+        return str(err)
+    return pixels[..., 0] if mode == "L" else pixels
+
+
+def _check_png(image: Image.Image, content: bytes) -> None:
+    """Refuses a decoded PNG with a wrong checksum or without its end; Pillow skips checksums of pixel data."""
+    place, kind, data = 8, b"", []
+    view = memoryview(content)
+    while kind != b"IEND":
+        end = place + 8 + int.from_bytes(view[place : place + 4])
+        kind = bytes(view[place + 4 : place + 8])
+        if end + 4 > len(content):
+            raise UnreadableImageError("truncated: it has no end")
+        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4]):
+            raise UnreadableImageError(f"damaged: wrong checksum of {kind!r}")
+        if kind == b"IDAT":
+            data.append(view[place + 8 : end])
+        place = end + 4
+    width, height = image.size
+    interlaced = content[28]
+    if interlaced or not any(image.crop((0, height - 1, width, height)).tobytes()):  # as Pillow leaves missing rows
+        passes = _INTERLACED if interlaced else ((0, 0, 1, 1),)
+        bits = content[24] * _PNG_CHANNELS[content[25]]
+        sides = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
+        needed = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sides if columns > 0)
+        if not _inflates_to(needed, data):
+            raise UnreadableImageError("damaged: pixels are missing at its end")
+
+
+def _inflates_to(needed: int, data: list[memoryview]) -> bool:
+    """Whether compressed data are at least that many bytes; not more memory than for some of them at a time."""
+    inflate, length = zlib.decompressobj(), 0
+    for piece in data:
+        for start in range(0, len(piece), 2**16):
+            length += len(inflate.decompress(piece[start : start + 2**16]))
+            if length >= needed:
+                return True
+    return False
+
+
+def _check_line_ends(image: Image.Image, content: bytes) -> None:
+    """Refuses a PPM whose line ends were made those of Windows: its pixels would begin one byte too early."""
+    start = image.tile[0].offset if isinstance(image, ImageFile.ImageFile) else 0
+    if content[1:2] in b"456" and content[start - 1 : start + 1] == b"\r\n":
+        raise UnreadableImageError("damaged: line ends of a text file (CR LF) in a binary PPM")
 
 
 def _check_all_rows(image: Image.Image) -> None:
@@ -158,6 +247,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 def _without_alpha(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
+        if image.mode == "RGB" and not isinstance(image, ImageFile.ImageFile):
+            return image  # of no file any more: nothing to copy
         return image.convert("RGB")
     if image.mode == "La":  # Pillow takes the premultiplied modes one step at a time
         image = image.convert("LA")

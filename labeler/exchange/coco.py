@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from math import isclose
 from typing import Any, TypeVar
 
+import numpy as np
 from pydantic import Field
 
 from labeler.exchange.foreign_json import (
@@ -15,6 +16,7 @@ from labeler.exchange.foreign_json import (
     Number,
     Problems,
     add_box,
+    mark_of,
     refuse_marked,
 )
 from labeler.exchange.part_boxes import PartBoxes
@@ -56,9 +58,8 @@ class _Image(Entry):
     file_name: str
     width: Number | None = None
     height: Number | None = None
-    path: str | None = None  # COCO Annotator, as the two after it
+    path: str | None = None  # COCO Annotator, as the next
     annotated: bool | None = None
-    deleted: bool | None = None
     not_exhaustive_category_ids: list[Identifier] = Field(default_factory=list)  # LVIS
 
 
@@ -83,10 +84,9 @@ class _Annotation(Entry):
 def from_coco(content: Any, problems: Problems) -> ImportedLabels:
     """The boxes of all listed images; an annotation that is not an upright box becomes a problem.
 
-    A polygon counts with the bbox beside it, from which it must not differ; of a mask in run lengths only the bbox is
-    read. A width or height of 0 means, like null,
-    that the size is unknown (Datumaro writes it so). Images that COCO Annotator calls deleted, or not annotated, count
-    as not annotated when they have no box.
+    A polygon or a mask in run lengths counts with the bbox beside it, from which it must not differ. A width or height
+    of 0 means, like null, that the size is unknown (Datumaro writes it so). Images that are marked as deleted, skipped
+    or the like count as not annotated; those that COCO Annotator calls not annotated when they have no box.
     """
     images = _by_id(_Image, "image", content["images"], problems)
     categories = _by_id(_Category, "category", content["categories"], problems)
@@ -96,11 +96,12 @@ def from_coco(content: Any, problems: Problems) -> ImportedLabels:
     for place, raw in enumerate(content["annotations"], start=1):
         with problems.entry(_annotation_name(raw, place, images)):
             annotation = _Annotation.model_validate(raw)
-            refuse_marked(raw, _add(annotation, categories, boxes))
+            refuse_marked(raw, _add(annotation, images, categories, boxes))
+    marked = {raw["id"] for raw in content["images"] if mark_of(raw)}
     untouched = {
         image.id: f"image {image.id} ({image.file_name})"
         for image in images.values()
-        if (image.deleted or image.annotated is False) and not boxes[image.id]
+        if image.id in marked or (image.annotated is False and not boxes[image.id])
     }
     return ImportedLabels(
         tuple(
@@ -117,13 +118,16 @@ def from_coco(content: Any, problems: Problems) -> ImportedLabels:
             for image in images.values()
             if image.id not in untouched
         ),
-        frozenset(part for found in boxes.values() for part in found),
+        frozenset(part for number, found in boxes.items() if number not in untouched for part in found),
         tuple(untouched.values()),
     )
 
 
 def _add(
-    annotation: _Annotation, categories: dict[Identifier, _Category], boxes: dict[Identifier, dict[str, Box]]
+    annotation: _Annotation,
+    images: dict[Identifier, _Image],
+    categories: dict[Identifier, _Category],
+    boxes: dict[Identifier, dict[str, Box]],
 ) -> str:
     """Add the annotation's box to those of its image; its part."""
     if annotation.image_id not in boxes:
@@ -142,7 +146,7 @@ def _add(
         raise NotUnderstoodError(f"`bbox_mode` says that the bbox of {part!r} is not x, y, width, height")
     x, y, width, height = annotation.bbox
     add_box(boxes[annotation.image_id], part, x, y, width, height)
-    if not _agrees(boxes[annotation.image_id][part], annotation):
+    if not _agrees(boxes[annotation.image_id][part], annotation, images[annotation.image_id]):
         raise NotUnderstoodError(
             f"the bbox of {part!r} is not that of its segmentation or area: is it an old one, or two corners, not x, "
             "y, width, height?"
@@ -150,20 +154,75 @@ def _add(
     return part
 
 
-def _agrees(box: Box, annotation: _Annotation) -> bool:
-    """Whether a box is what the polygons beside it span; where there is none, not two corners by its area."""
-    polygons = annotation.segmentation if isinstance(annotation.segmentation, list) else []
-    polygons = [one for one in polygons if isinstance(one, list) and len(one) >= 6]  # 4 numbers are a bbox
-    numbers = [[value for polygon in polygons for value in polygon[first::2]] for first in (0, 1)]
-    if all(numbers) and all(map(_is_length, (*numbers[0], *numbers[1]))):
-        spanned = Box(min(numbers[0]), min(numbers[1]), max(numbers[0]), max(numbers[1]))
+def _agrees(box: Box, annotation: _Annotation, image: _Image) -> bool:
+    """Whether a box is what the polygons or mask beside it span; where there is none, not two corners by its area."""
+    shape = annotation.segmentation
+    spanned = _spanned_by_mask(shape, image) if isinstance(shape, dict) and shape else _spanned_by_polygons(shape)
+    if spanned:
         allowed = (max(SLACK_PX, SLACK * box.width), max(SLACK_PX, SLACK * box.height)) * 2
         return all(abs(a - b) <= most for a, b, most in zip(box, spanned, allowed, strict=True))
-    if annotation.segmentation or not _is_length(annotation.area):
+    if shape or not _is_length(annotation.area):
         return True
     across, down = box.width - box.x_min, box.height - box.y_min  # if the bbox were two corners
     corners = across > 0 and down > 0 and isclose(across * down, annotation.area, rel_tol=SLACK)
     return not corners or isclose(box.area, annotation.area, rel_tol=SLACK)
+
+
+def _spanned_by_polygons(shape: Any) -> Box | None:
+    polygons = shape if isinstance(shape, list) else []
+    if polygons and all(map(_is_length, polygons)):
+        polygons = [polygons]  # VIA writes one polygon without the list of polygons
+    polygons = [one for one in polygons if isinstance(one, list) and len(one) >= 6]  # 4 numbers are a bbox
+    across, down = ([value for polygon in polygons for value in polygon[first::2]] for first in (0, 1))
+    if not across or not down or not all(map(_is_length, (*across, *down))):
+        return None
+    return Box(min(across), min(down), max(across), max(down))
+
+
+def _spanned_by_mask(mask: dict[str, Any], image: _Image) -> Box:
+    """The box of a mask in run lengths, column by column, first of what is outside; counts as a list or as COCO's text.
+
+    Raises NotUnderstoodError for a mask that is empty, of another size than its image, or cannot be read.
+    """
+    size, counts = mask.get("size"), mask.get("counts")
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise NotUnderstoodError("its segmentation is neither polygons nor a mask with `size` and `counts`")
+    height, width = size
+    if any(said and said != own for said, own in zip((image.height, image.width), size, strict=True)):
+        raise NotUnderstoodError(f"its mask is of {width} x {height} pixels, not of the image's size")
+    runs = _runs_of_text(counts) if isinstance(counts, str) else counts
+    if (
+        not isinstance(runs, list)
+        or not all(isinstance(run, int) and 0 <= run <= MAX_PIXELS for run in runs)
+        or sum(runs) != height * width
+    ):
+        raise NotUnderstoodError(f"the run lengths of its mask do not make {width} x {height} pixels")
+    ends = np.cumsum(runs)
+    first, last = (ends - runs)[1::2], ends[1::2] - 1  # pixels of the runs inside
+    first, last = first[last >= first], last[last >= first]
+    if not first.size:
+        raise NotUnderstoodError("its mask is empty")
+    whole = bool((first // height != last // height).any())  # a run that goes on in the next column touches both edges
+    top, bottom = (0, height) if whole else (int((first % height).min()), int((last % height).max()) + 1)
+    return Box(int(first[0]) // height, top, int(last[-1]) // height + 1, bottom)
+
+
+def _runs_of_text(text: str) -> list[int]:
+    """COCO's text of run lengths: 5 bits a letter from "0" on, 32 says that more follow; from the fourth on each is
+    the difference to the last but one."""
+    runs: list[int] = []
+    value = shift = 0
+    for letter in text:
+        bits = ord(letter) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise NotUnderstoodError("the run lengths of its mask cannot be read")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16 and 1) << shift  # the sign
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs
 
 
 def _is_length(value: Any) -> bool:

@@ -18,6 +18,7 @@ from labeler.exchange.foreign_json import (
     Number,
     Problems,
     add_relative_box,
+    mark_of,
     refuse_marked,
     shortened,
 )
@@ -59,7 +60,8 @@ class _Detection(Entry):
 
 
 def from_fiftyone(content: Any, problems: Problems, field: str | None = None) -> ImportedLabels:
-    """The detections of every sample; a sample whose field is missing or null has not been annotated.
+    """The detections of every sample. A sample whose field is missing or null, or that is tagged as rejected or the
+    like, counts as not annotated.
 
     Args:
         field: that holds the parts; default: the only field of detections.
@@ -76,7 +78,7 @@ def from_fiftyone(content: Any, problems: Problems, field: str | None = None) ->
             if sample.media_type not in (None, "image"):
                 raise NotUnderstoodError(f"it is a {sample.media_type}, not an image")
             value = raw.get(name)
-            if value is None:
+            if value is None or mark_of(raw):
                 not_annotated.append(f"sample {place} ({path})")
                 continue
             size = sample.metadata or _Metadata()

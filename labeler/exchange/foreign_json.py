@@ -55,7 +55,8 @@ class ImportedImage:
 
 @dataclass(frozen=True)
 class ImportedLabels:
-    """Content of one file. parts: names that occur in it. not_annotated: entries that nobody has annotated yet."""
+    """Content of one file. parts: names that occur in it. not_annotated: entries that nobody has annotated yet, or that
+    are marked as deleted, skipped, rejected or the like: none of their boxes is in `images`."""
 
     images: tuple[ImportedImage, ...]
     parts: frozenset[str]
@@ -169,11 +170,16 @@ def add_relative_box(boxes: dict[str, Box], part: str, x: float, y: float, width
     add_box(boxes, part, x, y, width, height)
 
 
+_FALSE = (0, "0", "false", "False")
 ANGLE_KEYS = frozenset({"rotation", "angle", "theta"})
-# marks of boxes that are of a group, deleted, or not to be counted
+# marks of what is of a group, or what its tool does not show or count
 MARKS = frozenset(
-    {"iscrowd", "isgroupof", "ignore", "ignored", "ignoreflag", "deleted", "outside", "rejected", "skipped"}
+    "iscrowd isgroupof ignore ignored ignoreflag isignored deleted isdeleted outside rejected skipped isskipped "
+    "hidden ishidden cancelled canceled wascancelled discarded".split()
 )
+SHOWN_KEYS = frozenset({"visible", "isvisible", "visibility"})  # of what is shown unless they are false
+WORD_KEYS = frozenset({"tags", "tag", "status", "state", "reviewstatus"})  # may hold one of these words
+DROPPED = MARKS | frozenset({"delete", "reject", "skip", "hide", "exclude", "excluded", "discard", "invalid"})
 
 
 def refuse_marked(entry: Any, part: str) -> None:
@@ -181,8 +187,22 @@ def refuse_marked(entry: Any, part: str) -> None:
     for key, value in _attributes(entry):
         if key in ANGLE_KEYS and is_rotated(value):
             raise NotUnderstoodError(f"the box of {part!r} is rotated")
-        if key in MARKS and value not in (None, 0, "", "0", "false", "False"):
-            raise NotUnderstoodError(f"{part!r} is marked with `{key}`: it is no box of one part, or does not count")
+    if mark := mark_of(entry):
+        raise NotUnderstoodError(f"{part!r} is marked with `{mark}`: it is no box of one part, or does not count")
+
+
+def mark_of(entry: Any) -> str | None:
+    """What in an entry or its attributes says that its tool does not show or count it; None: nothing does."""
+    for key, value in _attributes(entry):
+        if key in MARKS and value not in (None, "", *_FALSE):
+            return key
+        if key in SHOWN_KEYS and value in _FALSE:
+            return f"{key}: {value}"
+        if key in WORD_KEYS:
+            for word in value if isinstance(value, list) else [value]:
+                if isinstance(word, str) and _folded(word) in DROPPED:
+                    return f"{key}: {shortened(word)}"
+    return None
 
 
 def _attributes(entry: Any) -> Iterator[tuple[str, Any]]:
@@ -198,9 +218,12 @@ def _attributes(entry: Any) -> Iterator[tuple[str, Any]]:
     named = [(key, value) for key, value in entry.items() if key != "attributes"]
     named.append((str(entry.get("name")), entry.get("value")))
     for key, value in named:
-        name = "".join(letter for letter in key.casefold() if letter.isalnum())
-        yield name, value.get("value") if isinstance(value, dict) else value
+        yield _folded(key), value.get("value") if isinstance(value, dict) else value
     yield from _attributes(entry.get("attributes"))
+
+
+def _folded(word: str) -> str:
+    return "".join(letter for letter in word.casefold() if letter.isalnum())
 
 
 def is_rotated(angle: Any) -> bool:

@@ -20,6 +20,8 @@ from labeler.exchange.foreign_json import (
     Problems,
     add_relative_box,
     is_rotated,
+    mark_of,
+    refuse_marked,
 )
 from labeler.exchange.part_boxes import PartBoxes
 from shared.geometry import Box
@@ -71,8 +73,6 @@ class _Annotation(Entry):
     result: list[Any]
     id: Any = None
     completed_by: Any = None
-    was_cancelled: bool | None = False
-    skipped: bool | None = False  # before version 1.0
     ground_truth: bool | None = False
     updated_at: str | None = None
     last_action: str | None = None
@@ -80,8 +80,8 @@ class _Annotation(Entry):
 
     @property
     def counts(self) -> bool:
-        """Neither cancelled nor rejected by the last review, unless it was changed after that."""
-        if self.was_cancelled or self.skipped or self.last_action == "rejected":
+        """Not rejected by the last review, unless it was changed after that."""
+        if self.last_action == "rejected":
             return False
         if not self.reviews or self.last_action not in (None, "deleted_review"):
             return True
@@ -105,7 +105,7 @@ def from_label_studio(content: Any, problems: Problems) -> ImportedLabels:
             path, *others = _paths(task)
         with problems.entry(f"{name} ({path})"):
             parts |= set(_predicted_parts(task))
-            annotation = _submitted(task)
+            annotation = None if mark_of(task) else _submitted(task)
             if annotation is None:
                 not_annotated.append(f"{name} ({path})")
                 continue
@@ -127,6 +127,7 @@ def _with_annotations(content: Sequence[Mapping[str, Any]]) -> list[dict[str, An
             "id": entry.get("annotation_id"),
             "completed_by": entry.get("annotator"),
             "updated_at": entry.get("updated_at"),
+            "skipped": mark_of(entry) is not None,
         }
         key = repr([entry.get(name) for name in ("id", "path", TO_NAME)])
         task = tasks.setdefault(key, {"id": entry.get("id"), "data": dict(entry), "annotations": []})
@@ -194,7 +195,8 @@ def _submitted(task: Mapping[str, Any]) -> _Annotation | None:
         return None  # as it was exported to Label Studio
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise NotUnderstoodError("it has no `annotations` with their results; export JSON, not a task list")
-    everyone = [one for one in map(_Annotation.model_validate, found) if one.counts]
+    unmarked = (one for one in found if not mark_of(one))  # `was_cancelled`, before version 1.0 `skipped`
+    everyone = [one for one in map(_Annotation.model_validate, unmarked) if one.counts]
     submitted = [one for one in everyone if one.ground_truth] or everyone
     newest: dict[str, _Annotation] = {}  # by annotator
     for one in sorted(submitted, key=lambda one: (_moment(one.updated_at), one.id if isinstance(one.id, int) else 0)):
@@ -237,6 +239,7 @@ def _boxes(result: Sequence[Any]) -> tuple[dict[str, Box], tuple[float | None, f
             raise NotUnderstoodError(f"{region.type!r} is not a rectangle; only rectangles with a part can be imported")
         if is_rotated(region.value.get("rotation")) or is_rotated(region.image_rotation):
             raise NotUnderstoodError("a rectangle, or the image under it, is rotated")
+        refuse_marked([raw, region.value], "a rectangle")
         if region.item_index:
             raise NotUnderstoodError("the task has several images; make one task per image")
         widths |= {region.original_width or 0} - {0}  # null and 0 say nothing

@@ -106,4 +106,4 @@ def _decoded_up_to(pixels: int, content: bytes, limits: ImageLimits) -> Image.Im
         width, height = image.size
         if max(width, height) > limits.max_side:
             raise UnreadableImageError(f"{width} x {height} has a side over {limits.max_side} pixels")
-        return width * height if width * height > pixels else to_rgb(image)
+        return width * height if width * height > pixels else to_rgb(image, content)

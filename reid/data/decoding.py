@@ -8,11 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from reid.data.transforms import Interpolation
 from shared.errors import DgreidError
-from shared.images import UnreadableImageError, image_id_of, is_plain_jpeg, opened, read_file, to_rgb
+from shared.images import UnreadableImageError, decode, image_id_of, load_image, read_file
 
 _FRAMES = {0xC0, 0xC1, 0xC2}  # markers of a JPEG: baseline, extended and progressive
 _HARMLESS = {0xC4, 0xDB, 0xDD, 0xE0, 0xFE}  # tables, restart interval, JFIF, comment
@@ -21,19 +20,8 @@ _RGB_PNG = b"\x08\x02\x00\x00\x00"  # 8 bits, three channels, not interlaced
 
 
 def load_pixels(path: Path) -> Tensor:
-    """RGB, uint8 [3, H, W], as `shared.images.load_image` reads it. Raises UnreadableImageError naming the file.
-
-    Pillow reads every header. A plain JPEG is then decoded by torchvision, the same library in half the time.
-    """
-    content = read_file(path)
-    with opened(content, path) as image:
-        if is_plain_jpeg(image):
-            try:
-                pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-                return pixels
-            except RuntimeError:  # Pillow reports what is wrong with it
-                pass
-        return _channels_first(np.array(to_rgb(image)))
+    """RGB, uint8 [3, H, W], as `shared.images.load_image` reads it. Raises UnreadableImageError naming the file."""
+    return _channels_first(np.array(load_image(path)))
 
 
 def load_scanned_pixels(path: Path, image_id: str) -> Tensor:
@@ -51,8 +39,7 @@ def load_scanned_pixels(path: Path, image_id: str) -> Tensor:
         found = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if found is not None:
             return _channels_first(found)
-    with opened(content, path) as image:
-        return _channels_first(np.array(to_rgb(image)))
+    return _channels_first(np.array(decode(content, path)))
 
 
 def _is_bare(content: bytes) -> bool:

@@ -209,7 +209,7 @@ def _pixels(image: OneImage) -> Tensor:
         if image.mode.startswith(("I", "F")):  # Pillow would clip them to white or black
             raise UsageError(f"a PIL image of mode {image.mode}", fix="scale it to 8 bits per channel first")
         try:
-            return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+            return torch.from_numpy(np.array(to_rgb(image, None))).permute(2, 0, 1)
         except Exception as err:  # a lazily read file may fail only now, with any type
             raise UnreadableImageError(f"{type(err).__name__}: {err}"[:200], getattr(image, "filename", None)) from err
     if isinstance(image, np.ndarray):

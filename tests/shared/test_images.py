@@ -232,6 +232,103 @@ def test_what_pillow_shows_in_wrong_colours_is_unreadable(content: bytes, reason
     assert decode(tiff_of_planes(8, np.arange(24, dtype="u1"))).getpixel((1, 0)) == (1, 9, 17)
 
 
+NOISE = np.random.default_rng(1).integers(0, 255, (9, 5, 3), dtype=np.uint8)
+PHOTOGRAPH = np.asarray(Image.fromarray(NOISE).resize((96, 160)))
+LONG = saved(Image.fromarray(PHOTOGRAPH), "JPEG", quality=90)
+PROGRESSIVE = saved(Image.fromarray(PHOTOGRAPH), "JPEG", quality=90, progressive=True)
+END = b"\xff\xd9"
+
+
+def of_height(jpeg: bytes, height: int) -> bytes:
+    place = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:place] + struct.pack(">H", height) + jpeg[place + 2 :]
+
+
+def png_with(chunks: dict[bytes, bytes], *, wrong: bytes = b"") -> bytes:
+    """A PNG of these chunks; that of the kind `wrong` has another checksum."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data) ^ (kind == wrong))
+        for kind, data in chunks.items()
+    )
+
+
+def png_chunks(rows: bytes, *, width: int = 96, height: int = 160, interlaced: int = 0) -> dict[bytes, bytes]:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced)
+    return {b"IHDR": header, b"IDAT": zlib.compress(rows), b"tEXt": b"a\0b", b"IEND": b""}
+
+
+PNG_ROWS = b"".join(b"\0" + row.tobytes() for row in PHOTOGRAPH)
+WITHOUT_END = {kind: data for kind, data in png_chunks(PNG_ROWS).items() if kind != b"IEND"}
+PPM_PIXELS = PHOTOGRAPH.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (LONG[: len(LONG) * 2 // 3] + END, "damaged: Corrupt JPEG data: premature end of data segment"),
+        (PROGRESSIVE[: len(PROGRESSIVE) * 2 // 3] + END, "damaged: Corrupt JPEG data: premature end of data segment"),
+        (LONG[: len(LONG) // 2].ljust(len(LONG), b"\0"), "premature end|Premature end|truncated"),
+        (LONG[: len(LONG) // 2] + LONG[len(LONG) // 2 + 900 :], "damaged: Corrupt JPEG data"),
+        (of_height(LONG, 320), "damaged: Corrupt JPEG data: premature end of data segment"),
+        (of_height(LONG, 80), "damaged: Corrupt JPEG data: .* extraneous bytes before marker 0xd9"),
+        (LONG.replace(b"\xff\xda", b"abc\xff\xda", 1), "damaged: Corrupt JPEG data: 3 extraneous bytes"),
+        (LONG[:-2], "truncated|Premature end"),
+        (png_with(png_chunks(PNG_ROWS), wrong=b"IDAT"), "wrong checksum of b'IDAT'"),
+        (png_with(png_chunks(PNG_ROWS), wrong=b"tEXt"), "wrong checksum of b'tEXt'"),
+        (png_with(png_chunks(PNG_ROWS), wrong=b"IEND"), "wrong checksum of b'IEND'"),
+        (png_with(WITHOUT_END), "truncated: it has no end"),
+        (png_with(png_chunks(PNG_ROWS))[:-2], "truncated: it has no end"),
+        (png_with(png_chunks(PNG_ROWS[: 100 * 289])), "pixels are missing at its end"),
+        (png_with(png_chunks(PNG_ROWS[:-1])), "truncated"),
+        (png_with(png_chunks(PNG_ROWS[:-289])), "pixels are missing at its end"),
+        (png_with(png_chunks(bytes(2 * (1 + 3)), width=1, height=3, interlaced=1)), "pixels are missing at its end"),
+        (b"P6\r\n96 160\r\n255\r\n" + PPM_PIXELS, "line ends of a text file"),
+        (b"P6 96 160 255\r\n" + PPM_PIXELS, "line ends of a text file"),
+        (b"P5\r\n96 160\r\n255\r\n" + PPM_PIXELS, "line ends of a text file"),
+        (saved(coloured("CMYK", 0), "JPEG").replace(b"Adobe", b"Other"), "CMYK without Adobe's mark"),
+    ],
+)
+def test_damage_that_pillow_keeps_to_itself_is_told(content: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableImageError, match=reason):
+        decode(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LONG,
+        PROGRESSIVE,
+        LONG[:-2] + b"\x55" * 8 + END,
+        LONG[:-2] + b"\x55" * 3 + END + b"\0" * 100,
+        LONG + LONG,
+        saved(Image.fromarray(PHOTOGRAPH).convert("L"), "JPEG"),
+        saved(Image.fromarray(PHOTOGRAPH).convert("CMYK"), "JPEG"),
+        saved(Image.fromarray(PHOTOGRAPH), "JPEG", keep_rgb=True),
+        saved(Image.fromarray(PHOTOGRAPH), "JPEG", subsampling=2, restart_marker_blocks=1),
+        saved(Image.fromarray(PHOTOGRAPH[:17, :9]), "JPEG", subsampling=1, quality=3),
+    ],
+)
+def test_pixels_of_a_whole_jpeg_are_pillows(content: bytes) -> None:
+    with Image.open(io.BytesIO(content)) as image:
+        assert np.array_equal(np.asarray(decode(content)), np.asarray(image.convert("RGB")))
+
+
+def test_whole_files_that_look_cut_are_read() -> None:
+    assert np.array_equal(np.asarray(decode(png_with(png_chunks(PNG_ROWS)))), PHOTOGRAPH)
+    assert not np.asarray(decode(png_with(png_chunks(bytes(len(PNG_ROWS)))))).any()  # black to the last row
+    steps = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    for width, height in ((1, 1), (1, 3), (5, 5), (8, 8)):
+        passes = [(range(y, height, down), range(x, width, across)) for x, y, across, down in steps]
+        rows = b"".join(bytes(len(ys) * (1 + 3 * len(xs))) for ys, xs in passes if xs)
+        assert decode(png_with(png_chunks(rows, width=width, height=height, interlaced=1))).size == (width, height)
+        if len(rows) > 4:
+            with pytest.raises(UnreadableImageError, match=r"missing|truncated"):
+                decode(png_with(png_chunks(rows[:-1], width=width, height=height, interlaced=1)))
+    for start in (b"P6\n96 160\n255\n", b"P6\r\n96 160\r\n255\n", b"P6 # of a tool\n96 160 255 "):
+        assert np.array_equal(np.asarray(decode(start + PPM_PIXELS)), PHOTOGRAPH)
+    assert decode(b"P3\r\n1 1\r\n255\r\n1 2 3\r\n").getpixel((0, 0)) == (1, 2, 3)
+
+
 ARROW = np.repeat(np.arange(24, dtype=np.uint8).reshape(6, 4, 1) * 10, 3, axis=2)  # of grey steps, no symmetry
 AS_SHOWN = {  # EXIF orientation -> the stored pixels as they are to be shown, by the standard's words
     1: ARROW,

@@ -185,6 +185,34 @@ def changed(key: str, value: Any) -> Callable[[Any], None]:
     return lambda content: content["annotations"][0].__setitem__(key, value)
 
 
+def runs(box: Box, width: int = 64, height: int = 128) -> dict[str, Any]:
+    """A mask of a rectangle, or of all pixels in between, in run lengths down the columns."""
+    inside = [
+        x in range(int(box.x_min), int(box.x_max)) and y in range(int(box.y_min), int(box.y_max))
+        for x in range(width)
+        for y in range(height)
+    ]
+    counts, before = [0], False
+    for one in inside:
+        counts += [0] if one != before else []
+        counts[-1] += 1
+        before = one
+    return {"size": [height, width], "counts": counts}
+
+
+def as_text(mask: dict[str, Any]) -> dict[str, Any]:
+    """As pycocotools compresses it."""
+    counts, text = mask["counts"], ""
+    for place, value in enumerate(counts):
+        rest = value - (counts[place - 2] if place > 2 else 0)
+        more = True
+        while more:
+            bits, rest = rest & 31, rest >> 5
+            more = rest != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + 32 * more)
+    return {**mask, "counts": text}
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -219,6 +247,23 @@ def changed(key: str, value: Any) -> Callable[[Any], None]:
         (changed("bbox_mode", 0), "`bbox_mode` says that the bbox of 'head' is not x, y, width, height"),
         (changed("bbox_mode", "XYXY_ABS"), "`bbox_mode` says"),
         (changed("deleted", True), "`deleted`"),
+        (changed("hidden", True), "`hidden`"),
+        (changed("visible", False), "`visible: False`"),
+        (changed("attributes", {"visible": "false"}), "`visible: false`"),
+        (changed("visibility", 0), "`visibility: 0`"),
+        (changed("status", "Rejected"), "`status: Rejected`"),
+        (changed("tags", ["train", "ignore"]), "`tags: ignore`"),
+        (changed("segmentation", [5, 60, 15, 60, 15, 80]), "not that of its segmentation"),
+        (changed("segmentation", runs(Box(2, 60, 30, 100))), "not that of its segmentation"),
+        (changed("segmentation", as_text(runs(Box(2, 60, 30, 100)))), "not that of its segmentation"),
+        (changed("segmentation", runs(Box(16, 32, 48, 64), 128, 256)), "its mask is of 128 x 256 pixels"),
+        (changed("segmentation", {"size": [128, 64], "counts": [128 * 64]}), "its mask is empty"),
+        (changed("segmentation", {"size": [128, 64], "counts": [3, 4]}), "do not make 64 x 128 pixels"),
+        (changed("segmentation", {"size": [128, 64], "counts": [128 * 64 + 1, -1]}), "do not make"),
+        (changed("segmentation", {"size": [128, 64], "counts": "\u00ff"}), "cannot be read"),
+        (changed("segmentation", {"size": [128, 64], "counts": "o" * 40}), "cannot be read"),
+        (changed("segmentation", {"size": [0, 64], "counts": []}), "neither polygons nor a mask"),
+        (changed("segmentation", {"points": [1, 2]}), "neither polygons nor a mask"),
         (changed("keypoints", [1, 2, 2]), "has keypoints"),
         (changed("attributes", {"rotation": 30.0}), "the box of 'head' is rotated"),
         (changed("attributes", {"rotation": "30"}), "is rotated"),
@@ -267,7 +312,8 @@ def test_coco_of_other_tools_is_understood(tmp_path: Path) -> None:
             "segmentation": [[1, 2, 3, 4]],
             "attributes": {"rotation": 0.0, "occluded": False},
         },
-        {"image_id": 6, "category_id": 0, "bbox": [5.5, 2, 3, 4], "iscrowd": False, "ignore": 0, "bbox_mode": 1},
+        {"image_id": 6, "category_id": 0, "bbox": [5.5, 2, 3, 4], "iscrowd": False, "ignore": 0, "bbox_mode": 1}
+        | {"visible": True, "hidden": None, "status": "accepted", "tags": ["train"], "deleted": False},
     ]
     found = read("coco", content, tmp_path)
     assert in_pixels(found) == [{"legs": (1, 2, 4, 6)}, {"head": (1, 2, 4, 6), "legs": (5.5, 2, 8.5, 6)}, {}]
@@ -282,13 +328,26 @@ def test_coco_says_what_it_does_not_say(tmp_path: Path) -> None:
     content["images"] += [
         {"id": 7, "file_name": "q/3.png", "annotated": False},
         {"id": 8, "file_name": "q/4.png", "deleted": True},
+        {"id": 9, "file_name": "q/5.png", "status": "skipped"},
     ]
+    content["annotations"].append({"id": 99, "image_id": 9, "category_id": 3, "bbox": [1, 2, 3, 4]})
     found = read("coco", content, tmp_path)
-    assert found.not_annotated == ("image 7 (q/3.png)", "image 8 (q/4.png)")
+    assert found.not_annotated == ("image 7 (q/3.png)", "image 8 (q/4.png)", "image 9 (q/5.png)")
     assert [(image.also_named, image.incomplete) for image in found.images] == [
         (("/datasets/q/1.png",), {"upper_body"}),
         ((), set()),
     ]
+
+
+@pytest.mark.parametrize("box", [Box(16, 32, 48, 64), Box(0, 0, 64, 128), Box(5, 0, 6, 128), Box(63, 127, 64, 128)])
+@pytest.mark.parametrize("form", [dict, as_text])
+def test_a_mask_that_agrees_with_its_box_is_read(box: Box, form: Callable[..., Any], tmp_path: Path) -> None:
+    content = coco()
+    content["annotations"] = [
+        content["annotations"][0]
+        | {"bbox": [box.x_min, box.y_min, box.width, box.height], "segmentation": form(runs(box))}
+    ]
+    assert read("coco", content, tmp_path).images[0].boxes == {"head": box}
 
 
 def test_annotations_are_not_blamed_for_an_image_that_cannot_be_read(tmp_path: Path) -> None:
@@ -363,6 +422,8 @@ def test_a_rectangle_and_its_labels_are_joined_by_id(tmp_path: Path) -> None:
         ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head"], "rotation": 12})], "is rotated"),
         ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head"]}, image_rotation=90)], "is rotated"),
         ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head"]}, item_index=1)], "several images"),
+        ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head"]}, hidden=True)], "marked with `hidden`"),
+        ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head"], "deleted": True})], "`deleted`"),
         ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head"], "x": "1"})], "`x`: input should be"),
         ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head"], "width": 101})], "are these pixels"),
         ([region("rectanglelabels", {**RECTANGLE, "rectanglelabels": ["head"], "width": -5})], "is -0.05 wide"),
@@ -418,6 +479,11 @@ def test_what_nobody_submitted_is_not_annotated(tmp_path: Path) -> None:
     found = read("label-studio", [first, second], tmp_path)
     assert found.images == () and found.not_annotated == ("task 7 (q/1.png)", "task 8 (q/2.png)")
     assert found.parts == {"head", "legs"}  # of the predictions
+    first["annotations"] = [{"id": 1, "result": second["predictions"][0]["result"]}]
+    assert read("label-studio", [first | {"is_skipped": True}], tmp_path).not_annotated == ("task 7 (q/1.png)",)
+    small = {"id": 7, "image": "q/1.png", "annotator": 1, "part": [{**RECTANGLE, "rectanglelabels": ["head"]}]}
+    assert read("label-studio", [small | {"was_cancelled": True}], tmp_path).not_annotated == ("task 7 (q/1.png)",)
+    assert len(read("label-studio", [small | {"was_cancelled": False}], tmp_path).images) == 1
     first["annotations"] = [{"id": 1, "result": []}]  # submitted without a box is another thing
     found = read("label-studio", [first], tmp_path)
     assert [image.boxes for image in found.images] == [{}] and not found.not_annotated
@@ -552,6 +618,14 @@ def test_json_min_of_other_things_is_refused(entries: list[Any], told: str, tmp_
 # ---- FiftyOne
 
 
+def test_fiftyone_samples_that_are_tagged_as_rejected_are_not_annotated(tmp_path: Path) -> None:
+    content = samples()
+    content["samples"][0]["tags"] = ["train", "reviewed"]
+    content["samples"][1]["tags"] = ["train", "Deleted"]
+    found = read("fiftyone", content, tmp_path)
+    assert [image.path for image in found.images] == ["q/1.png"] and found.not_annotated == ("sample 2 (q/2.png)",)
+
+
 def test_fiftyone_samples_without_a_value_are_not_annotated(tmp_path: Path) -> None:
     content = samples()
     content["samples"][0]["parts"] = None
@@ -605,6 +679,8 @@ def detection(**more: Any) -> dict[str, Any]:
         ([detection(bounding_box=[0.5, 0.5, -0.1, 0.1])], "is -0.1 wide"),
         ([detection(rotation=0.4)], "is rotated"),
         ([detection(iscrowd=1)], "`iscrowd`"),
+        ([detection(tags=["Rejected"])], "`tags: Rejected`"),
+        ([detection(visible=False)], "`visible: False`"),
         ([detection(angle=0.4)], "is rotated"),
         ([detection(attributes={"rotation": {"_cls": "NumericAttribute", "value": 3}})], "is rotated"),
         ([detection(), detection()], "two boxes of 'head'"),
