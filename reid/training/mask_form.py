@@ -93,7 +93,7 @@ def run_of(form: Form, *, training: bool) -> Callable[[], None]:
     """What is timed of a form: forward, or forward and backward."""
 
     def train() -> None:
-        form().float().sum().backward()
+        form().float().sum().backward()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def infer() -> None:
