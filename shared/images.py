@@ -27,6 +27,9 @@ _JPEG_DAMAGE = ("Corrupt JPEG data", "Inconsistent progression", "Premature end"
 _JPEG_END = b"\xff\xd9"
 _SURPLUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 _PADDING = 8  # bytes that some cameras leave before the end marker
+_JPEG_MARKER = re.compile(
+    rb"\xff[^\x00\x01\xd0-\xd7\xff]"
+)  # of a segment; what else follows 0xFF belongs to the pixels
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by type of colour
 _INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _STEPS_OF_GREY = {"L;2": 85, "L;4": 17}  # samples of 2 and 4 bits in a PNG, as Pillow names them -> one step in 8 bits
@@ -130,11 +133,30 @@ def _undamaged_jpeg(image: Image.Image, content: bytes) -> Image.Image:
         if found.startswith(_JPEG_DAMAGE):
             raise UnreadableImageError(f"damaged: {found}")
         return image
+    if image.info.get("progressive") and _lacks_scans(content):
+        raise UnreadableImageError("damaged: the last scans of a progressive JPEG are missing")
     if image.mode == "CMYK":
         return image
     decoded = Image.fromarray(found)
     decoded.info = image.info
     return decoded
+
+
+def _lacks_scans(content: bytes) -> bool:
+    """Whether not every coefficient of every component of a whole progressive JPEG comes to its last bit."""
+    missing: set[tuple[int, int]] = set()
+    place = 2
+    while (found := _JPEG_MARKER.search(content, place)) and found[0] != _JPEG_END:
+        place = found.start()
+        if found[0] == b"\xff\xc2":  # the frame
+            missing = {(content[place + 10 + 3 * n], order) for n in range(content[place + 9]) for order in range(64)}
+        elif found[0] == b"\xff\xda":  # a scan
+            end = place + 5 + 2 * content[place + 4]
+            first, last, bits = content[end : end + 3]
+            if bits & 15 == 0:
+                missing -= {(name, k) for name in content[place + 5 : end : 2] for k in range(first, last + 1)}
+        place += 2 + int.from_bytes(content[place + 2 : place + 4])
+    return bool(missing)
 
 
 def _by_turbojpeg(content: bytes, mode: str) -> np.ndarray | str:

@@ -244,6 +244,10 @@ def of_height(jpeg: bytes, height: int) -> bytes:
     return jpeg[:place] + struct.pack(">H", height) + jpeg[place + 2 :]
 
 
+def second_scan(jpeg: bytes) -> int:
+    return jpeg.index(b"\xff\xda", jpeg.index(b"\xff\xda") + 2)
+
+
 def png_with(chunks: dict[bytes, bytes], *, wrong: bytes = b"") -> bytes:
     """A PNG of these chunks; that of the kind `wrong` has another checksum."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -267,6 +271,8 @@ PPM_PIXELS = PHOTOGRAPH.tobytes()
     [
         (LONG[: len(LONG) * 2 // 3] + END, "damaged: Corrupt JPEG data: premature end of data segment"),
         (PROGRESSIVE[: len(PROGRESSIVE) * 2 // 3] + END, "damaged: Corrupt JPEG data: premature end of data segment"),
+        (PROGRESSIVE[: PROGRESSIVE.rindex(b"\xff\xda")] + END, "the last scans of a progressive JPEG are missing"),
+        (PROGRESSIVE[: second_scan(PROGRESSIVE)] + END, "the last scans of a progressive JPEG are missing"),
         (LONG[: len(LONG) // 2].ljust(len(LONG), b"\0"), "premature end|Premature end|truncated"),
         (LONG[: len(LONG) // 2] + LONG[len(LONG) // 2 + 900 :], "damaged: Corrupt JPEG data"),
         (of_height(LONG, 320), "damaged: Corrupt JPEG data: premature end of data segment"),
@@ -298,6 +304,9 @@ def test_damage_that_pillow_keeps_to_itself_is_told(content: bytes, reason: str)
     [
         LONG,
         PROGRESSIVE,
+        saved(Image.fromarray(PHOTOGRAPH).convert("L"), "JPEG", progressive=True, restart_marker_blocks=3),
+        saved(Image.fromarray(PHOTOGRAPH).convert("CMYK"), "JPEG", progressive=True),
+        PROGRESSIVE + PROGRESSIVE,
         LONG[:-2] + b"\x55" * 8 + END,
         LONG[:-2] + b"\x55" * 3 + END + b"\0" * 100,
         LONG + LONG,
