@@ -119,8 +119,8 @@ def _undamaged_jpeg(image: Image.Image, content: bytes) -> Image.Image:
     """The image with its pixels, by TurboJPEG: the library that Pillow decodes with, and the same pixels, but it tells
     the warnings that Pillow keeps to itself. What it cannot decode is left to Pillow.
 
-    Bytes that are lost, replaced or cut off nearly always leave too little or too much data for the pixels. A changed
-    byte that does neither cannot be told: the format has no checksum.
+    Bytes that are lost, replaced or cut off mostly leave too little or too much data for the pixels. Where they leave
+    the right amount, nothing can be told: the format has no checksum.
     """
     if image.mode == "CMYK" and "adobe" not in image.info:
         raise UnreadableImageError("CMYK without Adobe's mark, so whether it is inverted is unknown; save it as RGB")
