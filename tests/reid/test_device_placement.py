@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from reid.config import Stage1Config, Stage2Config
 from reid.data.augment import Augmentation
 from reid.data.person_images import Batch, _on
 from reid.data.transforms import normalised
+from reid.metrics.retrieval import evaluate
 from reid.model.muva import Muva, build_model
 from reid.training.optimizer import WeightAverage, image_optimizer, prompt_optimizer
 from reid.training.steps import ImageStep, PromptStep
@@ -276,3 +278,65 @@ def test_batches_are_finished_on_the_gpu_without_waiting(
         found = _on(torch.device("cuda"), Batch(images, visible, indices), changes)
         floats = normalised(found.images)
     assert {each.device.type for each in found} == {"cuda"} and floats.dtype == torch.float32 and placement.seen > 20
+
+
+class There(Tensor):
+    """A pretended CUDA tensor with values: those of a CPU tensor."""
+
+    value: Tensor
+
+    @staticmethod
+    def __new__(cls, value: Tensor) -> "There":
+        made = Tensor._make_wrapper_subclass(
+            cls, value.shape, strides=value.stride(), dtype=value.dtype, device=torch.device("cuda:0")
+        )
+        made.value = value
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError(f"{func} outside of `Values`")
+
+
+class Values(TorchDispatchMode):
+    """Computes on CUDA tensors that are `There`, where decisions depend on values; refuses to mix them with others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mode_key = torch._C._TorchDispatchModeKey.FAKE  # no driver is asked for
+        torch._C._ensureCUDADeviceGuardSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        there = any(isinstance(one, There) for one in tensors)
+        if "device" in kwargs and kwargs["device"] is not None:
+            there, kwargs["device"] = torch.device(kwargs["device"]).type == "cuda", torch.device("cpu")
+        elif there and func.overloadpacket is not aten.copy_:
+            if any(not isinstance(one, There) and one.dim() for one in tensors):
+                raise MixedError(str(func))
+        found = func(*tree_map(_value, args), **tree_map(_value, kwargs))
+        if not there:
+            return found
+        own = {id(one.value): one for one in tensors if isinstance(one, There)}  # given back by operations in place
+        return tree_map(lambda one: own.get(id(one), There(one)) if isinstance(one, Tensor) else one, found)
+
+
+def _value(leaf: Any) -> Any:
+    return leaf.value if isinstance(leaf, There) else leaf
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU gpu_check.py ranks on it")
+@pytest.mark.parametrize("ranked", [0, 9])
+def test_a_ranking_stays_on_the_gpu(ranked: int) -> None:
+    rng = np.random.default_rng(0)
+    query, gallery = (rng.standard_normal((count, 16)).astype(np.float32) for count in (30, 300))
+    gallery[50:60] = gallery[20:30]  # copies: exact comparisons
+    sides = query, np.arange(30) % 7, np.arange(30) % 3, gallery, np.arange(300) % 7, np.arange(300) % 4
+    expected = evaluate(*sides, ranked=ranked)
+    with Values():
+        found = evaluate(*sides, ranked=ranked, device="cuda")
+        with pytest.raises(MixedError):
+            torch.ones(2, device="cuda") + torch.ones(2)
+    assert np.array_equal(expected.ranked, found.ranked)
+    assert np.array_equal(expected.per_query_ap, found.per_query_ap)
