@@ -183,6 +183,8 @@ class RunConfig(Section):
     def _graphs_are_of_compiled_code(self) -> "RunConfig":
         if self.cuda_graphs and not self.compile:
             raise ValueError("cuda_graphs needs compile")
+        if self.cuda_graphs and self.stage2.accumulate > 1:  # a replayed graph overwrites the gradients it gave before
+            raise ValueError("cuda_graphs needs stage2.accumulate=1")
         return self
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reid.config import DataConfig
+from reid.data.transforms import sent
 
 ERASED_AREA = (0.02, 0.4)  # fraction of the image (Zhong et al. 2020, Random Erasing)
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width
@@ -91,7 +92,7 @@ class Changes:
     def to(self, device: torch.device) -> "Changes":
         """The same on a device, for its images; sent without waiting."""
         names = ("flipped", "corners", "factors", "rectangles")
-        found = {name: _sent(value, device) for name in names if (value := getattr(self, name)) is not None}
+        found = {name: sent(value, device) for name in names if (value := getattr(self, name)) is not None}
         return replace(self, **found)  # type: ignore[arg-type]
 
     def boxes(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -200,9 +201,3 @@ def _blended(images: Tensor, others: Tensor, ratios: Tensor) -> Tensor:
 def _areas(boxes: Tensor) -> Tensor:
     """Boxes [..., 4] XYXY -> [...] square pixels; NaN for a NaN row."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-
-
-def _sent(values: Tensor, device: torch.device) -> Tensor:
-    if values.is_floating_point() and device.type == "mps":  # it has no float64
-        values = values.float()
-    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)

@@ -145,7 +145,11 @@ def _on(device: torch.device, batch: Batch, changes: Changes) -> Batch:
 
 
 def _sent_ahead(prepared: Iterable[tuple[Batch, Changes]], device: torch.device) -> Iterator[Batch]:
-    """Finished batches; the next one is copied and augmented on a stream of its own while this one is used."""
+    """Finished batches; the next one is copied and augmented on a stream of its own while this one is used.
+
+    That stream need not wait for the user's: it reads pinned memory, which torch gives to nobody before the copy from
+    it is done, and writes memory of its own, which is free again once the work queued by the user is done, too.
+    """
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     before: tuple[Batch, torch.cuda.Event] | None = None
 

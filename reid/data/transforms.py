@@ -41,5 +41,13 @@ def normalised(images: Tensor) -> Tensor:
             cv2.LUT(image.reshape(rows, width), _NORMALISED, dst=value.reshape(rows, width))
         return torch.from_numpy(values)
     scaled = images.to(torch.float32)
-    # (x / 255 - MEAN) / STD in a single pass over the new tensor
-    return torch.add(scaled.new_tensor(-MEAN / STD), scaled, alpha=1 / (255 * STD), out=scaled)
+    # (x / 255 - MEAN) / STD in a single pass over the new tensor; new_tensor would wait for the device
+    return torch.add(scaled.new_full((), -MEAN / STD), scaled, alpha=1 / (255 * STD), out=scaled)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """CPU values on a device, to a GPU without waiting: what still runs there is not waited for, and torch keeps the
+    pinned memory until it is copied."""
+    if values.is_floating_point() and device.type == "mps":  # it has no float64
+        values = values.float()
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)

@@ -11,6 +11,7 @@ applies another one:
 Nothing is left behind that was not checked against the model in this process.
 """
 
+import copy
 import json
 import logging
 import shutil
@@ -224,7 +225,7 @@ def replace_folder(staged: Path, folder: Path) -> None:
 
 
 def _tower(encoder: PersonEncoder, preprocess: Preprocess) -> ImageTower:
-    return ImageTower(encoder.model, preprocess).to("cpu").eval()
+    return copy.deepcopy(ImageTower(encoder.model, preprocess)).to("cpu").eval()  # the encoder stays on its device
 
 
 def _eager(encoder: PersonEncoder, crops: Tensor) -> NDArray[np.float32]:

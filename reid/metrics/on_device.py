@@ -1,7 +1,8 @@
 """Ranking on a GPU: what reid.metrics.retrieval computes per query, for a block of queries at once.
 
-The distances of a block are sorted; the images that are too near to a match, or to the last place asked for, to be told
-from it in float32 stand side by side there, and are compared in float64. Scores and lists are those of the CPU.
+No gallery is sorted. How many images are nearer than a match is counted: every distance of a block is put between the
+bounds of the query's matches. The images that are too near to a match, or to the last place asked for, to be told from
+it in float32 are compared in float64. Scores and lists are those of the CPU.
 """
 
 from collections.abc import Iterator
@@ -15,136 +16,159 @@ from torch import Tensor
 from reid.metrics.scores import RankedQuery
 
 PAIR_BYTES = 256 * 2**20  # of features that are compared in float64 at a time
+COMPARED = 2**24  # pairs of a match and an image near it that are gone through at once
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]  # rows of a block, ascending, and gallery indices
 
 
 class DeviceComparison:
     """Ranks and nearest images of blocks of queries.
 
     Args:
-        features: gallery [G, D], as given.
-        centred: the same as float32 around an origin.
-        offsets: float32 [G], squared lengths of the centred features; inf for what is never found.
-        scale: largest and smallest squared length of the centred features that can be found.
+        features: gallery [G, D], as given: float32 or float64.
+        origin: [D] of the same type, see `reid.metrics.retrieval`.
+        kept: bool [G], what can be found; the rest is infinitely far from everybody.
         device: of all the work; float64 is needed there.
     """
 
     def __init__(
         self,
         features: NDArray[Any],
-        centred: NDArray[np.float32],
-        offsets: NDArray[np.float32],
-        scale: tuple[float, float],
+        origin: NDArray[Any],
+        kept: NDArray[np.bool_],
         unit_roundoff: float,
         smallest: float,
         device: torch.device,
     ) -> None:
-        self._features = torch.from_numpy(np.ascontiguousarray(features)).to(device)
-        self._centred, self._offsets = torch.from_numpy(centred).to(device), torch.from_numpy(offsets).to(device)
-        self._largest, self._smallest = scale
         self._roundoff, self._tiny, self._device = unit_roundoff, smallest, device
+        self._features, self._origin = (
+            torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in (features, origin)
+        )
+        self._centred, squares = self._moved(self._features)
+        can_be_found = torch.from_numpy(kept).to(device)
+        self._offsets = squares.where(can_be_found, torch.inf).float()
+        self.squares = squares.cpu().numpy()  # float64 [G], squared lengths of the centred features
+        self._largest, self._smallest = float(self.squares[kept].max()), float(self.squares[kept].min())
+
+    def squares_of(self, queries: NDArray[Any]) -> NDArray[np.float64]:
+        """Squared lengths [B] of the centred features of queries [B, D]."""
+        found: NDArray[np.float64] = self._moved(torch.from_numpy(queries).to(self._device))[1].cpu().numpy()
+        return found
 
     def block(
-        self,
-        indices: NDArray[np.int64],
-        queries: NDArray[Any],
-        moved: NDArray[np.float32],
-        lengths: NDArray[np.float64],
-        removed: list[NDArray[np.int64]],
-        matches: list[NDArray[np.int64]],
-        ranked: int,
+        self, indices: NDArray[np.int64], queries: NDArray[Any], removed: Pairs, matches: Pairs, ranked: int
     ) -> Iterator[RankedQuery]:
         """What the queries of a block find.
 
         Args:
             indices: of the queries.
             queries: their features [B, D], as given.
-            moved: their centred features times -2.
-            lengths: of their centred features.
-            removed: gallery indices removed for each of them.
-            matches: gallery indices that are right for each of them; may be none.
+            removed: what is removed for them.
+            matches: what is right for them; there may be none.
             ranked: how many nearest images to return.
         """
         device = self._device
-        distances = torch.from_numpy(moved).to(device) @ self._centred.T
+        asked = torch.from_numpy(queries).to(device)
+        moved, squares = self._moved(asked)
+        distances = moved.mul_(-2) @ self._centred.T
         distances += self._offsets  # squared distances less the query's own square
-        row, column = _pairs(removed, device)
-        distances[row, column] = torch.inf
-        ordered, order = distances.sort(dim=1)
-        asked, length = torch.from_numpy(queries).to(device), torch.from_numpy(lengths).to(device)
-        ranks = self._ranks(distances, ordered, order, asked, length, matches)
+        distances[tuple(torch.from_numpy(each).to(device) for each in removed)] = torch.inf
+        length = squares.sqrt()
+        row, counts = matches[0], np.bincount(matches[0], minlength=len(indices))
+        ranks = self._ranks(distances, asked, length, matches, counts) if len(row) else row
+        ranks = ranks[np.lexsort((ranks, row))]
         nearest = [np.empty(0, np.int64)] * len(indices)
         if ranked:
-            nearest = self._nearest(ordered, order, asked, length, ranked)
-        for index, found, near in zip(indices, ranks, nearest, strict=True):
+            nearest = self._nearest(distances, asked, length, ranked)
+        for index, found, near in zip(indices, np.split(ranks, np.cumsum(counts)[:-1]), nearest, strict=True):
             yield RankedQuery(int(index), found, near)
 
+    def _moved(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, D] as seen from the origin, float32, and their squared lengths, float64 [N]."""
+        moved = torch.empty(features.shape, dtype=torch.float32, device=self._device)
+        squares = torch.empty(len(features), dtype=torch.float64, device=self._device)
+        for start in range(0, len(features), step := self._rows_at_once()):
+            rows = slice(start, start + step)
+            moved[rows] = features[rows] - self._origin
+            squares[rows] = moved[rows].double().square_().sum(dim=1)
+        return moved, squares
+
     def _ranks(
-        self,
-        distances: Tensor,
-        ordered: Tensor,
-        order: Tensor,
-        asked: Tensor,
-        length: Tensor,
-        matches: list[NDArray[np.int64]],
-    ) -> list[NDArray[np.int64]]:
-        """Ascending ranks of each query's matches."""
-        counts = [len(found) for found in matches]
-        if not sum(counts):
-            return [np.empty(0, np.int64)] * len(matches)
-        row, column = _pairs(matches, self._device)
+        self, distances: Tensor, asked: Tensor, length: Tensor, matches: Pairs, counts: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """The rank of each match."""
+        device, queries = self._device, len(distances)
+        first = np.cumsum(counts) - counts
+        row, column, place = (
+            torch.from_numpy(each).to(device) for each in (*matches, np.arange(len(matches[0])) - first[matches[0]])
+        )
         values = distances[row, column].double()
         low, high = (
-            torch.full((len(matches),), fill, dtype=torch.float64, device=self._device).scatter_reduce(
-                0, row, values, reduce
-            )
+            torch.full((queries,), fill, dtype=torch.float64, device=device).scatter_reduce(0, row, values, reduce)
             for fill, reduce in ((torch.inf, "amin"), (-torch.inf, "amax"))
         )
         margin = self._margin(length, low, high)[row]
         lows, highs = _outwards(values - margin, values + margin)
-        nearer, beyond = _places(ordered, row, lows, right=False), _places(ordered, row, highs, right=True)
+        # images below `lows` are nearer; those from there to `highs`, the match itself among them, may be
+        bounds = torch.full((queries, 2 * int(counts.max())), torch.inf, device=device)
+        bounds[row, 2 * place] = lows
+        bounds[row, 2 * place + 1] = highs.nextafter(torch.full_like(highs, torch.inf))
+        ordered, order = bounds.sort(dim=1)
+        where = order.argsort(dim=1)
+        low_at, high_at = where[row, 2 * place], where[row, 2 * place + 1]
+        passed = torch.searchsorted(ordered, distances, right=True)  # bounds that are not above the distance, [B, G]
+        below = torch.zeros(queries, bounds.shape[1] + 1, dtype=torch.int64, device=device)
+        below.scatter_add_(1, passed, passed.new_ones(()).expand_as(passed))
+        below = below.cumsum(dim=1)  # images below each of the ordered bounds
+        nearer, beyond = below[row, low_at], below[row, high_at]
         unclear = torch.nonzero(beyond > nearer + 1)[:, 0]
         if len(unclear):
-            first, width = nearer[unclear], (beyond - nearer)[unclear]
-            which, place = _stretches(width)
-            query = row[unclear][which]
-            rival = order[query, first[which] + place]
-            theirs = self._exact(asked, query, rival)
-            own_column = column[unclear]
-            own = self._exact(asked, row[unclear], own_column)[which]
-            before = (theirs < own) | ((theirs == own) & (rival < own_column[which]))
-            nearer.index_add_(0, unclear[which], before.long())
-        found = np.split((nearer + 1).cpu().numpy(), np.cumsum(counts)[:-1])
-        return [np.sort(one) for one in found]
+            doubtful = row, column, low_at, high_at, lows, highs
+            row, column, low_at, high_at, lows, highs = (each[unclear] for each in doubtful)
+            opened = torch.zeros_like(below)
+            for bound, change in ((low_at, 1), (high_at, -1)):
+                opened.index_put_((row, bound + 1), bound.new_full((), change), accumulate=True)
+            asker, rival = torch.nonzero((opened.cumsum(dim=1) > 0).gather(1, passed)).unbind(1)
+            exact = self._exact(asked, asker, rival)
+            count = distances.shape[1]
+            own = exact[torch.searchsorted(asker * count + rival, row * count + column)]
+            keys, by_key = _keys(asker, distances[asker, rival]).sort()
+            start, stop = (
+                torch.searchsorted(keys, _keys(row, bound), right=right)
+                for bound, right in ((lows, False), (highs, True))
+            )
+            for some in _portions((stop - start).cpu().numpy()):
+                which, step = _stretches((stop - start)[some])
+                other, which = by_key[start[some][which] + step], which + some.start
+                tied = (exact[other] == own[which]) & (rival[other] < column[which])
+                nearer.index_add_(0, unclear[which], ((exact[other] < own[which]) | tied).long())
+        found: NDArray[np.int64] = (nearer + 1).cpu().numpy()
+        return found
 
-    def _nearest(
-        self, ordered: Tensor, order: Tensor, asked: Tensor, length: Tensor, count: int
-    ) -> list[NDArray[np.int64]]:
+    def _nearest(self, distances: Tensor, asked: Tensor, length: Tensor, count: int) -> list[NDArray[np.int64]]:
         """Indices of each query's `count` nearest images that are not removed, in order; fewer where fewer are left."""
-        last_place = min(count, ordered.shape[1]) - 1
-        last = ordered[:, last_place].double()
-        bound = last + self._margin(length, ordered[:, 0].double(), last)
+        smallest = distances.topk(min(count, distances.shape[1]), dim=1, largest=False, sorted=False).values.double()
+        last = smallest.amax(dim=1)
+        bound = last + self._margin(length, smallest.amin(dim=1), last)
         _, high = _outwards(bound, bound)
         high = torch.where(last.isfinite(), high, torch.full_like(high, torch.finfo(torch.float32).max))
-        rows = torch.arange(len(ordered), device=self._device)
-        width = _places(ordered, rows, high, right=True)
-        query, place = _stretches(width)
-        found = order[query, place]
-        exact = self._exact(asked, query, found)
-        by_index = found.argsort(stable=True)
-        by_distance = by_index[exact[by_index].argsort(stable=True)]
+        query, found = torch.nonzero(distances <= high[:, None]).unbind(1)  # in the order of their indices
+        by_distance = self._exact(asked, query, found).argsort(stable=True)
         final = by_distance[query[by_distance].argsort(stable=True)]
-        lists = np.split(found[final].cpu().numpy(), np.cumsum(width.cpu().numpy())[:-1])
+        widths = torch.bincount(query, minlength=len(distances)).cpu().numpy()
+        lists = np.split(found[final].cpu().numpy(), np.cumsum(widths)[:-1])
         return [one[:count] for one in lists]
 
     def _exact(self, asked: Tensor, query: Tensor, rival: Tensor) -> Tensor:
         """Squared distances in float64 of pairs, each summed in the same order, so that equal rows give equal ones."""
         exact = torch.empty(len(rival), dtype=torch.float64, device=self._device)
-        step = max(1, PAIR_BYTES // (8 * self._features.shape[1]))
-        for start in range(0, len(rival), step):
+        for start in range(0, len(rival), step := self._rows_at_once()):
             pairs = slice(start, start + step)
             difference = self._features[rival[pairs]].double() - asked[query[pairs]].double()
-            exact[pairs] = difference.square_().sum(dim=1)
+            exact[pairs] = _sums(difference.square_())
         return exact
+
+    def _rows_at_once(self) -> int:
+        return max(1, PAIR_BYTES // (8 * self._features.shape[1]))
 
     def _margin(self, length: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
         """As of reid.metrics.retrieval; all float64 [B]."""
@@ -156,11 +180,33 @@ class DeviceComparison:
         return margin
 
 
-def _pairs(lists: list[NDArray[np.int64]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(row, column) of every entry of every list."""
-    rows = np.repeat(np.arange(len(lists)), [len(one) for one in lists])
-    columns = np.concatenate([*lists, np.empty(0, np.int64)])
-    return torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
+def _sums(rows: Tensor) -> Tensor:
+    """The sum of each row [n, D], added in the same order for any n: that of a GPU's own sum depends on n."""
+    while (width := rows.shape[1]) > 1:
+        half = width // 2
+        folded = rows[:, :half] + rows[:, half : 2 * half]
+        if width % 2:
+            folded[:, 0] += rows[:, -1]
+        rows = folded
+    return rows[:, 0]
+
+
+def _keys(row: Tensor, values: Tensor) -> Tensor:
+    """int64 numbers in the order of (row, float32 value): a float's bits are in its order once those below the sign of
+    negative ones are turned."""
+    bits = (values + 0.0).view(torch.int32).long()  # -0 becomes 0
+    return row * 2**32 + (bits ^ ((bits >> 31) & 0x7FFFFFFF))
+
+
+def _portions(widths: NDArray[np.int64]) -> Iterator[slice]:
+    """Stretches of these lengths a few at a time, together at most COMPARED long: a model that gives all images the
+    same feature leaves every match unclear."""
+    ends, start = np.cumsum(widths), 0
+    while start < len(widths):
+        before = ends[start] - widths[start]
+        stop = max(start + 1, int(np.searchsorted(ends, before + COMPARED, "right")))
+        yield slice(start, stop)
+        start = stop
 
 
 def _stretches(widths: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,13 +221,3 @@ def _outwards(lows: Tensor, highs: Tensor) -> tuple[Tensor, Tensor]:
     low, high = lows.float(), highs.float()
     below, above = torch.full_like(low, -torch.inf), torch.full_like(high, torch.inf)
     return torch.nextafter(low, below), torch.nextafter(high, above)
-
-
-def _places(ordered: Tensor, row: Tensor, values: Tensor, *, right: bool) -> Tensor:
-    """Where values [n] belong in the sorted rows [B, G] that they are of: how many entries are below (or not above)."""
-    count = torch.bincount(row, minlength=len(ordered))
-    most = int(count.max())
-    table = values.new_full((len(ordered), most), torch.inf)
-    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-    table[row, place] = values
-    return torch.searchsorted(ordered, table, right=right)[row, place]

@@ -159,30 +159,33 @@ def _rank(
         return
     step = -(-len(gallery) // CENTRE_ROWS)
     origin = gallery[::step].mean(axis=0, dtype=np.float64).astype(gallery.dtype)
-    centred, squares = _centred(gallery, origin)
     no_junk = ~candidates.junk
-    comparison = _Comparison(gallery, squares[no_junk])
-    offsets = np.where(no_junk, squares, np.inf).astype(np.float32)  # junk is infinitely far from everybody
     wanted = np.arange(len(query)) if ranked else in_gallery
+
+    def of_their_identity(some: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Rows of `some` queries, ascending, gallery indices of their identities, and which of them are removed."""
+        counts = last[some] - first[some]
+        row = np.repeat(np.arange(len(some)), counts)
+        same = by_identity[np.arange(len(row)) + np.repeat(first[some] - (np.cumsum(counts) - counts), counts)]
+        return row, same, candidates.seen_by_camera_of(queries, some[row], same)
+
     if device is not None:
         import torch  # only here: this room is for arrays
 
         from reid.metrics.on_device import DeviceComparison
 
-        scale = float(squares[no_junk].max()), float(squares[no_junk].min())
-        of_device = DeviceComparison(gallery, centred, offsets, scale, UNIT_ROUNDOFF, SMALLEST, torch.device(device))
+        of_device = DeviceComparison(gallery, origin, no_junk, UNIT_ROUNDOFF, SMALLEST, torch.device(device))
+        _require_short(of_device.squares)
+        _require_short(of_device.squares_of(query[wanted]))
         for start in range(0, len(wanted), chunk):
             block = wanted[start : start + chunk]
-            moved, own_squares = _centred(query[block], origin)
-            moved *= -2
-            of_each = [by_identity[first[index] : last[index]] for index in block]
-            gone = [
-                candidates.seen_by_camera_of(queries, index, same) for index, same in zip(block, of_each, strict=True)
-            ]
-            dropped = [same[is_gone] for same, is_gone in zip(of_each, gone, strict=True)]
-            kept = [same[~is_gone] for same, is_gone in zip(of_each, gone, strict=True)]
-            yield from of_device.block(block, query[block], moved, np.sqrt(own_squares), dropped, kept, ranked)
+            row, same, removed = of_their_identity(block)
+            dropped, kept = (row[removed], same[removed]), (row[~removed], same[~removed])
+            yield from of_device.block(block, query[block], dropped, kept, ranked)
         return
+    centred, squares = _centred(gallery, origin)
+    comparison = _Comparison(gallery, squares[no_junk])
+    offsets = np.where(no_junk, squares, np.inf).astype(np.float32)  # junk is infinitely far from everybody
     rows = max(1, COMPARED // len(gallery))
     for start in range(0, len(wanted), chunk):
         block = wanted[start : start + chunk]
@@ -193,10 +196,7 @@ def _rank(
             some = block[top : top + rows]
             table, lengths = distances[top : top + rows], np.sqrt(own_squares[top : top + rows])
             table += offsets  # squared distances less the query's own square
-            counts = last[some] - first[some]
-            row = np.repeat(np.arange(len(some)), counts)
-            same = by_identity[np.arange(len(row)) + np.repeat(first[some] - (np.cumsum(counts) - counts), counts)]
-            removed = candidates.seen_by_camera_of(queries, some[row], same)
+            row, same, removed = of_their_identity(some)
             table[row[removed], same[removed]] = np.inf
             asking = query[some]
             all_ranks = comparison.ranks(asking, lengths, table, row[~removed], same[~removed])
@@ -354,8 +354,13 @@ def _centred(features: NDArray[Any], origin: NDArray[Any]) -> tuple[NDArray[np.f
 
     with ThreadPool(THREADS) as pool:  # NumPy lets go of the interpreter
         pool.map(fill, range(0, len(features), BLOCK_ROWS))
+    _require_short(squares)
+    return moved, squares
+
+
+def _require_short(squares: NDArray[np.float64]) -> None:
+    """Raises DgreidError where distances of features with these squared lengths may overflow float32."""
     if not squares.max() < np.finfo(np.float32).max / 8:
         raise DgreidError(
             f"features are too long for float32 (length {squares.max() ** 0.5:.1e})", fix="scale or normalise them"
         )
-    return moved, squares

@@ -1,5 +1,7 @@
-"""What trains in which stage, with which optimiser and at which rate (Sec. 4 and 5 of the method)."""
+"""What trains in which stage, with which optimiser and at which rate (Sec. 4 and 5 of the method), and averaged
+weights."""
 
+import copy
 import math
 from bisect import bisect_right
 from collections.abc import Callable
@@ -36,11 +38,12 @@ def _train_only(model: nn.Module, trains: Callable[[str], bool]) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def prompt_optimizer(model: Muva, config: Stage1Config) -> torch.optim.Adam:
-    """Freeze for stage 1 and return Adam with coupled weight decay (not AdamW) over the prompts."""
+def prompt_optimizer(model: Muva, config: Stage1Config, *, fused: bool = False) -> torch.optim.Adam:
+    """Freeze for stage 1 and return Adam with coupled weight decay (not AdamW) over the prompts. fused: as for
+    `image_optimizer`."""
     freeze_for_stage1(model)
     group = {"params": [model.prompts.contexts], "lr_factor": 1.0}
-    return torch.optim.Adam([group], lr=stage1_lr(config, 1), weight_decay=config.weight_decay)
+    return torch.optim.Adam([group], lr=stage1_lr(config, 1), weight_decay=config.weight_decay, fused=fused or None)
 
 
 def image_optimizer(model: Muva, config: Stage2Config, *, fused: bool = False) -> torch.optim.Adam:
@@ -90,3 +93,30 @@ def stage2_lr(config: Stage2Config, epoch: int) -> float:
         done = epoch / config.warmup_epochs
         rate *= config.warmup_factor * (1 - done) + done
     return rate
+
+
+class WeightAverage:
+    """Exponential moving average of weights and batch statistics: average <- decay * average + (1 - decay) * value.
+
+    The first average is the model as it is now. (torch's AveragedModel waits for the device in every update.)
+
+    Args:
+        decay: in (0, 1).
+    """
+
+    def __init__(self, model: Muva, decay: float) -> None:
+        self.module, self._decay = copy.deepcopy(model), decay
+
+    @torch.no_grad()
+    def update(self, model: Muva) -> None:
+        """After an optimiser step; counters are copied."""
+        pairs = list(zip(_values(self.module), _values(model), strict=True))
+        averages, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(averages, values, 1 - self._decay)
+        for average, value in pairs:
+            if not average.is_floating_point():
+                average.copy_(value)
+
+
+def _values(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]

@@ -82,7 +82,9 @@ class PromptState:
             moments = MOMENTS if state["step"] is not None else ()
             self._read_parts(meta["parts"], str(int(meta["history"][-1]["epoch"])), moments)
             if moments:
-                self._optimizer.state[self._prompts]["step"] = state["step"]
+                fused = self._optimizer.param_groups[0]["fused"]  # it counts on the device
+                step = state["step"].to(self._prompts.device) if fused else state["step"]
+                self._optimizer.state[self._prompts]["step"] = step
             self._precision.load_state_dict(state["precision"])
         history: list[dict[str, float]] = meta["history"]
         return history

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch.optim.swa_utils import AveragedModel
 
 from reid.config import RunConfig
 from reid.inference.trained import BEST, LATEST, final_weights
 from reid.model.checkpoint import load_checkpoint, save_checkpoint
 from reid.model.muva import Muva
+from reid.training.optimizer import WeightAverage
 from shared.errors import DgreidError
 
 VALIDATED = "validation_map"  # column of metrics.csv: mAP in percent of held-out source identities
@@ -33,7 +33,7 @@ class Snapshots:
         model: Muva,
         optimizer: torch.optim.Optimizer,
         fabric: Fabric,
-        averaged: AveragedModel | None,
+        averaged: WeightAverage | None,
     ) -> None:
         self.folder, self.marks = folder, dict(marks)
         self._model, self._optimizer, self._fabric, self._averaged = model, optimizer, fabric, averaged

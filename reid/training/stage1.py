@@ -117,7 +117,7 @@ def _train(model: Muva, job: Job, folder: Path) -> None:
             absent_as_nan=job.config.data.leave_out_absent_parts,
             progress=progress,
         )
-    optimizer = prompt_optimizer(model, config)
+    optimizer = prompt_optimizer(model, config, fused=fabric.device.type == "cuda")
     describe_training(model, "stage 1")
     step = PromptStep(model, identity_means(features, job.labels, len(data.identities)))
     module, fabric_optimizer = fabric.setup(step, optimizer)
@@ -133,7 +133,7 @@ def _train(model: Muva, job: Job, folder: Path) -> None:
             plan = batches.epoch(epoch)
             for number, batch in enumerate(plan, start=1):
                 labels = job.labels[share_of(batch, fabric)]
-                loss = module(fabric.to_device(labels))
+                loss = module(*fabric.to_device(torch.unique(labels, return_inverse=True)))
                 watch.add(mean_over_processes(loss)[None], labels)
                 for step_number, values, looked_at in watch.looked_at(last=number == len(plan)):
                     losses.append(values["loss"])

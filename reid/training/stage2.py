@@ -4,12 +4,11 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from reid.data.person_images import Batch, load_batches
 from reid.data.samplers import IdentityBatches
@@ -19,7 +18,7 @@ from reid.inference.trained import LATEST
 from reid.model.muva import Muva
 from reid.training.curves import Curves, Watch, require_finite
 from reid.training.job import Job, describe_training
-from reid.training.optimizer import image_optimizer, set_learning_rate, stage2_lr
+from reid.training.optimizer import WeightAverage, image_optimizer, set_learning_rate, stage2_lr
 from reid.training.snapshots import VALIDATED, Snapshots
 from reid.training.stage1 import load_prompts
 from reid.training.steps import ImageStep
@@ -50,14 +49,14 @@ def train_images(model: Muva, job: Job, prompts: Path) -> Path:
     module, fabric_optimizer = fabric.setup(step, optimizer)
     if config.fill_neck and not (folder / LATEST).is_file():
         fill_neck(model, _source_features(model, job, after_neck=False))
-    averaged = averaged_model(model, config.ema_decay) if config.ema_decay else None
+    averaged = WeightAverage(model, config.ema_decay) if config.ema_decay else None
     snapshots = Snapshots(folder, marks, model, optimizer, fabric, averaged)
     history = snapshots.restore()
     curves = Curves(folder, history, written=fabric.is_global_zero, trackers=job.trackers)
     batches = job.batches(config)
     for epoch in range(len(history) + 1, config.epochs + 1):
         row = _epoch(step, module, fabric_optimizer, averaged, batches, job, epoch)
-        curves.add({**row, **_validate(cast(Muva, averaged.module) if averaged else model, job)})
+        curves.add({**row, **_validate(averaged.module if averaged else model, job)})
         if epoch == len(history) + 1 + job.config.compile and epoch < config.epochs:  # the first one compiles
             left = row["seconds"] * (config.epochs - epoch) / 60
             log.info("stage 2: %.1f s per epoch as measured, about %.1f min left", row["seconds"], left)
@@ -65,17 +64,6 @@ def train_images(model: Muva, job: Job, prompts: Path) -> Path:
     curves.close()
     fabric.barrier()
     return folder / LATEST
-
-
-def averaged_model(model: Muva, decay: float) -> AveragedModel:
-    """Exponential moving average of weights and batch statistics: average <- decay * average + (1 - decay) * value.
-
-    The first average is the model as it is now. decay: in (0, 1).
-    """
-    rule = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    averaged = AveragedModel(model, multi_avg_fn=rule, use_buffers=True)
-    averaged.n_averaged += 1  # at 0 the first update would replace the average
-    return averaged
 
 
 @torch.no_grad()
@@ -103,7 +91,7 @@ def _epoch(
     step: ImageStep,
     module: _FabricModule,
     optimizer: _FabricOptimizer,
-    averaged: AveragedModel | None,
+    averaged: WeightAverage | None,
     batches: IdentityBatches,
     job: Job,
     epoch: int,
@@ -137,7 +125,7 @@ def _epoch(
                 optimizer.step()
                 optimizer.zero_grad()
                 if averaged:
-                    averaged.update_parameters(model)
+                    averaged.update(model)
             progress.advance(len(plan[number - 1]), note=_note(watch.means))
     size = torch.stack([parameter.detach().norm() for parameter in model.parameters()]).norm().item()
     _require_finite({"norm of the weights": size}, job, epoch, len(plan), plan[-1], batch)  # before they are saved

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid.config import Stage2Config
-from reid.data.transforms import normalised
+from reid.data.transforms import normalised, sent
 from reid.inference.devices import gathered, processes
 from reid.model.muva import Muva, part_slices
 from reid.training.losses import (
@@ -33,11 +33,12 @@ class PromptStep(nn.Module):
         self.model = model
         self.register_buffer("prototypes", prototypes)
 
-    def forward(self, labels: Tensor) -> Tensor:
-        """labels long [B] -> loss; every identity's prompts are encoded once, however often it occurs."""
-        identities, positions = torch.unique(labels, return_inverse=True)
+    def forward(self, identities: Tensor, positions: Tensor) -> Tensor:
+        """The different identities [n] of a batch, and the place of each image's among them [B], both long, as
+        `torch.unique` gives them on the CPU: on a GPU it would wait -> loss; each identity's prompts are encoded once,
+        however often it occurs."""
         text = self.model.encode_text(identities)[positions]
-        return prompt_loss(text, self.prototypes, labels)
+        return prompt_loss(text, self.prototypes, identities[positions])
 
 
 class ImageStep(nn.Module):
@@ -108,7 +109,7 @@ class ImageStep(nn.Module):
         count, total = self.config.sampled_identities, len(self.text)
         if count is None or count >= total:
             return None
-        order = torch.rand(total, generator=self.draws).to(labels.device)
+        order = sent(torch.rand(total, generator=self.draws), labels.device)  # drawn on the CPU: the same everywhere
         order[labels] = 2.0  # above everybody else
         chosen = order.topk(max(count, len(labels))).indices if max(count, len(labels)) < total else None
         if chosen is None:

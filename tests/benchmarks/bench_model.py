@@ -181,14 +181,14 @@ def stage1_sides(given: argparse.Namespace) -> tuple[Side, Side]:
             model.text_encoder.requires_grad_(True)
             model.encode_text = lambda these: text_at_full_length(model, these)  # type: ignore[method-assign]
         step = PromptStep(model, F.normalize(torch.randn(given.prompts, model.feature_dim), dim=1))
-        labels = torch.arange(given.prompts).repeat_interleave(4)
+        batch = torch.arange(given.prompts).repeat_interleave(4).unique(return_inverse=True)
 
         def make(compiled: bool) -> Callable[[], object]:
             eager, fast = model.encode_text, torch.compile(model.encode_text)
 
             def once() -> object:
                 model.encode_text = fast if compiled else eager  # type: ignore[method-assign]
-                loss = step(labels)
+                loss = step(*batch)
                 loss.backward()
                 optimizer.step()
                 model.zero_grad()

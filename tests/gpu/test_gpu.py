@@ -33,6 +33,7 @@ def test_the_script_runs_at_a_tiny_size_without_a_gpu(tmp_path: Path) -> None:
     assert found["gpu"] is False and "nothing is measured" in ended.stdout
     assert found["equal"].keys() == gpu_check.CHECKS.keys()
     assert {"speed", "ratios", "loader", "retrieval", "masks"} <= found.keys()
+    assert not [name for section in ("speed", "loader", "retrieval") for name in found[section] if name == "all"]
     assert not [figures for figures in found["equal"].values() if "failed" in figures or "not_run" in figures]
     assert found["loader"]["waiting"]["share_of_time"] >= 0
     assert found["retrieval"]["ranking market"]["mean_ap"] > 0
@@ -75,3 +76,31 @@ def test_a_check_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, mon
     assert gpu_check.main(["--device", "cpu", "--only", "equal", "--out", str(out)]) == 1
     found = json.loads(out.read_text())["equal"]
     assert "the numbers differ" in found["broken"]["failed"] and "failed" not in found["batches equal"]
+
+
+def test_after_a_lost_context_the_rest_runs_in_a_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def lost(setting: Any) -> dict[str, float]:
+        ran.append("lost")
+        monkeypatch.setattr(gpu_check.Setting, "context_is_lost", lambda _: True)
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    def fine(setting: Any) -> dict[str, float]:
+        ran.append("fine")
+        return {"value": 1.0}
+
+    def restarted(program: str, command: list[str]) -> None:
+        monkeypatch.setattr(gpu_check.Setting, "context_is_lost", lambda _: False)
+        assert command[1] == gpu_check.__file__ and "--continue" in command
+        codes.append(gpu_check.main(command[2:]))
+
+    codes: list[int] = []
+    monkeypatch.setattr(gpu_check, "CHECKS", {"first": fine, "broken": lost, "last": fine})
+    monkeypatch.setattr(gpu_check.os, "execv", restarted)
+    out = tmp_path / "gpu.json"
+    gpu_check.main(["--device", "cpu", "--only", "equal", "--out", str(out)])
+    found = json.loads(out.read_text())["equal"]
+    assert ran == ["fine", "lost", "fine"] and codes == [1]
+    assert "device-side assert" in found["broken"]["failed"] and "new process" in found["broken"]["context_lost"]
+    assert found["first"]["value"] == found["last"]["value"] == 1.0

@@ -84,6 +84,7 @@ def test_overrides_reach_their_place_with_their_type() -> None:
         (["seed.deeper=1"], ["seed"]),
         (["model.weights_file=w.pt"], ["weights_sha256"]),
         (["cuda_graphs=true"], ["cuda_graphs needs compile"]),
+        (["compile=true", "cuda_graphs=true", "stage2.accumulate=2"], ["cuda_graphs needs stage2.accumulate=1"]),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(overrides: list[str], words: list[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reid.metrics import on_device
 from reid.metrics.ground_truth import as_numbers
 from reid.metrics.retrieval import Scores, evaluate, evaluate_distances
 from reid.metrics.scores import spread
@@ -382,8 +383,9 @@ def test_spread_is_mean_and_sample_deviation(values: list[float]) -> None:
         assert found.standard_error == pytest.approx(statistics.stdev(values) / len(values) ** 0.5)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_the_ranking_on_a_device_is_that_of_numpy(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(16))
+def test_the_ranking_on_a_device_is_that_of_numpy(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_device, "COMPARED", 50)
     rng = np.random.default_rng(seed)
     ranges = (3, 60), (5, 600), (2, 30), (1, 40)
     queries, gallery, people, dimensions = (int(rng.integers(low, high)) for low, high in ranges)
@@ -392,6 +394,8 @@ def test_the_ranking_on_a_device_is_that_of_numpy(seed: int) -> None:
     for count in (queries, gallery):
         identities = rng.integers(0, people, count)
         features = (centres[identities] + rng.standard_normal((count, dimensions))).astype(np.float32)
+        if seed % 4 == 1:  # nearly all distances are the same to float32
+            features = (1 + 1e-6 * features).astype(np.float64 if seed % 8 == 1 else np.float32)
         sides += [np.round(features) if seed % 3 == 0 else features, identities, rng.integers(0, 3, count)]
     if gallery > 40:
         sides[3][5:15] = sides[3][20:30]  # copies: the lower index comes first
@@ -404,3 +408,17 @@ def test_the_ranking_on_a_device_is_that_of_numpy(seed: int) -> None:
         assert np.array_equal(getattr(expected, name), getattr(found, name), equal_nan=True), name
     for one, other in zip(expected.ranked, found.ranked, strict=True):
         assert np.array_equal(one, other)
+
+
+def test_sums_of_rows_do_not_depend_on_how_many_there_are() -> None:
+    rows = torch.randn(70, 77, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    together = on_device._sums(rows)
+    assert torch.equal(together, torch.cat([on_device._sums(row[None]) for row in rows]))
+    assert torch.allclose(together, rows.sum(dim=1), rtol=1e-12)
+
+
+def test_a_device_refuses_features_that_are_too_long() -> None:
+    rows = np.array([[0.0, 1.0], [3e38, 0.0]], np.float32)
+    for device in (None, "cpu"):
+        with pytest.raises(DgreidError, match="too long"):
+            evaluate(rows[:1], [1], [0], rows, [1, 1], [1, 1], device=device)
