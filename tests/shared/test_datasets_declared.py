@@ -432,15 +432,14 @@ def test_words_that_may_be_one_person_are_said(words: tuple[str, ...], told: str
 def test_words_that_may_mean_nothing_or_be_one_are_said(
     rows: str, told: list[str], layout: str, tmp_path: Path
 ) -> None:
+    if layout == "pattern":  # whose cameras have no dot
+        rows, told = rows.replace(".0", ""), [part.replace(".0", "") for part in told]
     pairs = [row.split(",") for row in rows.split()]
     names = [f"{who}+{where}+x.png" if layout == "pattern" else f"{n}.png" for n, (who, where) in enumerate(pairs)]
-    if layout == "pattern" and "." in rows:
-        pytest.skip("a pattern's camera has no dot")
-    text = (
-        "layout: csv\ncsv: images.csv\n"
-        if layout == "csv"
-        else 'layout: pattern\npattern: "{identity}+{camera}+x.png"\n'
-    )
+    text = {
+        "csv": "layout: csv\ncsv: images.csv\n",
+        "pattern": 'layout: pattern\npattern: "{identity}+{camera}+x.png"\n',
+    }[layout]
     root = declare(tmp_path / "mine", text, *names)
     lines = [f"{name},{who},{where},train" for name, (who, where) in zip(names, pairs, strict=True)]
     (root / "images.csv").write_text("\n".join(["path,identity,camera,split", *lines]) + "\n")
