@@ -220,11 +220,11 @@ def _boxes(
             params=[NOT_LABELLED, label_run],
         ).to_arrow_table()
 
-    def place(answer: int) -> tuple[str, str]:
+    def where(answer: int) -> tuple[str, str]:
         row, part = divmod(answer, len(parts))
         return rows["dataset"][row].as_py(), f"{rows['path'][row]}, {parts[part]}"
 
-    refuse_impossible(answers["wrong"], label_run, place)
+    refuse_impossible(answers["wrong"], label_run, where)
     codes = pc.dictionary_encode(answers["status"]).combine_chunks()
     status = np.array(codes.dictionary.to_pylist())[codes.indices.to_numpy()].reshape(shape)
     corners = ("x_min", "y_min", "x_max", "y_max")

@@ -15,12 +15,10 @@ OURS = LabelSource(engine="e", model="m", prompt_version="p", parts=("head",))
 
 
 @pytest.mark.parametrize("other", [{"engine": "x"}, {"model": "x"}, {"prompt_version": "x"}])
-def test_rows_of_others_in_a_run_without_a_record_are_not_mixed_with_ours(
-    other: dict[str, str], tmp_path: Path
-) -> None:
+def test_rows_of_others_in_a_run_without_a_record_stay_alone(other: dict[str, str], tmp_path: Path) -> None:
     rows = [label_row(manifest_row(1), box=Box(1, 2, 3, 4)), label_row(manifest_row(2), box=Box(1, 2, 3, 4), **other)]
     write_label_shard(rows, label_folder(tmp_path, "first", "toy", "train"))
-    with pytest.raises(ConfigError, match="has rows of .* 'x'.*no record"):
+    with pytest.raises(ConfigError, match=r"has rows of .* 'x'.*no record"):
         open_label_run(tmp_path, "first", OURS)
     assert read_record(tmp_path, "first") is None
 
