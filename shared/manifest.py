@@ -147,7 +147,45 @@ def update_manifest(name: str, data_root: Path, out: Path, *, workers: int = WOR
                 rows.append(row)
                 progress.advance(failure=ImageStatus.UNREADABLE if row.status == ImageStatus.UNREADABLE else None)
             write(rows)
+    for sentence in copies(ManifestFile(out)):
+        log.warning("%s: %s", name, printable(sentence))
     return ManifestFile(out)
+
+
+def copies(manifest: ManifestFile) -> list[str]:
+    """A sentence for each way in which files of one content contradict each other or count twice, with their number.
+
+    A query that is in the gallery with its own identity and camera is not among them: it is removed before ranking.
+    """
+    ids = manifest_columns(manifest.path, ["image_id"])["image_id"].combine_chunks().cast(pa.binary())
+    try:
+        fixed = ids.cast(pa.binary(16))
+    except pa.ArrowInvalid as err:
+        raise DataError(f"not a row of a manifest ({err})", path=manifest.path, fix=_scan(manifest.path)) from err
+    known = np.frombuffer(fixed.buffers()[1] or b"", "S16")[: len(fixed)]  # no object for each of a million
+    _, kind_of, counts = np.unique(known, return_inverse=True, return_counts=True)
+    first: dict[str, ManifestRow] = {}
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for row in manifest.chosen(counts[kind_of] > 1):
+        before = first.setdefault(row.image_id, row)
+        if before is not row and (what := _contradiction(before, row)):
+            found[what].append(f"{before.path} ({before.split}) and {row.path} ({row.split})")
+    return [
+        f"{len(pairs):,} {'pair' if len(pairs) == 1 else 'pairs'} of files with the same bytes {what}, e.g. {pairs[0]}"
+        for what, pairs in sorted(found.items())
+    ]
+
+
+def _contradiction(one: ManifestRow, other: ManifestRow) -> str:
+    if one.split != other.split and "train" in (one.split, other.split):
+        return "are in training and test at once: scores are too good"
+    if (one.kind, one.identity) != (other.kind, other.identity):
+        return "are of different identities: one is wrong"
+    if one.camera != other.camera:
+        return "are of different cameras: one is wrong, and a query finds its copy"
+    if one.split == other.split:
+        return "are of one identity and camera: each counts as an image"
+    return "are query and gallery without a camera: a query finds its copy" if one.camera is None else ""
 
 
 def summarise(rows: Iterable[ManifestRow]) -> list[SplitSummary]:

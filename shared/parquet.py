@@ -48,8 +48,8 @@ def read_table(path: Path, schema: pa.Schema, *, fix: str, columns: Sequence[str
     its pages' checksums tell), has other columns than `schema` or another version."""
     try:
         source = _source(path)
+        _check_schema(pq.read_schema(source), schema, path, fix)  # first: it may lack the columns
         with pq.ParquetFile(source, read_dictionary=list(columns or ()), page_checksum_verification=True) as file:
-            _check_schema(pq.read_schema(source) if columns else file.schema_arrow, schema, path, fix)
             return file.read(columns=list(columns) if columns else None)
     except (OSError, pa.ArrowException) as err:
         raise _damaged(err, path, fix) from err
@@ -120,7 +120,20 @@ def _check_schema(found: pa.Schema, schema: pa.Schema, path: Path, fix: str) -> 
             f"written with schema {given or 'unknown'}; this version reads schema {own}", path=path, fix=fix
         )
     if not found.equals(schema):
-        raise DataError("the columns are not those of this version", path=path, fix=fix)
+        names = [*schema.names, *(name for name in found.names if name not in schema.names)]
+        odd = [name for name in names if _column(found, name) != _column(schema, name)]
+        told = f"{odd[0]} is {_column(found, odd[0])}, not {_column(schema, odd[0])}" if odd else "in another order"
+        more = f", and {len(odd) - 1} more" if len(odd) > 1 else ""
+        raise DataError(f"the columns are not those of this version ({told}{more})", path=path, fix=fix)
+
+
+def _column(schema: pa.Schema, name: str) -> str:
+    """A column's type in words."""
+    fields = [schema.field(place) for place in schema.get_all_field_indices(name)]
+    if len(fields) != 1:
+        return "there more than once" if fields else "nowhere"
+    kind = str(fields[0].type).replace("list<element:", "list<item:")  # Parquet's name for it, and Arrow's
+    return f"{kind}{' or NULL' if fields[0].nullable else ''}"
 
 
 def _damaged(err: Exception, path: Path, fix: str) -> DataError:

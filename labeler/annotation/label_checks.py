@@ -7,11 +7,10 @@ from pathlib import Path
 
 from shared.errors import DataError
 from shared.images import UnreadableImageError, image_id_of, read_file
-from shared.labels import CORRECTS, connect, is_being_replaced, label_shards, read_label_table, read_record
+from shared.labels import CORRECTS, IMPOSSIBLE, connect, is_being_replaced, label_shards, read_label_table, read_record
 from shared.schemas import FINAL_STATUSES, PARTS, ImageStatus, ManifestRow
 
 _FINAL = ", ".join(repr(str(status)) for status in sorted(FINAL_STATUSES))
-_CORNERS = ("x_min", "y_min", "x_max", "y_max")
 _WHERE = "path || ', ' || part"
 
 
@@ -76,11 +75,7 @@ def check_images(rows: Iterable[ManifestRow], root: Path, advance: Callable[[], 
 
 def _queries(record: dict[str, object], again: str) -> list[tuple[str, str, str, bool]]:
     """(what is wrong, a query with one row `told` for each, what to do, whether it is only told)."""
-    missing_corner = " or ".join(f"{corner} is null" for corner in _CORNERS)
-    any_corner = " or ".join(f"{corner} is not null" for corner in _CORNERS)
-    strange = " or ".join(f"not isfinite({corner})" for corner in _CORNERS)
     ask, look = "delete the shards that hold them, then " + again, "look at these rows with dgreid sql"
-    outside = "x_min < 0 or y_min < 0 or x_max > width or y_max > height or x_min >= x_max or y_min >= y_max"
     asked_again = (
         f"select any_value({_WHERE}) as told from label_rows group by label_run, dataset, image_id, part having "
         f"count(*) filter (status in ({_FINAL})) > 1"
@@ -96,14 +91,8 @@ def _queries(record: dict[str, object], again: str) -> list[tuple[str, str, str,
          f"select {_WHERE} as told from labels anti join wanted_parts using (part)", look, False),
         ("the same row twice",
          f"select any_value({_WHERE}) as told from label_rows group by label_rows having count(*) > 1", ask, False),
-        ("boxes that are missing, infinite or outside their image",
-         f"select {_WHERE} as told from label_rows where status = 'ok' and ({missing_corner} or {strange} or "
-         f"{outside})", ask, False),
-        ("boxes of parts that are not ok",
-         f"select {_WHERE} as told from label_rows where status != 'ok' and ({any_corner})", ask, False),
-        ("scores or agreements outside 0 to 1",
-         f"select {_WHERE} as told from label_rows where not coalesce(score between 0 and 1, true) "
-         "or not coalesce(agreement between 0 and 1, true)", ask, False),
+        *((check, f"select {_WHERE} as told from label_rows where {rule}", ask, False)
+          for check, rule in IMPOSSIBLE.items()),
         ("rows whose image has another size in the manifest",
          f"select labels.{_WHERE.replace('part', 'labels.part')} as told from labels join "
          "(select distinct image_id, width, height from manifest where status = 'ok') as image using (image_id) "

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,12 +38,14 @@ def default_label_run(info: LabelSource) -> str:
 def open_label_run(labels_root: Path, label_run: str, info: LabelSource) -> None:
     """Record engine, model, prompt version, parts and rules of a new run, or check them against those of an old one.
 
-    Raises ConfigError for an invalid name and for every difference, DataError for a damaged record.
+    Raises ConfigError for an invalid name, for every difference, and for rows of others in a run without a record;
+    DataError for a damaged record or shard.
     """
     check_name(label_run)
     now = json.loads(info.model_dump_json(include=set(BOUND_TO)))
     before = read_record(labels_root, label_run)
     if before is None:
+        _refuse_rows_of_others(labels_root, label_run, now)
         write_record(labels_root, label_run, {**now, "started": datetime.now(UTC).isoformat(timespec="seconds")})
         return
     differing = [f"{key} {before.get(key)!r} -> {now[key]!r}" for key in BOUND_TO if before.get(key) != now[key]]
@@ -52,6 +54,21 @@ def open_label_run(labels_root: Path, label_run: str, info: LabelSource) -> None
             f"the label run {label_run!r} was made with other settings: {'; '.join(differing)}",
             path=record_path(labels_root, label_run),
             fix="use another label run name, or the engine, model, prompt and rules it was started with",
+        )
+
+
+def _refuse_rows_of_others(labels_root: Path, label_run: str, now: Mapping[str, object]) -> None:
+    names = ("engine", "model", "prompt_version")
+    shards = label_shards(labels_root, label_run=label_run)
+    with _shards_of(labels_root, label_run), connect(labels=shards) as connection:
+        found = connection.execute(f"select distinct {', '.join(names)} from label_rows order by all").fetchall()
+    others = [made_by for made_by in found if made_by != tuple(now[name] for name in names)]
+    if others:
+        told = ", ".join(f"{name} {value!r}" for name, value in zip(names, others[0], strict=True))
+        raise ConfigError(
+            f"the label run {label_run!r} has rows of {told}, and no record of what made it",
+            path=record_path(labels_root, label_run),
+            fix="use another label run name",
         )
 
 

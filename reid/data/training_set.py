@@ -23,7 +23,7 @@ from reid.protocols.protocol import Protocol, trained_on
 from shared.body_prior import PROPORTIONS, prior_box
 from shared.datasets import locate
 from shared.errors import ConfigError, DataError
-from shared.labels import choose_label_run, connect, label_runs, label_shards
+from shared.labels import WRONG, choose_label_run, connect, label_runs, label_shards, refuse_impossible
 from shared.manifest import manifest_columns
 from shared.schemas import FINAL_STATUSES, ImageStatus, Kind
 from shared.workspace import Workspace
@@ -204,16 +204,27 @@ def _boxes(
     shape = len(rows), len(parts)
     if label_run is None or not len(rows):
         return np.full((*shape, 4), np.nan), np.full(shape, NOT_LABELLED)
-    wanted = rows.select(["dataset", "image_id"]).append_column("number", pa.array(np.arange(len(rows))))
+    wanted = rows.select(["dataset", "image_id", "width", "height"]).rename_columns(
+        ["dataset", "image_id", "image_width", "image_height"]
+    )
+    wanted = wanted.append_column("number", pa.array(np.arange(len(rows))))
     with connect(labels=label_shards(workspace.labels, label_run=label_run)) as connection:
         connection.register("wanted", wanted)
         connection.register("parts", pa.table({"part": list(parts), "place": list(range(len(parts)))}))
         answers = connection.sql(
-            "select coalesce(status, ?) as status, x_min, y_min, x_max, y_max from wanted cross join parts "
+            f"select coalesce(status, ?) as status, x_min, y_min, x_max, y_max, coalesce({WRONG}, case when "
+            "status != 'unreadable' and (width, height) != (image_width, image_height) then 'images of another size in "
+            "the manifest' end) as wrong from wanted cross join parts "
             "left join (select * from labels where label_run = ?) using (dataset, image_id, part) "
             "order by number, place",
             params=[NOT_LABELLED, label_run],
         ).to_arrow_table()
+
+    def where(answer: int) -> tuple[str, str]:
+        row, part = divmod(answer, len(parts))
+        return rows["dataset"][row].as_py(), f"{rows['path'][row]}, {parts[part]}"
+
+    refuse_impossible(answers["wrong"], label_run, where)
     codes = pc.dictionary_encode(answers["status"]).combine_chunks()
     status = np.array(codes.dictionary.to_pylist())[codes.indices.to_numpy()].reshape(shape)
     corners = ("x_min", "y_min", "x_max", "y_max")

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from shared.duckdb_session import open_session
 from shared.errors import DataError, DgreidError, UsageError
 from shared.files import atomic_path, make_folder, remove_file
 from shared.lease import lease
@@ -168,7 +169,8 @@ class EmbeddingStore:
 
     def where(self, condition: str) -> NDArray[np.bool_]:
         """bool [N]: which rows satisfy an SQL condition over the columns of FACTS. Raises UsageError for a bad one."""
-        connection = duckdb.connect(config={"enable_external_access": "false"})
+        connection = open_session()
+        connection.execute("set enable_external_access=false")
         connection.register("facts", self.facts.append_column("row_", pa.array(np.arange(len(self)))))
         chosen = np.zeros(len(self), bool)
         try:

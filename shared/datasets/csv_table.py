@@ -45,7 +45,8 @@ _EMPTY = frozenset(
     {"", "nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "<NA>", "NA", "N/A", "n/a", "#N/A", "#NA", "#N/A N/A", "#NV"}
     | {"NULL", "null", "Null", "None", "none", "NONE", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"}
 )
-_ROUNDED = re.compile(r"[+-]?\d+(?:[.,]\d+)?[eE]\+\d+", re.ASCII)
+# 1.23E+17, and whole numbers beyond 2**53 with the fraction that only floating-point columns have
+_ROUNDED = re.compile(r"[+-]?(?:\d+(?:[.,]\d+)?[eE]\+\d+|\d{16,}[.,]0+)", re.ASCII)
 _EXPONENT = re.compile(r"[+-]?\d+(?:[.,]\d+)?[eE]-?\d+", re.ASCII)  # a number, or a word such as 1e3
 _FIX = f"columns: {', '.join(REQUIRED)}, and camera where it is known; split is one of {', '.join(SPLITS)}"
 

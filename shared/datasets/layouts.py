@@ -109,12 +109,14 @@ _MSMT17_NAME = re.compile(r"[^_/]*_[^_/]*_(\d+)_[^/]*", re.ASCII)
 def scan_msmt17(root: Path) -> Scan:
     """MSMT17 as published. A line of a list that is no `<path> <identity>` is skipped and counted.
 
-    Raises DataError for a list that cannot be read.
+    Raises DataError for a list that cannot be read, or whose identities are not those of the folders and file names.
     """
     images, skipped = images_in(root, (*_MSMT17_TRAIN, *_MSMT17_TEST))
     present = {image.path for image in images}
     skipped[NOT_AN_IMAGE] = [path for path in skipped.get(NOT_AN_IMAGE, []) if path not in _MSMT17_LISTS]
     listed: set[str] = set()
+    given: set[tuple[str, Split]] = set()
+    agreed: dict[tuple[str, str, str], str] = {}
     files: list[FileRecord] = []
     first_test_identity = 1
     for list_name, split in _MSMT17_LISTS.items():
@@ -126,6 +128,10 @@ def scan_msmt17(root: Path) -> Scan:
         start = 1 if split == "train" else first_test_identity
         for name, identity, camera in entries:
             path = f"{folder}/{name}"
+            _agree(agreed, folder, name, str(identity), root / list_name)
+            if (path, split) in given:
+                continue
+            given.add((path, split))
             listed.add(path)
             if split == "train":
                 first_test_identity = max(first_test_identity, identity + 2)
@@ -135,6 +141,26 @@ def scan_msmt17(root: Path) -> Scan:
                 skipped[NOT_THERE].append(path)
     skipped[NOT_LISTED] = sorted(present - listed)
     return Scan.of(Files(files), skipped)
+
+
+def _agree(agreed: dict[tuple[str, str, str], str], side: str, name: str, identity: str, path: Path) -> None:
+    """Raises DataError when the folder of an image, or the beginning of its name, is that of another identity's images.
+
+    Identities that were numbered anew are as good, as long as each is one folder and one beginning.
+    """
+    pure = PurePosixPath(name)
+    for what, word in (("folder", pure.parent.name), ("name", pure.name.partition("_")[0])):
+        if not word:
+            continue
+        other_identity = agreed.setdefault((side, what, word), identity)
+        other_word = agreed.setdefault((side, f"{what} of", identity), word)
+        if (other_identity, other_word) != (identity, word):
+            other = f"has {what} {other_word!r}" if other_word != word else f"is identity {other_identity}"
+            raise DataError(
+                f"identity {identity}, {what} {word!r} ({name}) {other} in another line",
+                path=path,
+                fix="use the list files that came with MSMT17",
+            )
 
 
 def _msmt17_list(path: Path) -> tuple[list[tuple[str, int, int]], Mapping[str, list[str]]]:

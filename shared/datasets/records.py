@@ -125,7 +125,7 @@ class Files:
                 table = table.set_column(place, column, plain.dictionary_encode() if kind == _WORD else plain)
         found = Files(())
         found._table = table
-        return found, (people.note, cameras.note, people.unused)
+        return found, (people.note, cameras.note, people.doubt, cameras.doubt, people.unused)
 
 
 @dataclass(frozen=True)
@@ -280,11 +280,13 @@ USUAL_JUNK = "-1"  # of a data set that does not say which identities are junk
 
 class Numbers(NamedTuple):
     """of: word -> number, and what it stands for. note: a sentence when words were renumbered, else "". unused: a
-    sentence about words for junk and distractors that none of the words is, else ""."""
+    sentence about words for junk and distractors that none of the words is, else "". doubt: one about words that may
+    not mean what they count as, else ""."""
 
     of: Mapping[str, tuple[int | None, Kind]]
     note: str = ""
     unused: str = ""
+    doubt: str = ""
 
     def name(self, word: str) -> str | None:
         """The word to keep beside its number, where the number does not say it."""
@@ -310,7 +312,8 @@ def number_identities(words: Iterable[str], kinds: Mapping[str, Kind]) -> Number
         for word in found.values()
         if (kind := by_word.get(word) or by_number.get(read.get(word)))  # type: ignore[arg-type]
     }
-    people, note = _number_words({*found.values()} - nobody.keys(), read, "identities", _MAX_IDENTITY)
+    somebody = {*found.values()} - nobody.keys()
+    people, note = _number_words(somebody, read, "identities", _MAX_IDENTITY)
     used = {*nobody, *(read[word] for word in nobody if word in read)}
     numbers = whole_numbers(kinds)
     unused = sorted(word for word in kinds if not {_same_word(word), numbers.get(word)} & used and word != USUAL_JUNK)
@@ -321,6 +324,7 @@ def number_identities(words: Iterable[str], kinds: Mapping[str, Kind]) -> Number
         },
         note,
         f"no image has the identity of junk or distractors {', '.join(map(repr, unused[:5]))}" if unused else "",
+        _doubt(somebody, read, "person", "list it under `junk:` or `distractors:` in dataset.yaml where it is nobody"),
     )
 
 
@@ -328,8 +332,32 @@ def number_cameras(words: Iterable[str]) -> Numbers:
     """Numbers for camera words, as for people but of 32 bits; "" has None, not labelled."""
     found = {word: _same_word(word) for word in words}
     spelled = {*found.values()} - {""}
-    cameras, note = _number_words(spelled, whole_numbers(spelled), "cameras", _MAX_CAMERA)
-    return Numbers({word: (cameras.get(found[word]), Kind.PERSON) for word in found}, note)
+    read = whole_numbers(spelled)
+    cameras, note = _number_words(spelled, read, "cameras", _MAX_CAMERA)
+    doubt = _doubt(spelled, read, "camera", "use a table with an empty camera where it is not known")
+    return Numbers({word: (cameras.get(found[word]), Kind.PERSON) for word in found}, note, doubt=doubt)
+
+
+_NOTHING = frozenset(
+    {"?", "-", "--", "_", "unknown", "unlabeled", "unlabelled", "undefined", "missing", "empty", "ignore", "other"}
+    | {"others", "junk", "distractor", "distractors", "background", "nobody", "nocam"}
+)
+
+
+def _doubt(words: Collection[str], read: Mapping[str, int], one: str, otherwise: str) -> str:
+    """Words that often mean nobody, or no camera, and numbers that are spelled in two ways; or ""."""
+    told = []
+    if odd := sorted(word for word in words if read.get(word, 0) < 0 or word.casefold() in _NOTHING):
+        more = f" (and {len(odd) - 1:,} more such words)" if len(odd) > 1 else ""
+        told.append(f"{odd[0]!r}{more} counts as a {one}: {otherwise}")
+    spelled: defaultdict[int, dict[str, str]] = defaultdict(dict)
+    for word in sorted(words):
+        if word in read and (digits := _WHOLE.fullmatch(word)):
+            spelled[read[word]].setdefault(digits[1].lstrip("+-"), word)
+    if twice := [[*ways.values()][:2] for ways in spelled.values() if len(ways) > 1]:
+        more = f", and so do {len(twice) - 1:,} more such pairs" if len(twice) > 1 else ""
+        told.append(f"{twice[0][0]!r} and {twice[0][1]!r} count as one {one}{more}")
+    return "; ".join(told)
 
 
 def same_spelling(text: str) -> str:

@@ -1,7 +1,16 @@
 """Part labels: the store (runs of Parquet shards), SQL over it, and runs that correct others."""
 
 from shared.labels.corrections import ACCEPTED, CORRECTED, add_corrections, write_correction
-from shared.labels.sql import AGE, connect, newest_labels, read, superseded_rows
+from shared.labels.sql import (
+    AGE,
+    IMPOSSIBLE,
+    WRONG,
+    connect,
+    newest_labels,
+    read,
+    refuse_impossible,
+    superseded_rows,
+)
 from shared.labels.store import (
     CORRECTS,
     check_free,
@@ -30,6 +39,8 @@ __all__ = [
     "AGE",
     "CORRECTED",
     "CORRECTS",
+    "IMPOSSIBLE",
+    "WRONG",
     "add_corrections",
     "check_free",
     "check_name",
@@ -46,6 +57,7 @@ __all__ = [
     "read_labels",
     "read_record",
     "record_path",
+    "refuse_impossible",
     "replace_shards",
     "run_folder",
     "staged_shard",

@@ -1,14 +1,16 @@
 """SQL over labels: DuckDB views of shards and manifests, and the newest rows as an Arrow table."""
 
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from shared.duckdb_session import open_session
+from shared.errors import DataError
 from shared.labels.store import check_shard, choose_label_run, label_shards
 from shared.object_storage import THREADS, remote
 from shared.parquet import check_file
@@ -21,6 +23,37 @@ AGE = (  # 1 for the row of an (image, part) that counts
     "cast(regexp_extract(filename, 'part-([0-9]+)[.]parquet$', 1) as integer) desc, created_at desc, "
     "file_row_number desc)"
 )
+
+_CORNERS = ("x_min", "y_min", "x_max", "y_max")
+IMPOSSIBLE = {  # what no row of ours is -> an SQL condition over the columns of a label row
+    "boxes that are missing, infinite or outside their image": "status = 'ok' and not coalesce("
+    + " and ".join(f"isfinite({corner})" for corner in _CORNERS)
+    + " and 0 <= x_min and x_min < x_max and x_max <= width and 0 <= y_min and y_min < y_max and y_max <= height, "
+    "false)",
+    "boxes within the first pixel, as shares of the image are": "status = 'ok' and greatest(x_max, y_max) <= 1",
+    "boxes of parts that are not ok": f"status != 'ok' and coalesce({', '.join(_CORNERS)}) is not null",
+    "scores or agreements outside 0 to 1": "not coalesce(score between 0 and 1, true) "
+    "or not coalesce(agreement between 0 and 1, true)",
+}
+_WHEN = " ".join(f"when {rule} then '{told}'" for told, rule in IMPOSSIBLE.items())
+WRONG = f"case {_WHEN} end"  # NULL: nothing
+
+
+def refuse_impossible(wrong: pa.ChunkedArray, label_run: str, place: Callable[[int], tuple[str, str]]) -> None:
+    """Raises DataError for a row with something WRONG.
+
+    Args:
+        wrong: of each row what is, text [N].
+        place: row -> its data set, and a text that says which image and part it is.
+    """
+    rows = np.flatnonzero(pc.is_valid(wrong).to_numpy())
+    if len(rows):
+        dataset, where = place(int(rows[0]))
+        raise DataError(
+            f"label run {label_run!r} has {len(rows):,} rows that cannot be used, e.g. {where}: "
+            f"{wrong[int(rows[0])].as_py()}",
+            fix=f"dgreid verify-labels {dataset} --label-run {label_run}",
+        )
 
 
 def read(dataset: str, label_run: str | None = None, *, workspace: Workspace | None = None) -> pa.Table:
@@ -36,8 +69,8 @@ def read(dataset: str, label_run: str | None = None, *, workspace: Workspace | N
 
     Returns the columns of `shared.schemas.LABEL_SCHEMA`: boxes in pixels of the original images, maxima exclusive; NULL
     where `status` is not ok.
-    Raises DataError when there are no labels or a shard is damaged, ConfigError for an unknown data set or label run,
-    or when there are several runs to choose from.
+    Raises DataError when there are no labels, or a shard is damaged or has boxes that cannot be; ConfigError for an
+    unknown data set or label run, or when there are several runs to choose from.
     """
     workspace = workspace or Workspace.from_environment()
     if not label_shards(workspace.labels, dataset=dataset):
@@ -48,14 +81,17 @@ def read(dataset: str, label_run: str | None = None, *, workspace: Workspace | N
 
 
 def newest_labels(labels_root: Path, label_run: str, dataset: str) -> pa.Table:
-    """`read` for names that are known to be right. Raises DataError for a damaged shard."""
+    """`read` for names that are known to be right. Raises DataError for a damaged shard, and for what is IMPOSSIBLE."""
     shards = label_shards(labels_root, label_run=label_run, dataset=dataset)
     order = ", ".join(f"'{part}'" for part in PARTS)
     with connect(labels=shards) as connection:
         found = connection.sql(
-            f"select * from labels order by path, coalesce(list_position([{order}], part), {len(PARTS) + 1}), part"
-        )
-        return found.to_arrow_table().cast(LABEL_SCHEMA)
+            f"select *, {WRONG} as wrong from labels "
+            f"order by path, coalesce(list_position([{order}], part), {len(PARTS) + 1}), part"
+        ).to_arrow_table()
+    table = found.drop_columns(["wrong"]).cast(LABEL_SCHEMA)
+    refuse_impossible(found["wrong"], label_run, lambda row: (dataset, f"{table['path'][row]}, {table['part'][row]}"))
+    return table
 
 
 def superseded_rows(shards: Sequence[Path]) -> dict[Path, list[int]]:
@@ -100,7 +136,7 @@ def connect(
     else:
         for path in labels:
             check_shard(path)
-    connection = duckdb.connect()
+    connection = open_session()
     if there:
         connection.register_filesystem(there.filesystem)
     connection.execute("set TimeZone='UTC'")
@@ -150,9 +186,6 @@ def _view(connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path
 def _confine(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
     connection.execute(f"set allowed_paths=[{', '.join(_quoted(path) for path in files)}]")
     for setting, value in (
-        ("memory_limit", "'50%'"),  # of the machine; what needs more goes to disk, within limits, or fails
-        ("temp_directory", _quoted(Path(tempfile.gettempdir()) / f"dgreid-sql-{os.getpid()}")),
-        ("max_temp_directory_size", "'10GB'"),
         ("autoinstall_known_extensions", "false"),
         ("autoload_known_extensions", "false"),
         ("python_enable_replacements", "false"),  # names of our own variables as tables

@@ -42,8 +42,12 @@ STAGING = "_unfinished"
 COPYING = "_copying"  # in an object store, where nothing can be renamed: the run is not there yet
 _REPLACING = "_{dataset}.replacing.json"  # which shards take the place of which, while they do
 _SHARD = re.compile(r"part-(\d+)\.parquet")
+_PARQUET = (".parquet", ".parq", ".pq")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
-_FIX = "delete this shard and run the same dgreid label command again"
+_FIX = (
+    "where dgreid wrote this shard, delete it and run the same dgreid label command again; boxes of other programs "
+    "come in with dgreid import-labels"
+)
 
 
 # ---- label runs
@@ -194,14 +198,11 @@ def label_shards(labels_root: Path, *, label_run: str = "*", dataset: str = "*")
     for run in runs:
         if remote(run) and (run / COPYING).exists():
             continue
-        pattern = "dataset=*/split=*/part-*" if _is_old(run) else f"{SHARDS}/*/*/part-*"
-        for path in run.glob(pattern):
-            place = place_of(path)
-            if path.suffix != ".parquet" or place is None or dataset not in ("*", place.dataset):
-                continue
-            if place.number is None:
+        for path, is_shard in _tables(run):
+            place = place_of(path) if is_shard else None
+            if place is None or place.number is None:
                 _warn_of(path)
-            else:
+            elif dataset in ("*", place.dataset):
                 found.append((place.label_run, place.dataset, place.number, place.split, path))
     return [path for *_, path in sorted(found)]
 
@@ -352,9 +353,29 @@ def _record_or_nothing(labels_root: Path, label_run: str) -> dict[str, Any]:
         return {}
 
 
+def _tables(run: Path) -> Iterator[tuple[Path, bool]]:
+    """Files of a run that look like Parquet, and whether each is in a folder of shards."""
+    if _is_old(run):
+        yield from ((path, True) for path in run.glob("dataset=*/split=*/part-*.parquet"))
+        return
+    if there := remote(run):
+        names = {*there.files()}
+    else:  # rglob follows no link
+        names = {path.relative_to(run).as_posix() for path in (*run.rglob("*.*"), *run.glob(f"{SHARDS}/*/*/*.*"))}
+    for name in sorted(names):
+        parts = name.split("/")
+        if name.lower().endswith(_PARQUET) and not any(part[0] in "._" for part in parts):
+            yield run / name, len(parts) == 4 and parts[0] == SHARDS
+
+
 @functools.cache
 def _warn_of(path: Path) -> None:
-    log.warning("not a shard of the label store, left out: %s", path)
+    log.warning(
+        "not a shard of the label store, left out: %s; shards are <label run>/%s/<data set>/<split>/"
+        "part-<number>.parquet",
+        path,
+        SHARDS,
+    )
 
 
 def _check_values(table: pa.Table, path: Path) -> None:

@@ -114,7 +114,8 @@ def test_a_query_without_end_is_interrupted_and_may_not_take_all_memory(labelled
     settings = connect(manifests=[], labels=[], only_these_files=True).sql(
         "select current_setting('temp_directory'), current_setting('max_temp_directory_size')"
     )
-    assert settings.fetchall() == [(str(Path(tempfile.gettempdir()) / f"dgreid-sql-{os.getpid()}"), "9.3 GiB")]
+    [(folder, most)] = settings.fetchall()
+    assert folder.startswith(str(Path(tempfile.gettempdir()) / f"dgreid-sql-{os.getpid()}-")) and most == "9.3 GiB"
 
 
 @pytest.mark.parametrize("character", ["x", "\u00e4", "[", "\x1b", "a b "])

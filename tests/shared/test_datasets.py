@@ -71,7 +71,7 @@ def test_words_of_files_become_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
         ("5.jpg", "7", "2"),
     ]
     named = Files(FileRecord(path, "all", None, None, Kind.PERSON, who, where) for path, who, where in reversed(said))
-    files, (about_people, about_cameras, _) = named.numbered({"none": Kind.JUNK})
+    files, (about_people, about_cameras, *_) = named.numbered({"none": Kind.JUNK})
     assert [(r.path, r.identity, r.camera, r.kind, r.identity_name, r.camera_name) for r in files] == [
         ("1.jpg", 3, 2, Kind.PERSON, "bo", None),
         ("2.jpg", 2, None, Kind.PERSON, "ann", None),
@@ -174,6 +174,41 @@ def test_msmt17_lists_keep_train_and_test_people_apart(tmp_path: Path) -> None:
     (root / "list_query.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="not UTF-8"):
         scan_dataset("msmt17", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("0000/0000_001_02_x.jpg 1", "identity 1, folder '0000' (0000/0000_001_02_x.jpg) is identity 0 in another"),
+        ("0000/0000_000_01_x.jpg 1", "is identity 0 in another line"),  # the same image, listed as two people
+        ("0001/0000_001_02_x.jpg 1", "identity 1, name '0000'"),
+        ("0001/0001_001_02_x.jpg 0", "identity 0, folder '0001' (0001/0001_001_02_x.jpg) has folder '0000'"),
+        ("0001_001_02_x.jpg 0", "identity 0, name '0001' (0001_001_02_x.jpg) has name '0000'"),
+    ],
+)
+def test_msmt17_lists_that_contradict_the_folders_are_refused(lines: str, told: str, tmp_path: Path) -> None:
+    root = tmp_path / "msmt17"
+    for name in ("0000/0000_000_01_x.jpg", "0000/0000_001_02_x.jpg", "0001/0001_001_02_x.jpg"):
+        (root / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "train" / name).touch()
+    (root / "list_train.txt").write_text("0000/0000_000_01_x.jpg 0\n")
+    (root / "list_val.txt").write_text(f"{lines}\n")
+    with pytest.raises(DataError, match=r"list_val\.txt") as refused:
+        scan_dataset("msmt17", tmp_path)
+    assert told in refused.value.what
+
+
+def test_msmt17_lists_may_number_people_anew_and_say_a_line_twice(tmp_path: Path) -> None:
+    root = tmp_path / "msmt17"
+    names = ["0000/0000_000_01_x.jpg", "0004/0004_000_02_x.jpg"]
+    for name in names:
+        (root / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "train" / name).touch()
+    (root / "list_train.txt").write_text(f"{names[0]} 7\n{names[1]} 3\n{names[0]} 7\n")
+    assert [(r.path, r.identity) for r in scan_dataset("msmt17", tmp_path).files] == [
+        (f"train/{names[0]}", 8),
+        (f"train/{names[1]}", 4),
+    ]
 
 
 def test_msmt17_in_market_names_loses_nobody_to_identity_zero(tmp_path: Path) -> None:

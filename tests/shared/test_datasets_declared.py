@@ -170,6 +170,16 @@ def test_tables_are_refused_with_the_reason(table: str, told: str, tmp_path: Pat
         scan_dataset("t", tmp_path)
 
 
+def test_a_number_that_a_floating_point_column_cannot_hold_is_refused(tmp_path: Path) -> None:
+    text = "path,identity,split\na.jpg,9007199254740993.0,train\n"
+    declare(tmp_path / "mine", "layout: csv\ncsv: images.csv\n", "a.jpg")
+    (tmp_path / "mine" / "images.csv").write_text(text)
+    with pytest.raises(DataError, match="was rounded by a spreadsheet"):
+        scan_dataset("mine", tmp_path)
+    (tmp_path / "mine" / "images.csv").write_text(text.replace(".0", ""))
+    assert records("mine", tmp_path) == [("a.jpg", "train", 9007199254740993, None)]
+
+
 def test_a_table_that_is_missing_or_no_text(tmp_path: Path) -> None:
     root = declare(tmp_path / "t", "layout: csv\ncsv: images.csv\n")
     with pytest.raises(DataError, match="not there"):
@@ -400,6 +410,42 @@ def test_words_that_may_be_one_person_are_said(words: tuple[str, ...], told: str
     numbers = number_identities(words, {})
     assert len({number for number, _ in numbers.of.values()}) == len(words)  # never merged by guessing
     assert told in numbers.note and bool(told) == (";" in numbers.note.split("_name", 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("1,-1 2,2", ["'-1' counts as a camera: use a table with an empty camera where it is not known"]),
+        ("1,-1.0 2,2.0", ["'-1.0' counts as a camera"]),
+        ("1,? 2,Unknown 3,2", ["'?' (and 1 more such words) counts as a camera"]),
+        ("-2,1 2,1", ["'-2' counts as a person: list it under `junk:`"]),
+        ("Junk,1 2,1", ["'Junk' counts as a person"]),
+        ("0012,1 12,1 3,1", ["'0012' and '12' count as one person"]),
+        ("1,c1 2,01 3,1", ["'01' and '1' count as one camera"]),
+        ("-1,1 2,1 02,2", ["'02' and '2' count as one person"]),  # -1 is junk unless it is said otherwise
+        ("0001,1 0012,1 10000,0", []),
+        ("1.0,1 1,2 2,3", []),
+        ("a-1,1 b-1,c-1", []),
+    ],
+)
+@pytest.mark.parametrize("layout", ["csv", "pattern"])
+def test_words_that_may_mean_nothing_or_be_one_are_said(
+    rows: str, told: list[str], layout: str, tmp_path: Path
+) -> None:
+    if layout == "pattern":  # whose cameras have no dot
+        rows, told = rows.replace(".0", ""), [part.replace(".0", "") for part in told]
+    pairs = [row.split(",") for row in rows.split()]
+    names = [f"{who}+{where}+x.png" if layout == "pattern" else f"{n}.png" for n, (who, where) in enumerate(pairs)]
+    text = {
+        "csv": "layout: csv\ncsv: images.csv\n",
+        "pattern": 'layout: pattern\npattern: "{identity}+{camera}+x.png"\n',
+    }[layout]
+    root = declare(tmp_path / "mine", text, *names)
+    lines = [f"{name},{who},{where},train" for name, (who, where) in zip(names, pairs, strict=True)]
+    (root / "images.csv").write_text("\n".join(["path,identity,camera,split", *lines]) + "\n")
+    doubts = [note for note in scan_dataset("mine", tmp_path).notes if " as a " in note or " as one " in note]
+    assert len(doubts) == len(told)
+    assert all(part in doubt for part, doubt in zip(told, doubts, strict=True))
 
 
 @pytest.mark.parametrize(

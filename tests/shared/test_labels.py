@@ -39,6 +39,8 @@ from shared.schemas import LABEL_SCHEMA, MANIFEST_SCHEMA, Kind, LabelRow, LabelS
 from shared.workspace import Workspace
 from tests.rows import NOON, label_row, manifest_row
 
+FIRST = "part-00000.parquet"
+
 
 def label(**changes: Any) -> LabelRow:
     return label_row(entry(), box=Box(1, 2, 3, 4), **{"label_run": "r", **changes})
@@ -171,7 +173,7 @@ def old_layout(labels_root: Path) -> Path:
     run = labels_root / "label_run=r"
     rows = {
         ("train", 0): [label(status=LabelStatus.ENGINE_ERROR, x_min=None), label(part="legs")],
-        ("train", 1): [label(x_min=7.0, created_at=NOON + timedelta(seconds=1))],
+        ("train", 1): [label(x_min=2.7, created_at=NOON + timedelta(seconds=1))],
         ("query", 0): [label(split="query", path="b.jpg", image_id="b" * 16)],
     }
     for (split, number), content in rows.items():
@@ -191,15 +193,15 @@ def test_a_run_of_the_old_layout_is_read_and_continued(tmp_path: Path) -> None:
     assert read_record(tmp_path, "r") == {"label_run": "r", "engine": "e"}
     found = newest_labels(tmp_path, "r", "d")
     assert list(zip(found["path"].to_pylist(), found["part"].to_pylist(), found["x_min"].to_pylist(), strict=True)) == [
-        ("a.jpg", "head", 7.0),
+        ("a.jpg", "head", 2.7),
         ("a.jpg", "legs", 1.0),
         ("b.jpg", "head", 1.0),
     ]
     with writer_lock(tmp_path, "r", "d"):
         assert not list(run.rglob("*.tmp"))
-        shard = write_label_shard([label(split="query", x_min=9.0)], label_folder(tmp_path, "r", "d", "query"))
+        shard = write_label_shard([label(split="query", x_min=2.9)], label_folder(tmp_path, "r", "d", "query"))
     assert shard == run / "dataset=d" / "split=query" / "part-00002.parquet"  # above the numbers of all splits
-    assert newest_labels(tmp_path, "r", "d")["x_min"].to_pylist() == [9.0, 1.0, 1.0]
+    assert newest_labels(tmp_path, "r", "d")["x_min"].to_pylist() == [2.9, 1.0, 1.0]
     assert {path.name for path in tmp_path.iterdir()} == {"label_run=r"}
 
 
@@ -258,10 +260,10 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> Non
 
 def test_a_correction_is_a_whole_run_or_none(tmp_path: Path) -> None:
     old_layout(tmp_path)
-    rows = [label(label_run="r.corrected", x_min=5.0, created_at=NOON - timedelta(days=9))]
+    rows = [label(label_run="r.corrected", x_min=2.5, created_at=NOON - timedelta(days=9))]
     write_correction(tmp_path, "r", "r.corrected", rows, {"engine": "import"})
-    assert newest_labels(tmp_path, "r.corrected", "d")["x_min"].to_pylist() == [5.0, 1.0, 1.0]
-    assert newest_labels(tmp_path, "r", "d")["x_min"].to_pylist() == [7.0, 1.0, 1.0]
+    assert newest_labels(tmp_path, "r.corrected", "d")["x_min"].to_pylist() == [2.5, 1.0, 1.0]
+    assert newest_labels(tmp_path, "r", "d")["x_min"].to_pylist() == [2.7, 1.0, 1.0]
     record = read_record(tmp_path, "r.corrected")
     assert record and record[CORRECTS] == "r"
     assert choose_label_run(None, ["d"], tmp_path) == "r.corrected"
@@ -333,3 +335,99 @@ def test_a_confined_connection_reads_its_own_files_only(tmp_path: Path) -> None:
     ):
         with pytest.raises(duckdb.Error):
             connection.execute(query).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"x_max": 90.0}, "outside their image"),
+        ({"y_min": -0.1}, "outside their image"),
+        ({"x_max": 0.5}, "outside their image"),  # corner and size under the names of two corners
+        ({"x_max": 1.0}, "outside their image"),  # without an area
+        ({"y_max": float("nan")}, "outside their image"),
+        ({"x_min": float("nan")}, "outside their image"),
+        ({"y_max": float("inf")}, "outside their image"),
+        ({"x_min": None}, "missing"),
+        ({"x_min": 0.1, "y_min": 0.1, "x_max": 0.9, "y_max": 1.0}, "within the first pixel"),
+        ({"status": LabelStatus.ABSENT}, "boxes of parts that are not ok"),
+        ({"score": float("nan")}, "scores or agreements"),
+        ({"score": 70.0}, "scores or agreements"),
+        ({"agreement": -0.1}, "scores or agreements"),
+        ({"x_min": 0.0, "y_min": 0.0, "x_max": 64.0, "y_max": 128.0, "score": 1.0}, ""),
+        ({"x_max": 1.5, "x_min": 0.5}, ""),
+    ],
+)
+def test_boxes_and_scores_that_cannot_be_are_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    rows = [{**label(part=part).model_dump(), **(changes if part == "head" else {})} for part in ("head", "legs")]
+    write_table(pa.Table.from_pylist(rows, schema=LABEL_SCHEMA), label_folder(tmp_path, "r", "d", "train") / FIRST)
+    if not told:
+        assert len(newest_labels(tmp_path, "r", "d")) == 2
+        return
+    with pytest.raises(DataError, match=rf"'r' has 1 rows .*a\.jpg, head: .*{told}.*\n.*dgreid verify-labels d --lab"):
+        newest_labels(tmp_path, "r", "d")
+    write_label_shard([label()], label_folder(tmp_path, "r", "d", "train"))  # asked again: the old row counts no more
+    assert len(newest_labels(tmp_path, "r", "d")) == 2
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("version", [True, False])
+def test_a_table_of_other_columns_is_no_shard(rows: int, version: bool, tmp_path: Path) -> None:
+    table = pa.table({"a": pa.array([1] * rows, pa.int32())})
+    table = table.replace_schema_metadata(LABEL_SCHEMA.metadata) if version else table
+    write_table(table, label_folder(tmp_path, "r", "d", "train") / FIRST)
+    with pytest.raises(DataError, match=r"label_run is nowhere, not string, and" if version else "schema unknown"):
+        connect(labels=label_shards(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda table: table.drop_columns(["x_max"]), r"\(x_max is nowhere, not double or NULL\)"),
+        (lambda table: table.append_column("mask", table["part"]), r"\(mask is string or NULL, not nowhere\)"),
+        (lambda table: table.append_column("part", table["part"]), "part is there more than once"),
+        (lambda table: table.select(table.column_names[::-1]), r"\(in another order\)"),
+        (lambda table: table.cast(nullable(LABEL_SCHEMA)), "label_run is string or NULL, not string, and 15 more"),
+    ],
+)
+def test_what_is_other_about_the_columns_is_said(
+    change: Callable[[pa.Table], pa.Table], told: str, tmp_path: Path
+) -> None:
+    table = change(to_table([label()], LABEL_SCHEMA)).replace_schema_metadata(LABEL_SCHEMA.metadata)
+    write_table(table, label_folder(tmp_path, "r", "d", "train") / FIRST)
+    with pytest.raises(DataError, match=told) as refused:
+        connect(labels=label_shards(tmp_path))
+    assert "dgreid import-labels" in refused.value.fix
+
+
+def nullable(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_nullable(True) for field in schema])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "labels.parquet",
+        "shards/labels.parquet",
+        "shards/part-00000-3f2a.snappy.parquet",
+        "shards/d/labels.pq",
+        "shards/d/train/labels.parquet",
+        "shards/d/train/part-00000.PARQUET",
+        "shards/dataset=d/split=train/deeper/part-00000.parquet",
+    ],
+)
+def test_tables_that_are_no_shards_are_told(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_table(to_table([label()], LABEL_SCHEMA), tmp_path / "r" / name)
+    for ours in ("_unfinished/d/train/part-00000.parquet", "shards/_SUCCESS", "shards/.part-00000.parquet.crc"):
+        write_text(tmp_path / "r" / ours, "")
+    assert label_shards(tmp_path) == []
+    assert [str(tmp_path / "r" / name) in record.message for record in caplog.records] == [True]
+
+
+def test_every_connection_has_limits() -> None:
+    with connect() as one, connect() as other:
+        settings = "select name, value from duckdb_settings() where name in ('max_temp_directory_size', 'memory_limit')"
+        assert all(value.endswith("iB") for _, value in one.execute(settings).fetchall())
+        folders = [c.execute("select current_setting('temp_directory')").fetchone() for c in (one, other)]
+        assert folders[0] != folders[1]  # which would write into each other's files
+    sources = [path for room in ("shared", "labeler", "reid", "pipelines") for path in Path(room).rglob("*.py")]
+    assert [str(path) for path in sources if "duckdb.connect(" in path.read_text()] == ["shared/duckdb_session.py"]

@@ -235,3 +235,45 @@ def test_a_place_that_cannot_be_written_is_told(data_root: Path, tmp_path: Path)
     (tmp_path / "file").write_text("x")
     with pytest.raises(DgreidError, match="cannot write"):
         build_manifest("market", data_root, tmp_path / "file" / "m.parquet")
+
+
+_TWO_CAMERAS = "of different cameras: one is wrong"
+_WITHOUT_CAMERA = "query and gallery without a camera"
+
+
+@pytest.mark.parametrize(
+    ("copies", "told"),
+    [
+        (("a_c1_0.png train", "a_c1_0 (1).png train"), "1 pair of files with the same bytes are of one identity and"),
+        (("a_c1_0.png train", "a_c1_0 - Copy.png train", "a_c1_2.png train"), "2 pairs of files"),
+        (("a_c1_0.png train", "b_c1_0.png train"), "of different identities: one is wrong"),
+        (("a_c1_0.png query", "b_c1_0.png gallery"), "of different identities: one is wrong"),
+        (("a_c1_0.png gallery", "a_c2_0.png gallery"), _TWO_CAMERAS),
+        (("a_c1_0.png query", "a_c2_0.png gallery"), _TWO_CAMERAS),
+        (("a_c1_0.png train", "a_c1_0.png gallery"), "training and test at once"),
+        (("a__0.png query", "a__1.png gallery"), _WITHOUT_CAMERA),
+        (("a_c1_0.png query", "a_c1_1.png gallery"), ""),  # removed before ranking
+        (("a_c1_0.png train",), ""),
+    ],
+)
+def test_files_of_one_content_are_told(
+    copies: tuple[str, ...], told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "mine"
+    (root / "train").mkdir(parents=True)
+    pictures = [Image.effect_noise((20, 40), 60).convert("RGB") for _ in range(3)]
+    lines = ["path,identity,camera,split"]
+    for place, split in enumerate(("train", "query", "gallery")):  # another image in each, so that none is empty
+        (root / split).mkdir(exist_ok=True)
+        pictures[place].save(root / split / "z_c9_0.png")
+        lines.append(f"{split}/z_c9_0.png,z,9,{split}")
+    one = Image.effect_noise((20, 40), 60).convert("RGB")
+    for name, split in (copy.rsplit(" ", 1) for copy in copies):
+        one.save(root / split / name)
+        who, camera, _ = name.split("_")
+        lines.append(f"{split}/{name},{who},{camera.removeprefix('c')},{split}")
+    (root / "images.csv").write_text("\n".join(lines) + "\n")
+    (root / "dataset.yaml").write_text("layout: csv\ncsv: images.csv\n")
+    build_manifest("mine", tmp_path, tmp_path / "m.parquet")
+    said = [record.message for record in caplog.records if "same bytes" in record.message]
+    assert [told in sentence for sentence in said] == ([True] if told else [])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from reid.config import DataConfig
@@ -11,8 +12,10 @@ from reid.data.training_set import TrainingSet, build_training_set
 from reid.protocols.protocol import parse_protocol
 from shared.body_prior import PROPORTIONS
 from shared.errors import ConfigError, DataError
+from shared.labels import label_shards, read_label_table
 from shared.manifest import write_manifest
-from shared.schemas import PARTS, Kind, LabelStatus, ManifestRow
+from shared.parquet import write_table
+from shared.schemas import LABEL_SCHEMA, PARTS, Kind, LabelStatus, ManifestRow
 from shared.workspace import Workspace
 
 
@@ -232,3 +235,32 @@ def test_nothing_is_told_to_have_leaked_when_training_has_ended() -> None:
     script = "import reid.training.train, reid.evaluation.evaluate, labeler.grounder, shared.labels"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "leaked" not in ended.stderr
+
+
+@pytest.mark.usefixtures("sources")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"x_max": float("inf")}, "outside their image"),
+        ({"x_min": None}, "missing"),
+        ({"x_min": 0.1, "y_min": 0.1, "x_max": 0.9, "y_max": 0.9}, "within the first pixel"),
+        ({"width": 160, "height": 320}, "images of another size in the manifest"),
+    ],
+)
+@pytest.mark.parametrize("missing_labels", ["require", "drop", "prior"])
+def test_boxes_that_cannot_be_are_no_labels_and_no_missing_ones(
+    change: dict[str, Any],
+    told: str,
+    missing_labels: str,
+    build: Callable[..., TrainingSet],
+    add_labels: Callable[..., None],
+    workspace: Workspace,
+) -> None:
+    add_labels("alpha")
+    add_labels("beta")
+    [shard] = label_shards(workspace.labels, dataset="beta")
+    table = read_label_table(shard).to_pylist()
+    table[4] |= change
+    write_table(pa.Table.from_pylist(table, schema=LABEL_SCHEMA), shard)
+    with pytest.raises(DataError, match=rf"'first' has 1 rows .*{table[4]['path']}, {table[4]['part']}: .*{told}"):
+        build(missing_labels=missing_labels)
