@@ -52,9 +52,8 @@ class ModelConfig(Section):
     mask_temperature: float = Field(1.0, gt=0)  # tau of p = sigmoid(logits / tau)
     gate_threshold: float = Field(0.5, ge=0, le=1)  # a patch is visible where p is strictly above
     soft_gate: float | None = Field(None, gt=0)  # m: add (2p - 1) * m to the attention logits; None = the hard gate
-    attention_mask: Literal["boolean", "additive"] = (
-        "boolean"  # the form that the attention kernel gets: rounding, speed
-    )
+    # the form that the attention kernel gets; auto: boolean, and when training on a GPU the one that is faster there
+    attention_mask: Literal["auto", "boolean", "additive"] = "auto"
     domain_contexts: dict[str, str] = {}  # data set -> words; the prompts of its identities end with ", <words>"
     part_agnostic_prompts: bool = False  # "A photo of a * * * *" for person and parts alike, each with its own vectors
 

@@ -15,6 +15,7 @@ from reid.model.muva import build_model
 from reid.protocols.protocol import Protocol, evaluation_splits, shared_images
 from reid.protocols.splits import has_valid_query
 from reid.training.job import make_job
+from reid.training.mask_form import choose_mask_form
 from reid.training.run_folder import check_run, open_run, write_image_ids, write_training_images
 from reid.training.stage1 import learn_prompts
 from reid.training.stage2 import train_images
@@ -77,6 +78,9 @@ def train(
         job = replace(job, trackers=open_trackers(run_folder, config))
     fabric.barrier()
     model.to(fabric.device)
+    if config.model.attention_mask == "auto":
+        size = config.stage2.identities_per_batch * config.stage2.images_per_identity // fabric.world_size
+        choose_mask_form(model.image_encoder, fabric, size, compiled=config.compile)
     if config.compile:
         mode = "reduce-overhead" if config.cuda_graphs else None
         # a batch has one size in training and one in the feature bank

@@ -11,8 +11,6 @@ RUNS_ROOT/bench/masks.json; tests/gpu/gpu_check.py measures the same forms.
 import argparse
 import json
 import platform
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,43 +19,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reid.model.image_encoder import additive_mask, attention_mask
+from reid.training.mask_form import Form, mask_forms, random_attention, seconds_of
 from shared.files import write_text
 from shared.workspace import Workspace
 
 HEADS, PARTS, PATCHES, DEPTH = 12, 3, 128, 64
-Form = Callable[[], Tensor]
 
 
-def mask_forms(
-    batch: int,
-    heads: int,
-    parts: int,
-    patches: int,
-    depth: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    flex: bool = False,
+def all_forms(
+    shape: tuple[int, int, int, int], parts: int, device: torch.device, dtype: torch.dtype, *, flex: bool = False
 ) -> dict[str, Form]:
-    """The attention (batch, heads, 1 + parts + patches, depth) by the name of its mask's form; queries, keys and values
-    take gradients. "none" is no form but the bound of all."""
-    count = 1 + parts + patches
-    visible = torch.rand(batch, parts, patches, device=device) > 0.3
-    shape = (batch, heads, count, depth)
-    q, k, v = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in "qkv")
+    """The attention (batch, heads, 1 + parts + patches, depth) by its mask's form; "none" is the bound of all."""
+    q, k, v, visible = random_attention(shape, parts, device, dtype)
 
-    def attend(mask: Tensor | None) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-    def additive(row: int) -> Tensor:
+    def additive(row: int) -> Form:
         """Rows that are `row` long in memory."""
-        return additive_mask(attention_mask(visible), dtype, row)
+        return lambda: F.scaled_dot_product_attention(
+            q, k, v, attn_mask=additive_mask(attention_mask(visible), dtype, row)
+        )
 
     forms: dict[str, Form] = {
-        "none": lambda: attend(None),
-        "boolean": lambda: attend(attention_mask(visible)),
-        "additive": lambda: attend(additive(count)),
-        "additive, aligned rows": lambda: attend(additive(-(-count // 8) * 8)),
+        "none": lambda: F.scaled_dot_product_attention(q, k, v),
+        "boolean": mask_forms(q, k, v, visible)["boolean"],
+        "additive": additive(shape[2]),
+        "additive, aligned rows": additive(-(-shape[2] // 8) * 8),
     }
     if flex:
         forms |= _flex_forms(q, k, v, lambda: attention_mask(visible)[:, 0])
@@ -91,37 +76,14 @@ def _flex_forms(q: Tensor, k: Tensor, v: Tensor, allowed: Callable[[], Tensor]) 
     return {"FlexAttention, block mask": with_block_mask, "FlexAttention, scores": with_scores}
 
 
-def run_of(form: Form, *, training: bool) -> Callable[[], None]:
-    """A run of what is timed."""
-
-    def train() -> None:
-        form().float().sum().backward()
-
-    @torch.no_grad()
-    def infer() -> None:
-        form()
-
-    return train if training else infer
-
-
 def best_form(seconds: dict[str, float]) -> str:
     return min((name for name in seconds if name != "none"), key=lambda name: seconds[name])
 
 
 def measure(options: argparse.Namespace, dtype: torch.dtype, training: bool) -> dict[str, Any]:
-    device = torch.device(options.device)
-    forms = mask_forms(options.batch, HEADS, PARTS, PATCHES, DEPTH, device, dtype, flex=options.flex)
-    taken: dict[str, list[float]] = {name: [] for name in forms}
-    for number in range(options.rounds + 2):
-        for name, form in forms.items():
-            once, started = run_of(form, training=training), time.perf_counter()
-            for _ in range(5):
-                once()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if number > 1:
-                taken[name].append((time.perf_counter() - started) / 5)
-    seconds = {name: statistics.median(values) for name, values in taken.items()}
+    device, shape = torch.device(options.device), (options.batch, HEADS, 1 + PARTS + PATCHES, DEPTH)
+    forms = all_forms(shape, PARTS, device, dtype, flex=options.flex)
+    seconds = seconds_of(forms, device, training=training, rounds=options.rounds)
     milliseconds = {name: round(1e3 * value, 3) for name, value in seconds.items()}
     return {"milliseconds": milliseconds, "best": best_form(seconds)}
 

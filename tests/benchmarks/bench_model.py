@@ -2,11 +2,12 @@
 
     python tests/benchmarks/bench_model.py [--rounds 9] [--batch 16] [--only step memory] [--modes eager] ...
 
-Weights are random: they do not change the time. Sides take turns, every figure is a median over the rounds, and each
-side counts with the better of eager and compiled. RUNS_ROOT/bench/model.json gets the ratios ours / plain, and under
-"medians" the two medians behind each with the mode they were reached in (seconds; MiB for memory_ratio) and its number
-of rounds. Both sides of a ratio are always of the same run; --only replaces the ratios it measures and keeps the others
-when they are of the same model, sizes, threads and torch.
+Weights are random: they do not change the time. Sides take turns, and each side counts with the better of eager and
+compiled, by its median over the rounds. RUNS_ROOT/bench/model.json gets the ratios ours / plain: the median over the
+rounds of the ratio within a round, which a machine whose speed changes from minute to minute moves less than a ratio of
+two medians; and under "medians" the two medians with the mode they were reached in (seconds; MiB for memory_ratio) and
+the number of rounds. Both sides of a ratio are always of the same run; --only replaces the ratios it measures and keeps
+the others when they are of the same model, sizes, threads and torch.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from shared.workspace import Workspace
 RATIOS = ("inference", "inference_bf16", "step", "step_bf16", "text", "stage1", "memory")
 M_MMAP_THRESHOLD = -3  # of malloc.h
 Side = Callable[[bool], Callable[[], object]]  # compiled? -> one run of what is timed
+Figures = dict[str, dict[str, list[float]]]  # side -> mode -> what every round measured
 
 
 def parse() -> argparse.Namespace:
@@ -200,8 +202,8 @@ def stage1_sides(given: argparse.Namespace) -> tuple[Side, Side]:
     return side(False), side(True)
 
 
-def seconds(sides: tuple[Side, Side], given: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Side -> mode -> median seconds; every round runs each side in each mode once."""
+def seconds(sides: tuple[Side, Side], given: argparse.Namespace) -> Figures:
+    """Side -> mode -> seconds of every round; a round runs each side in each mode once."""
     runs = {
         (name, mode): make(mode == "compiled")
         for name, make in zip(("ours", "plain"), sides, strict=True)
@@ -214,7 +216,7 @@ def seconds(sides: tuple[Side, Side], given: argparse.Namespace) -> dict[str, di
             run()
             if number >= given.warmups:
                 taken[key].append(time.perf_counter() - started)
-    return {name: {mode: statistics.median(taken[name, mode]) for mode in given.modes} for name in ("ours", "plain")}
+    return {name: {mode: taken[name, mode] for mode in given.modes} for name in ("ours", "plain")}
 
 
 def peak_mib(name: str, compiled: bool, given: argparse.Namespace, found: Any) -> None:
@@ -238,24 +240,24 @@ def _status_mib(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def memory(given: argparse.Namespace) -> dict[str, dict[str, float]]:
+def memory(given: argparse.Namespace) -> Figures:
     context = multiprocessing.get_context("spawn")
-    medians: dict[str, dict[str, float]] = {"ours": {}, "plain": {}}
-    for name, found_in in medians.items():
+    peaks: Figures = {"ours": {}, "plain": {}}
+    for name, found_in in peaks.items():
         for mode in given.modes:
             found = context.Queue()
             process = context.Process(target=peak_mib, args=(name, mode == "compiled", given, found))
             process.start()
-            found_in[mode] = statistics.median(found.get(timeout=600) for _ in range(3))
+            found_in[mode] = [found.get(timeout=600) for _ in range(3)]
             process.join()
-    return medians
+    return peaks
 
 
 def main() -> None:
     given = parse()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    measures: dict[str, Callable[[], dict[str, dict[str, float]]]] = {
+    measures: dict[str, Callable[[], Figures]] = {
         "inference": lambda: seconds(inference_sides(given, bf16=False), given),
         "inference_bf16": lambda: seconds(inference_sides(given, bf16=True), given),
         "step": lambda: seconds((our_step(given, bf16=False), plain_step(given, bf16=False)), given),
@@ -267,14 +269,19 @@ def main() -> None:
     result: dict[str, Any] = {"medians": {}}
     for name in given.only:
         torch._dynamo.reset()
-        modes = measures[name]()
-        best = {side: min(found.items(), key=lambda item: item[1]) for side, found in modes.items()}
-        result[f"{name}_ratio"] = round(best["ours"][1] / best["plain"][1], 4)
-        result["medians"][f"{name}_ratio"] = {side: round(value, 4) for side, (_, value) in best.items()} | {
-            f"{side}_mode": mode for side, (mode, _) in best.items()
+        figures = measures[name]()
+        medians = {
+            side: {mode: statistics.median(values) for mode, values in of_side.items()}
+            for side, of_side in figures.items()
+        }
+        best = {side: min(of_side, key=lambda mode: of_side[mode]) for side, of_side in medians.items()}
+        pairs = zip(figures["ours"][best["ours"]], figures["plain"][best["plain"]], strict=True)
+        result[f"{name}_ratio"] = round(statistics.median(ours / plain for ours, plain in pairs), 4)
+        result["medians"][f"{name}_ratio"] = {side: round(medians[side][mode], 4) for side, mode in best.items()} | {
+            f"{side}_mode": mode for side, mode in best.items()
         }
         result["medians"][f"{name}_ratio"] |= {"rounds": given.rounds, "modes_tried": given.modes}
-        print(f"{name}_ratio {result[f'{name}_ratio']}  {modes}", flush=True)
+        print(f"{name}_ratio {result[f'{name}_ratio']}  {medians}", flush=True)
         write_merged(result, given)
 
 

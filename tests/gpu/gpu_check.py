@@ -63,9 +63,10 @@ from reid.inference.devices import make_fabric  # noqa: E402
 from reid.inference.embed import retrieval_features  # noqa: E402
 from reid.metrics.retrieval import evaluate  # noqa: E402
 from reid.model.muva import Muva, build_model  # noqa: E402
+from reid.training.mask_form import choose_mask_form, run_of  # noqa: E402
 from reid.training.optimizer import image_optimizer  # noqa: E402
 from reid.training.steps import ImageStep  # noqa: E402
-from tests.benchmarks.bench_masks import best_form, mask_forms, run_of  # noqa: E402
+from tests.benchmarks.bench_masks import all_forms, best_form  # noqa: E402
 
 TINY = {  # a CLIP that runs in milliseconds
     "embed_dim": 12,
@@ -522,9 +523,9 @@ def retrieval(setting: Setting, out: "Report") -> None:
 
 def masks(setting: Setting, out: "Report") -> None:
     """One attention of ViT-B/16's size with each way to say who may attend to whom, and which one is best."""
-    sizes = (64, 12, 3, 128, 64) if setting.real else (2, 2, 3, 18, 16)
+    shape = (64, 12, 132, 64) if setting.real else (2, 2, 22, 16)
     for what in ("inference", "training"):
-        forms = mask_forms(*sizes, setting.device, torch.bfloat16, flex=setting.real)
+        forms = all_forms(shape, 3, setting.device, torch.bfloat16, flex=setting.real)
         milliseconds: dict[str, float] = {}
         for name, form in forms.items():
             once = run_of(form, training=what == "training")
@@ -537,6 +538,13 @@ def masks(setting: Setting, out: "Report") -> None:
                 milliseconds[name] = found["milliseconds"]
         if milliseconds.keys() - {"none"}:
             out.add("masks", f"best for {what}", {"form": best_form(milliseconds)})
+
+    def chosen() -> dict[str, str]:
+        encoder = setting.model().to(setting.device).image_encoder
+        choose_mask_form(encoder, make_fabric(setting.device.type, "bf16-mixed"), setting.batches[0])
+        return {"form": "additive" if encoder.additive else "boolean"}
+
+    out.measure("masks", "chosen for a training", chosen)
 
 
 SECTIONS: dict[str, Callable[[Setting, "Report"], None]] = {

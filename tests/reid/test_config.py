@@ -26,7 +26,7 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
 
 OFF = {  # what the paper does not use -> the value that leaves it out
     "model.soft_gate": None,
-    "model.attention_mask": "boolean",
+    "model.attention_mask": "auto",
     "model.domain_contexts": {},
     "model.part_agnostic_prompts": False,
     "data.leave_out_absent_parts": False,
