@@ -16,22 +16,28 @@ import httpx
 from pydantic import SecretStr, ValidationError
 
 from labeler.annotation.backlog import Answered, Batch, Item, Request, batches
+from labeler.annotation.responses import (
+    MOST,
+    MOST_PER_IMAGE,
+    MOST_PER_PART,
+    GiveAnswer,
+    Lines,
+    all_failed,
+    problem_of,
+    shown,
+    whole_answers,
+)
 from labeler.engines.bounded_http import LINES, MOST_BYTES, NOTHING_PACKED, ON_LINE, BoundedHttp
 from labeler.grounding.answers import BOUND_TO, ImageAnswer, ServiceInfo
 from labeler.grounding.engine import Engine, EngineAwayError, EngineError, EngineUnfitError
-from labeler.grounding.ground import failed_answer
 from labeler.grounding.retry import BUSY_CODE, UNFIT_CODE, pause_s, retry_after_s, transport_retryable
-from labeler.service.api_models import Answerer, GroundResponse, ImageLine, ModelList, Problem, ProblemLine, Ready
+from labeler.service.api_models import Answerer, ModelList, Ready
 from labeler.service.grounding_service import GroundingService
 from labeler.service.metrics import Metrics
 from labeler.settings import Settings, check_key, load_settings
 from shared.errors import ConfigError, DgreidError
-from shared.images import image_id_of
-from shared.schemas import LabelStatus
 
 log = logging.getLogger(__name__)
-
-GiveAnswer = Callable[[int, ImageAnswer], None]  # an image's index among those that were asked about, its answer
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
@@ -40,12 +46,9 @@ READY_ANSWER_S = 10.0  # to answer about its readiness, at least: also where the
 WAIT_LINE_S = 10.0  # between two lines about what is waited for
 LONGEST_BUSY_S = 900.0  # of a service that has no place for a request, before its images count as failed
 REJECTED_CODES = (400, 413, 422)  # this request was refused; others may still be answered
-SHOWN = 300  # characters of a response in an error
 INFO_ANSWER_S = 60.0  # to say who answers
 ANSWER_S = 600.0  # for a whole batch
 BODY_SHARE = 0.6  # of the service's body limit that the file bytes of a batch may take: base64 adds a third
-# Bytes of a response: of any, more for each image, and for each of its parts, whose raw text alone may take 12,000.
-MOST, MOST_PER_IMAGE, MOST_PER_PART = 64 * 1024, 4 * 1024, 16 * 1024
 
 
 class ServiceError(DgreidError):
@@ -283,7 +286,7 @@ class InProcessClient(GroundingClient):
         try:
             return _Received(await self._service.ground(images, parts, answered))
         except EngineAwayError as err:
-            return _Received(_all_failed(images, parts, err.what, retryable=True), err.retry_after_s)
+            return _Received(all_failed(images, parts, err.what, retryable=True), err.retry_after_s)
         except EngineError as err:
             raise _unusable_engine(err) from err
 
@@ -343,7 +346,7 @@ class HttpClient(GroundingClient):
 
     async def _once(self, images: Sequence[bytes], parts: Sequence[str], answered: GiveAnswer) -> _Received:
         request = {"images": [base64.b64encode(image).decode() for image in images], "parts": list(parts)}
-        told = _Lines(images, parts, self._demand_same, answered)
+        told = Lines(images, parts, self._demand_same, answered)
         most = MOST + len(images) * (MOST_PER_IMAGE + len(parts) * MOST_PER_PART)
         try:
             response = await self._http.post(
@@ -364,9 +367,9 @@ class HttpClient(GroundingClient):
                 return _Received(told.or_failed("a damaged response", retryable=True))
             response = told.problem
         if response.status_code == httpx.codes.OK:
-            answers = self._answers(response, images, parts)
-            return _Received(answers or _all_failed(images, parts, "a damaged response", retryable=True))
-        what = _problem(response) or f"HTTP {response.status_code}: {_shown(response)}"
+            answers = whole_answers(response, images, parts, self._demand_same)
+            return _Received(answers or all_failed(images, parts, "a damaged response", retryable=True))
+        what = problem_of(response) or f"HTTP {response.status_code}: {shown(response)}"
         if transport_retryable(response.status_code):
             return _Received(
                 told.or_failed(what, retryable=True),
@@ -381,7 +384,7 @@ class HttpClient(GroundingClient):
             except ServiceUnfitError:
                 raise
             except ServiceError as err:
-                return _Received(_all_failed(images, parts, err.what, retryable=True))
+                return _Received(all_failed(images, parts, err.what, retryable=True))
             return _Received(told.or_failed(what, retryable=False))
         alone = [  # one image may be the reason for all
             await self._once([image], parts, lambda _, answer, place=place: answered(place, answer))  # type: ignore[misc]
@@ -401,82 +404,13 @@ class HttpClient(GroundingClient):
             raise self._refused(response)
         return response.content
 
-    def _answers(
-        self, response: httpx.Response, images: Sequence[bytes], parts: Sequence[str]
-    ) -> list[ImageAnswer] | None:
-        """The answers, if there is exactly one for each image that was sent, about exactly the parts asked for.
-
-        Raises ServiceUnfitError when they come from another engine, model or prompt than `info` said.
-        """
-        try:
-            told = GroundResponse.model_validate_json(response.content)
-        except ValidationError:
-            return None
-        self._demand_same(told)
-        if len(told.images) != len(images):
-            return None
-        fits = all(_is_about(image, parts, answer) for image, answer in zip(images, told.images, strict=True))
-        return list(told.images) if fits else None
-
     def _refused(self, response: httpx.Response) -> ServiceError:
         kind = ServiceUnfitError if response.status_code == UNFIT_CODE else ServiceError
-        return self._unusable(f"HTTP {response.status_code}: {_problem(response) or _shown(response)}", kind)
+        return self._unusable(f"HTTP {response.status_code}: {problem_of(response) or shown(response)}", kind)
 
     def _unusable(self, what: str, kind: type[ServiceError] = ServiceError) -> ServiceError:
         fix = "see the service's log and GET /readyz; for a wrong key set LABELER_API_KEY"
         return kind(f"the labelling service cannot be used: {what}", path=self._place, fix=fix)
-
-
-class _Lines:
-    """Reads a response of lines: who answers, then answers in any order.
-
-    Args:
-        demand_same: raises ServiceUnfitError for a line that names another engine, model or prompt.
-        answered: called with each answer that is about an image that was sent and not answered before.
-    """
-
-    def __init__(
-        self,
-        images: Sequence[bytes],
-        parts: Sequence[str],
-        demand_same: Callable[[Answerer], None],
-        answered: GiveAnswer,
-    ) -> None:
-        self._images, self._parts, self._demand_same, self._answered = images, parts, demand_same, answered
-        self._known = self._damaged = False
-        self._answers: dict[int, ImageAnswer] = {}
-        self.problem: httpx.Response | None = None  # which the service ended with
-
-    def read(self, line: bytes) -> None:
-        """Nothing is believed before the first line, nor after one that is damaged."""
-        if self._damaged or self.problem:
-            return
-        try:
-            if not self._known:
-                self._demand_same(Answerer.model_validate_json(line))
-                self._known = True
-            elif line.startswith(b'{"index"'):
-                told = ImageLine.model_validate_json(line)
-                index = told.index
-                if index in self._answers or not _is_about(self._images[index], self._parts, told.image):
-                    self._damaged = True
-                    return
-                self._answers[index] = told.image
-                self._answered(index, told.image)
-            else:
-                problem = ProblemLine.model_validate_json(line)
-                self.problem = httpx.Response(
-                    problem.status,
-                    headers={"Retry-After": problem.retry_after or ""},
-                    content=problem.model_dump_json(include=set(Problem.model_fields)),
-                )
-        except (ValidationError, IndexError):
-            self._damaged = True
-
-    def or_failed(self, what: str, *, retryable: bool) -> list[ImageAnswer]:
-        """The answers, and failed ones about the other images."""
-        failed = partial(_failed, parts=self._parts, what=what, retryable=retryable)
-        return [self._answers.get(index) or failed(image) for index, image in enumerate(self._images)]
 
 
 def client_of(
@@ -519,29 +453,3 @@ async def saying(line: Callable[[], str]) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-def _all_failed(images: Sequence[bytes], parts: Sequence[str], what: str, *, retryable: bool) -> list[ImageAnswer]:
-    return [_failed(image, parts, what, retryable) for image in images]
-
-
-def _failed(image: bytes, parts: Sequence[str], what: str, retryable: bool) -> ImageAnswer:
-    return failed_answer(image_id_of(image), parts, LabelStatus.ENGINE_ERROR, what, retryable=retryable)
-
-
-def _is_about(image: bytes, parts: Sequence[str], answer: ImageAnswer) -> bool:
-    """Whether an answer is about this image and exactly these parts."""
-    return answer.image_id == image_id_of(image) and sorted(part.part for part in answer.parts) == sorted(set(parts))
-
-
-def _shown(response: httpx.Response) -> str:
-    """The start of a response; never decoded as its header says, which may name anything."""
-    return response.content[: SHOWN * 4].decode(errors="replace")[:SHOWN]
-
-
-def _problem(response: httpx.Response) -> str:
-    """The error in a response of our service; empty for any other response, e.g. a proxy's."""
-    try:
-        return Problem.model_validate_json(response.content).error[:SHOWN]
-    except ValidationError:
-        return ""
