@@ -8,9 +8,9 @@ RUNS_ROOT/bench/gpu.json (or --out FILE) after every measurement; what fails or 
 goes on, in a new process where a CUDA error has made this one useless. --continue leaves out what FILE has already.
 
 On a machine without a network, carry these wheels and install them with `pip install --no-index --find-links FOLDER`:
-torch torchvision open_clip_torch lightning-fabric pydantic pyyaml numpy pillow opencv-python-headless (with what they
-need: `pip download` fetches both). pyarrow, duckdb, scipy and fastapi are not needed, except pyarrow and duckdb by the
-one check of a whole training run, which is otherwise reported as not run.
+torch torchvision open_clip_torch lightning-fabric pydantic pyyaml numpy pillow simplejpeg opencv-python-headless (with
+what they need: `pip download` fetches both). pyarrow, duckdb, scipy and fastapi are not needed, except pyarrow and
+duckdb by the one check of a whole training run, which is otherwise reported as not run.
 """
 
 import argparse
@@ -42,6 +42,7 @@ NEEDED = {
     "yaml": "pyyaml",
     "numpy": "numpy",
     "PIL": "pillow",
+    "simplejpeg": "simplejpeg",
     "cv2": "opencv-python-headless",
 }
 if missing := [wheel for module, wheel in NEEDED.items() if importlib.util.find_spec(module) is None]:
