@@ -5,7 +5,7 @@ reciprocal neighbours (Sec. 3.3 of that paper), so no table of all images agains
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -72,8 +72,8 @@ def k_reciprocal(
 
 def _in_threads(work: Callable[..., Item], stretches: Iterable[tuple[int, int]]) -> list[Item]:
     """work(start, stop) of every stretch, by several threads: NumPy lets go of the interpreter."""
-    with ThreadPool(THREADS) as pool:
-        return pool.starmap(work, stretches, chunksize=1)
+    with ThreadPoolExecutor(THREADS) as pool:  # starts and ends in half the time of a ThreadPool
+        return list(pool.map(lambda stretch: work(*stretch), stretches))
 
 
 class _Distances:
@@ -84,9 +84,16 @@ class _Distances:
     """
 
     def __init__(self, features: Floats) -> None:
-        features -= features.mean(axis=0)  # float32 resolves distances best around 0
-        features *= 2**0.5  # their products are then twice those of the features
-        self._features, self._squares = features, np.einsum("nd,nd->n", features, features) / 2
+        mean, squares = features.mean(axis=0), np.empty(len(features), np.float32)
+
+        def prepare(start: int, stop: int) -> None:
+            block = features[start:stop]
+            block -= mean  # float32 resolves distances best around 0
+            block *= 2**0.5  # their products are then twice those of the features
+            squares[start:stop] = np.einsum("nd,nd->n", block, block) / 2
+
+        _in_threads(prepare, _blocks(len(features), 4 * features.shape[1]))
+        self._features, self._squares = features, squares
         if not np.isfinite(self._squares).all():
             raise DgreidError("features are not finite", fix="the model diverged: use an earlier checkpoint")
         self.floor = COPIES * float(self._squares.max())
@@ -206,13 +213,13 @@ def _descriptions(distances: _Distances, neighbours: Ints, largest: Floats) -> c
 def _mutual(neighbours: Ints) -> NDArray[np.bool_]:
     """[N, k]: whether an image is among the k neighbours of its neighbour."""
     total, count = neighbours.shape
-    mutual = np.empty((total, count), bool)
+    mutual, short = np.empty((total, count), bool), neighbours.astype(np.int32)  # half the memory to go through
 
     def look(start: int, stop: int) -> None:
-        own = np.arange(start, stop)[:, None, None]
-        mutual[start:stop] = (neighbours[neighbours[start:stop]] == own).any(axis=2)
+        own = np.arange(start, stop, dtype=np.int32)[:, None, None]
+        mutual[start:stop] = (short[neighbours[start:stop]] == own).any(axis=2)
 
-    _in_threads(look, _blocks(total, 8 * count * count))
+    _in_threads(look, _blocks(total, 4 * count * count))
     return mutual
 
 
