@@ -6,6 +6,7 @@ it in float32 are compared in float64. Scores and lists are those of the CPU.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,8 @@ class DeviceComparison:
         device = self._device
         asked = torch.from_numpy(queries).to(device)
         moved, squares = self._moved(asked)
-        distances = moved.mul_(-2) @ self._centred.T
+        with _float32_products():
+            distances = moved.mul_(-2) @ self._centred.T
         distances += self._offsets  # squared distances less the query's own square
         distances[tuple(torch.from_numpy(each).to(device) for each in removed)] = torch.inf
         length = squares.sqrt()
@@ -178,6 +180,28 @@ class DeviceComparison:
         of_dot = dimensions**0.5 * torch.minimum(product, bound) + 8 * bound
         margin: Tensor = 4 * self._roundoff * (of_dot + self._largest + 2 * bound) + self._tiny * dimensions
         return margin
+
+
+@contextmanager
+def _float32_products() -> Iterator[None]:
+    """Products of float32 numbers as such, whatever this process allows (TF32, bfloat16): the margin is float32's."""
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before torch 2.9
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = [each.fp32_precision for each in backends]
+    try:
+        for each in backends:
+            each.fp32_precision = "ieee"
+        yield
+    finally:
+        for each, precision in zip(backends, before, strict=True):
+            each.fp32_precision = precision
 
 
 def _sums(rows: Tensor) -> Tensor:

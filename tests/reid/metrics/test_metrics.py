@@ -410,6 +410,28 @@ def test_the_ranking_on_a_device_is_that_of_numpy(seed: int, monkeypatch: pytest
         assert np.array_equal(one, other)
 
 
+def test_scores_on_a_device_do_not_depend_on_the_precision_that_products_may_have() -> None:
+    rng = np.random.default_rng(0)
+    people = rng.standard_normal((40, 512)).astype(np.float32)
+    sides: list[Any] = []
+    for count in (100, 2000):
+        identities = rng.integers(0, 40, count)
+        features = people[identities] + 3 * rng.standard_normal((count, 512)).astype(np.float32)
+        sides += [features, identities, rng.integers(0, 5, count)]
+    expected, before = evaluate(*sides, ranked=5), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")  # bfloat16, on processors that compute in it; TF32 on GPUs
+        found = evaluate(*sides, ranked=5, device="cpu")
+        assert torch.get_float32_matmul_precision() == "medium"
+        torch.backends.cuda.matmul.fp32_precision = "tf32"  # by torch's newer names, after which the older ones fail
+        assert np.array_equal(expected.per_query_ap, evaluate(*sides, device="cpu").per_query_ap)
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert np.array_equal(expected.per_query_ap, found.per_query_ap)
+    assert np.array_equal(expected.ranked, found.ranked)
+
+
 def test_sums_of_rows_do_not_depend_on_how_many_there_are() -> None:
     rows = torch.randn(70, 77, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     together = on_device._sums(rows)
